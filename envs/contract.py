@@ -1,0 +1,181 @@
+"""What an environment must do: be a `gymnasium.Env` that takes text and gives text.
+
+`reset(seed=...)` returns `(observation, info)`, `step(response)` returns `(observation, reward, terminated, truncated,
+info)`, as in Gymnasium. `response` is all that the policy wrote, so parsing it is the environment's work. Optional info
+keys, each used where it is given:
+
+    anchor              str    canonical key of the state, without step counter or history; default: the observation
+    action              str    the action as understood, canonical; default: the stripped response
+    action_valid        bool   False: the response held no action
+    progress            float  share of the way to the goal, in [0, 1]
+    success             bool   at the end: was the task solved?
+    admissible_actions  list   of str: what could be done now
+    tool                dict   facts about a tool call
+
+Here such values are checked once and become typed. Not promised: that a state has one anchor, that equal seeds give
+equal episodes (`check.check_env` looks for that), or that an environment returns at all: the caller bounds time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import msgspec
+import numpy as np
+
+from milepost.envs.dotted_path import DottedPathError, resolve
+
+
+class EnvPathError(ValueError):
+    """An environment cannot be loaded or built from its path and options."""
+
+
+class ContractError(ValueError):
+    """An environment returned something that the contract does not allow."""
+
+
+class Reset(msgspec.Struct, frozen=True, kw_only=True):
+    """The start of an episode."""
+
+    observation: str
+    anchor: str
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What one response led to."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool
+    anchor: str
+    action: str | None
+    """Canonical action; None if the response held no valid one."""
+    progress: float | None
+    success: bool | None
+    """As the environment says; None if it says nothing."""
+
+
+@runtime_checkable
+class Demonstrator(Protocol):
+    """An environment that knows an expert: used for warm-up and by checks, never while the policy is scored."""
+
+    def demonstration(self, rng: random.Random, noise: float) -> str:
+        """The expert's response in the current state; with probability `noise` a uniformly random valid action."""
+
+
+def load_env_class(path: str) -> type[Any]:
+    """The environment class at `package.module:Class`; raises `EnvPathError` if it is not a `gymnasium.Env`."""
+    try:
+        found = resolve(path)
+    except DottedPathError as error:
+        raise EnvPathError(f"environment {error}") from error
+    if not isinstance(found, type) or not issubclass(found, gymnasium.Env):
+        raise EnvPathError(f"environment {path!r} is {found!r}, not a subclass of gymnasium.Env")
+    return found
+
+
+def build_env(path: str | type[Any], options: Mapping[str, object]) -> Any:
+    """An environment made with `options` as keyword arguments; raises `EnvPathError` if its constructor raises."""
+    env_class = load_env_class(path) if isinstance(path, str) else path
+    try:
+        return env_class(**options)
+    except Exception as error:  # a user's constructor may raise anything
+        raise EnvPathError(
+            f"environment {env_class.__name__} cannot be built with options {dict(options)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def observe_reset(returned: object) -> Reset:
+    """The typed form of what `env.reset` returned; raises `ContractError`."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ContractError(f"reset must return (observation, info), it returned {_shown(returned)}")
+    observation = _text(returned[0], "reset: observation")
+    info = _info(returned[1], "reset")
+    return Reset(observation=observation, anchor=_anchor(info, observation, "reset"))
+
+
+def observe_step(returned: object, response: str) -> Step:
+    """The typed form of what `env.step(response)` returned; raises `ContractError`."""
+    if not isinstance(returned, tuple) or len(returned) != 5:
+        raise ContractError(
+            f"step must return (observation, reward, terminated, truncated, info), it returned {_shown(returned)}"
+        )
+    observation = _text(returned[0], "step: observation")
+    info = _info(returned[4], "step")
+    return Step(
+        observation=observation,
+        reward=_number(returned[1], "step: reward"),
+        terminated=_flag(returned[2], "step: terminated"),
+        truncated=_flag(returned[3], "step: truncated"),
+        anchor=_anchor(info, observation, "step"),
+        action=_action(info, response),
+        progress=_progress(info),
+        success=None if info.get("success") is None else _flag(info["success"], "step: info['success']"),
+    )
+
+
+def _info(info: object, where: str) -> dict[str, Any]:
+    if not isinstance(info, dict):
+        raise ContractError(f"{where}: info must be a dict, found {_shown(info)}")
+    actions = info.get("admissible_actions", [])
+    if not isinstance(actions, list) or not all(isinstance(action, str) for action in actions):
+        raise ContractError(f"{where}: info['admissible_actions'] must be a list of str, found {_shown(actions)}")
+    if not isinstance(info.get("tool", {}), dict):
+        raise ContractError(f"{where}: info['tool'] must be a dict, found {_shown(info['tool'])}")
+    return info
+
+
+def _anchor(info: dict[str, Any], observation: str, where: str) -> str:
+    return _text(info["anchor"], f"{where}: info['anchor']") if "anchor" in info else observation
+
+
+def _action(info: dict[str, Any], response: str) -> str | None:
+    if not _flag(info.get("action_valid", True), "step: info['action_valid']"):
+        return None
+    if "action" not in info:
+        return response.strip()
+    action = info["action"]
+    if action is None:
+        if "action_valid" in info:
+            raise ContractError("step: info['action'] is None although info['action_valid'] is True")
+        return None
+    return _text(action, "step: info['action']")
+
+
+def _progress(info: dict[str, Any]) -> float | None:
+    if info.get("progress") is None:
+        return None
+    progress = _number(info["progress"], "step: info['progress']")
+    if not 0.0 <= progress <= 1.0:
+        raise ContractError(f"step: info['progress'] must lie in [0, 1], found {progress}")
+    return progress
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise ContractError(f"{what} must be text (str), found {_shown(value)}")
+    return value
+
+
+def _flag(value: object, what: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ContractError(f"{what} must be a bool, found {_shown(value)}")
+    return bool(value)
+
+
+def _number(value: object, what: str) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ContractError(f"{what} must be a number, found {_shown(value)}")
+    if not math.isfinite(value):
+        raise ContractError(f"{what} must be finite, found {value}")
+    return float(value)
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__} {repr(value)[:80]}"

@@ -1,0 +1,142 @@
+"""The nouns of the house, one type per stage of life: Task -> Turn -> Trajectory or Failure -> Group.
+
+Everything that travels between processes is one of these, encoded as msgpack and decoded strictly: an unknown field, a
+missing one or a wrong type is refused where it arrives (`msgspec.ValidationError`). Invariants are checked at birth, once.
+This file loads nothing heavy and does not know how trajectories are made, stored or trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+Split = Literal["train", "heldout", "ood"]
+Outcome = Literal["success", "failure", "truncated"]
+Behavior = Literal["policy", "search"]
+Boundary = Literal["env", "engine", "reward", "infra"]
+OptionValue = bool | int | float | str
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One problem to play: which environment, from which seed. Equal tasks start in the same state."""
+
+    env: str
+    """Dotted path of the environment class, `package.module:Class`."""
+    seed: int
+    split: Split
+    cohort: str = "default"
+    """A name from a closed set by which success is reported (difficulty, map family)."""
+    options: dict[str, OptionValue] = {}
+    """Keyword arguments of the environment's constructor."""
+
+
+class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Response tokens `start:end` were sampled by the weights of policy `version`."""
+
+    version: int
+    start: int
+    end: int
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One exchange: the policy saw `prompt_ids`, sampled `response_ids`, and the environment moved to `next_anchor`."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    logprobs: list[float]
+    """`[len(response_ids)]`, as the engine returned them when it sampled."""
+    versions: list[VersionSpan]
+    """Covers `response_ids` without gap or overlap."""
+    anchor: str
+    """Canonical key of the state the turn started in: no step counter, no history."""
+    next_anchor: str
+    action: str | None
+    """Canonical action as the environment understood it; None if the response held no valid action."""
+    reward: float
+    progress: float | None = None
+    """Share of the way to the goal after this turn, in [0, 1], where the environment knows it."""
+    generate_s: float = 0.0
+    env_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        n = len(self.response_ids)
+        if n == 0 or not self.prompt_ids:
+            raise ValueError("a turn needs at least one prompt token and one response token")
+        if len(self.logprobs) != n:
+            raise ValueError(f"{len(self.logprobs)} log-probs for {n} response tokens")
+        if not all(math.isfinite(x) for x in self.logprobs):
+            raise ValueError("a log-prob is not finite")
+        if not math.isfinite(self.reward):
+            raise ValueError(f"reward is {self.reward}, not a finite number")
+        edges = [0] + [span.end for span in self.versions]
+        if [span.start for span in self.versions] != edges[:-1] or edges[-1] != n:
+            raise ValueError(f"version spans do not cover the {n} response tokens: {self.versions}")
+
+
+class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One finished episode. `group_id` and `index` name it: an episode that is played again keeps its name."""
+
+    task: Task
+    group_id: str
+    index: int
+    """Position in the group, 0 .. group size - 1."""
+    turns: list[Turn]
+    outcome: Outcome
+    behavior: Behavior = "policy"
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise ValueError("a trajectory needs at least one turn")
+
+    @property
+    def reward(self) -> float:
+        """Undiscounted return: the sum of the turns' rewards."""
+        return math.fsum(turn.reward for turn in self.turns)
+
+    @property
+    def oldest_version(self) -> int:
+        """Smallest policy version that sampled any of its tokens."""
+        return min(span.version for turn in self.turns for span in turn.versions)
+
+    @property
+    def newest_version(self) -> int:
+        """Largest policy version that sampled any of its tokens."""
+        return max(span.version for turn in self.turns for span in turn.versions)
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens the policy sampled."""
+        return sum(len(turn.response_ids) for turn in self.turns)
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An episode that could not be finished. It carries no reward, so it cannot vote in a baseline."""
+
+    task: Task
+    group_id: str
+    index: int
+    boundary: Boundary
+    error: str
+    """Class name of what was raised."""
+    message: str
+    turn: int = 0
+    """How many turns had been played."""
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All surviving trajectories of one task from one start: the unit of replay and of comparison."""
+
+    group_id: str
+    task: Task
+    trajectories: list[Trajectory]
+
+    def __post_init__(self) -> None:
+        strangers = [t.index for t in self.trajectories if t.group_id != self.group_id or t.task != self.task]
+        if strangers:
+            raise ValueError(f"trajectories {strangers} do not belong to group {self.group_id}")
+        indices = [t.index for t in self.trajectories]
+        if len(set(indices)) != len(indices):
+            raise ValueError(f"group {self.group_id} holds an index twice: {sorted(indices)}")

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from milepost.envs.contract import (
+    ContractError,
+    Demonstrator,
+    EnvPathError,
+    build_env,
+    load_env_class,
+    observe_reset,
+    observe_step,
+)
+from milepost.envs.frozen_lake import FrozenLakeText
+from tests.broken_envs import CountingEnv
+
+
+def step(info: dict[str, Any], reward: Any = 0.0, observation: Any = "seen") -> Any:
+    return observe_step((observation, reward, False, False, info), " go north\n")
+
+
+def test_without_info_keys_the_observation_is_the_anchor_and_the_stripped_response_the_action() -> None:
+    assert observe_reset(("hello", {})).anchor == "hello"
+    seen = step({})
+    assert (seen.anchor, seen.action, seen.progress, seen.success) == ("seen", "go north", None, None)
+
+
+def test_info_keys_are_taken_over() -> None:
+    seen = step({"anchor": "k", "action": "north", "action_valid": True, "progress": 0.5, "success": np.bool_(True)})
+    assert (seen.anchor, seen.action, seen.progress, seen.success) == ("k", "north", 0.5, True)
+    assert observe_reset(("hello", {"anchor": "k"})).anchor == "k"
+
+
+@pytest.mark.parametrize(
+    "info", [{"action_valid": False}, {"action": None}, {"action": "x", "action_valid": np.bool_(False)}]
+)
+def test_an_invalid_action_is_none(info: dict[str, Any]) -> None:
+    assert step(info).action is None
+
+
+@pytest.mark.parametrize("reward", [1, np.float32(0.5), np.int64(2), 0.25])
+def test_any_finite_number_is_a_reward(reward: Any) -> None:
+    assert step({}, reward).reward == float(reward)
+    assert type(step({}, reward).reward) is float
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, None, "1", True])
+def test_anything_else_is_no_reward(reward: Any) -> None:
+    with pytest.raises(ContractError, match=r"step: reward must be .*, found"):
+        step({}, reward)
+
+
+@pytest.mark.parametrize(
+    ("info", "what"),
+    [
+        ({"anchor": 3}, "anchor"),
+        ({"action": 3}, "action"),
+        ({"action_valid": "yes"}, "action_valid"),
+        ({"action": None, "action_valid": True}, "action"),
+        ({"progress": 1.5}, "progress"),
+        ({"progress": math.nan}, "progress"),
+        ({"success": 1}, "success"),
+        ({"admissible_actions": "north"}, "admissible_actions"),
+        ({"tool": "search"}, "tool"),
+    ],
+)
+def test_an_info_key_of_another_type_is_named(info: dict[str, Any], what: str) -> None:
+    with pytest.raises(ContractError, match=what):
+        step(info)
+
+
+@pytest.mark.parametrize("returned", ["text", ("text",), ("text", None), (3, {}), ["text", {}]])
+def test_a_reset_that_returns_something_else_is_refused(returned: Any) -> None:
+    with pytest.raises(ContractError, match="reset"):
+        observe_reset(returned)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [None, ("o", 0.0, False, {}), (b"o", 0.0, False, False, {}), ("o", 0.0, 0, False, {}), ("o", 0.0, False, False, 1)],
+)
+def test_a_step_that_returns_something_else_is_refused(returned: Any) -> None:
+    with pytest.raises(ContractError, match="step"):
+        observe_step(returned, "go")
+
+
+def test_a_class_is_loaded_by_its_path() -> None:
+    assert load_env_class("milepost.envs.frozen_lake:FrozenLakeText") is FrozenLakeText
+    assert isinstance(build_env("tests.broken_envs:CountingEnv", {"target": 2}), CountingEnv)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("milepost.envs.frozen_lake", "not of the form"),
+        ("../envs:Lake", "not of the form"),
+        ("milepost.no_such:Lake", "no module named 'milepost.no_such'"),
+        ("milepost.envs.frozen_lake:Lake", "has no 'Lake'"),
+        ("milepost.envs.frozen_lake:MOVES", "not a subclass of gymnasium.Env"),
+        ("milepost.envs.types:Task", "not a subclass of gymnasium.Env"),
+    ],
+)
+def test_a_path_that_names_no_environment_says_why(path: str, why: str) -> None:
+    with pytest.raises(EnvPathError, match=why):
+        load_env_class(path)
+
+
+def test_a_module_that_raises_on_import_says_what(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faulty_env_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvPathError, match="importing faulty_env_module raised ZeroDivisionError"):
+        load_env_class("faulty_env_module:Env")
+
+
+def test_options_that_the_constructor_refuses_are_shown() -> None:
+    with pytest.raises(EnvPathError, match=r"FrozenLakeText .*\{'size': 99\}.*ValueError: size must lie in 2..12"):
+        build_env(FrozenLakeText, {"size": 99})
+    with pytest.raises(EnvPathError, match="unexpected keyword argument 'width'"):
+        build_env(FrozenLakeText, {"width": 4})
+
+
+def test_an_environment_with_an_expert_is_told_from_one_without() -> None:
+    assert isinstance(FrozenLakeText(), Demonstrator)
+    assert not isinstance(CountingEnv(), Demonstrator)
