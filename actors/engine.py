@@ -1,0 +1,65 @@
+"""What a worker needs of an inference engine, in token ids only; no text passes here and nothing is re-encoded.
+
+`VLLMEngine` (vllm.py) is the implementation; a Ray handle that forwards to one is another. Loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+
+from milepost.envs.types import VersionSpan
+
+
+class EngineConfig(BaseModel):
+    """The inference engines: how many, how large, and how new weights reach them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_engines: int = Field(1, ge=1, description="Engines, each a full copy of the policy")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and activations")
+    max_model_len: int = Field(1024, ge=16, description="Longest context in tokens, prompt and response together")
+    max_num_seqs: int = Field(64, ge=1, description="Requests decoded side by side")
+    kv_cache_gib: int = Field(1, ge=1, description="KV cache on CPU, GiB")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of a GPU's memory for weights and KV")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs per engine")
+    num_threads: int = Field(1, ge=1, description="CPU threads per engine (CPU only)")
+    transfer: Literal["file", "nccl"] = Field("file", description="file: shared memory on one host; nccl: GPUs")
+    start_timeout_s: float = Field(300, gt=0, description="An engine that does not serve by then is an error")
+    request_timeout_s: float = Field(60, gt=0, description="Deadline of one generation")
+    update_timeout_s: float = Field(120, gt=0, description="Deadline of one weight update")
+    max_restarts: int = Field(5, ge=0, description="Replacements of dead engines before the run gives up")
+
+
+class SamplingConfig(BaseModel):
+    """How the policy samples. Log-probs are those of the distribution that was sampled from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(1.0, gt=0, le=5, description="Of rollouts and evaluation")
+    max_tokens: int = Field(16, ge=1, description="Longest response of one turn, tokens")
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine sampled for one prompt."""
+
+    response_ids: list[int]
+    logprobs: list[float]
+    """`[len(response_ids)]`: of each sampled token, under the weights that sampled it."""
+    versions: list[VersionSpan]
+    stopped: bool
+    """True if it ends with a stop token, False if it ran into `max_tokens`."""
+
+
+class EngineError(Exception):
+    """The engine did not answer, or not with a completion. Never a statement about the policy."""
+
+
+class Engine(Protocol):
+    """Token ids in, token ids and log-probs out."""
+
+    async def generate(self, prompt_ids: list[int]) -> Completion:
+        """Sample one response. Raises EngineError; returns within its request deadline."""
+        ...

@@ -1,0 +1,212 @@
+"""Plays one episode: policy and environment take turns until it ends, and it ends as a Trajectory or as a Failure.
+
+Every call into user code has a deadline. An environment that raises, hangs or returns nonsense ends its own episode as a
+Failure named by the boundary it crossed; nothing it does reaches the run. A hung call keeps its thread (Python cannot take
+it back), so it is counted in `Stage.hung` and the worker process retires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from milepost.actors.context import Context
+from milepost.actors.engine import Completion, Engine, EngineError
+from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
+from milepost.envs.dialogue import Dialogue, ObservationError
+from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
+from milepost.reward.reward import Reward, RewardError, apply
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long an episode may go on."""
+
+    max_turns: int
+    env_timeout_s: float
+    episode_timeout_s: float
+    max_prompt_tokens: int
+    """A longer prompt ends the episode as truncated: the engine has no room for an answer."""
+    window_turns: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """What episodes in one process share."""
+
+    engine: Engine
+    dialogue: Dialogue
+    decode: Callable[[list[int]], str]
+    """Text of sampled tokens, without special tokens."""
+    executor: Executor
+    limits: Limits
+    reward: Reward | None = None
+    hung: int = 0
+    """Environment calls that never came back."""
+
+
+class _Crossed(Exception):
+    """Carries the boundary an error crossed out of the episode's body."""
+
+    def __init__(self, boundary: Boundary, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.boundary: Boundary = boundary
+        self.error = error
+
+
+@dataclass(slots=True)
+class _Episode:
+    stage: Stage
+    task: Task
+    env: Any = None
+    turns: list[Turn] = field(default_factory=list)
+
+    async def in_thread(self, what: str, call: Callable[[], Any]) -> Any:
+        limit = self.stage.limits.env_timeout_s
+        future = asyncio.get_running_loop().run_in_executor(self.stage.executor, call)
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), limit)
+        except TimeoutError:
+            if future.done():  # the environment itself raised TimeoutError
+                raise _Crossed("env", future.exception() or TimeoutError(what)) from None
+            self.stage.hung += 1
+            message = f"{what} did not return within actors.env_timeout_s = {limit:g}"
+            raise _Crossed("env", TimeoutError(message)) from None
+        except asyncio.CancelledError:
+            self.stage.hung += not future.done()
+            raise
+        except Exception as error:
+            raise _Crossed("env", error) from error
+
+    async def reset(self) -> Reset:
+        def open_env() -> Reset:
+            self.env = build_env(self.task.env, self.task.options)
+            return observe_reset(self.env.reset(seed=self.task.seed))
+
+        reset: Reset = await self.in_thread("reset", open_env)
+        return reset
+
+    async def step(self, text: str) -> Step:
+        step: Step = await self.in_thread("step", lambda: observe_step(self.env.step(text), text))
+        return step
+
+    async def play(self) -> Outcome:
+        """Take turns until the end; fills `turns`."""
+        limits = self.stage.limits
+        reset = await self.reset()
+        context = Context(self.stage.dialogue, window_turns=limits.window_turns)
+        try:
+            prompt = context.open(reset.observation)
+            anchor = reset.anchor
+            while True:
+                if len(prompt) > limits.max_prompt_tokens:
+                    return self.cut_short()
+                completion, seconds = await self.respond(prompt)
+                started = time.monotonic()
+                step = await self.step(self.stage.decode(completion.response_ids))
+                turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
+                self.turns.append(turn)
+                anchor = step.anchor
+                outcome = _outcome(step, self.turns, limits.max_turns)
+                if outcome is not None:
+                    return outcome
+                prompt = context.extend(completion.response_ids, completion.stopped, step.observation)
+        except ObservationError as error:
+            raise _Crossed("env", error) from error
+
+    def cut_short(self) -> Outcome:
+        if not self.turns:
+            limit = self.stage.limits.max_prompt_tokens
+            raise _Crossed("env", ContractError(f"the first prompt is longer than the engine's room of {limit} tokens"))
+        return "truncated"
+
+    async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
+        started = time.monotonic()
+        try:
+            completion = await self.stage.engine.generate(prompt)
+        except EngineError as error:
+            raise _Crossed("engine", error) from error
+        return completion, time.monotonic() - started
+
+
+def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, seconds: tuple[float, float]) -> Turn:
+    try:
+        return Turn(
+            prompt_ids=prompt,
+            response_ids=completion.response_ids,
+            logprobs=completion.logprobs,
+            versions=completion.versions,
+            anchor=anchor,
+            next_anchor=step.anchor,
+            action=step.action,
+            reward=step.reward,
+            progress=step.progress,
+            generate_s=seconds[0],
+            env_s=seconds[1],
+        )
+    except ValueError as error:  # the environment's values were checked already: what is left is the engine's
+        raise _Crossed("engine", error) from error
+
+
+def _outcome(step: Step, turns: list[Turn], max_turns: int) -> Outcome | None:
+    if step.terminated or step.success:
+        solved = step.success if step.success is not None else sum(turn.reward for turn in turns) > 0
+        return "success" if solved else "failure"
+    return "truncated" if step.truncated or len(turns) >= max_turns else None
+
+
+async def run_episode(stage: Stage, *, task: Task, group_id: str, index: int) -> Trajectory | Failure:
+    """Play `task` once. Never raises for what an environment, a reward or an engine does; only cancellation passes."""
+    episode = _Episode(stage=stage, task=task)
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(stage.limits.episode_timeout_s):
+            outcome = await episode.play()
+        trajectory = Trajectory(
+            task=task,
+            group_id=group_id,
+            index=index,
+            turns=episode.turns,
+            outcome=outcome,
+            seconds=time.monotonic() - started,
+        )
+        return apply(stage.reward, trajectory) if stage.reward is not None else trajectory
+    except _Crossed as crossed:
+        boundary, error = crossed.boundary, crossed.error
+    except RewardError as raised:
+        boundary, error = "reward", raised
+    except TimeoutError:
+        limit = stage.limits.episode_timeout_s
+        boundary, error = "infra", TimeoutError(f"episode longer than actors.episode_timeout_s = {limit:g}")
+    finally:
+        _close(stage, episode.env)
+    return Failure(
+        task=task,
+        group_id=group_id,
+        index=index,
+        boundary=boundary,
+        error=type(error.__cause__ if isinstance(error, EnvPathError) and error.__cause__ else error).__name__,
+        message=str(error).splitlines()[0][:300] if str(error) else "",
+        turn=len(episode.turns),
+    )
+
+
+def _close(stage: Stage, env: Any) -> None:
+    if env is None:
+        return
+
+    def close() -> None:
+        try:
+            env.close()
+        except Exception as error:
+            # The episode is over and counted; what close() raises can change nothing about it.
+            logger.warning("environment close() raised %s: %s", type(error).__name__, error)
+
+    stage.executor.submit(close)

@@ -1,0 +1,142 @@
+"""Weights into a running vLLM engine through vLLM's own weight-transfer interface.
+
+`file`: the learner writes one safetensors file into shared memory; this engine checks its SHA-256 and stages the tensors
+before it touches the model, so a bad file leaves the old weights in place. Works on CPU and GPU on the learner's host.
+`nccl`: vLLM's own backend; `nccl_sender` opens the trainer side over the learner's gathered tensors. It is written against
+vLLM 0.32 and has not been run on GPUs by us.
+
+vLLM loads `register` in each of its processes through the `vllm.general_plugins` entry point of this distribution.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
+    TrainerWeightTransferEngine,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+
+BACKEND = "milepost_file"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class FileInit(WeightTransferInitInfo):  # type: ignore[misc]
+    """Nothing to agree on: the file says it all."""
+
+
+@dataclass
+class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """One whole set of weights: where it lies and what it must hash to."""
+
+    path: str
+    sha256: str
+
+
+class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[misc]
+    """Worker side of `file`. Verified first, loaded at `finish_weight_update` only."""
+
+    init_info_cls = FileInit
+    update_info_cls = FileUpdate
+
+    _staged: list[tuple[str, torch.Tensor]] | None = None
+
+    def init_transfer_engine(self, init_info: FileInit) -> None:
+        """There is no rendezvous to make."""
+
+    def start_weight_update(self) -> None:
+        """Forget what an update that never finished has left."""
+        self._staged = None
+
+    def receive_weights(self, update_info: FileUpdate) -> None:
+        """Read, verify and stage. Raises ValueError, with the model untouched, if the digest differs."""
+        with open(update_info.path, "rb") as file:
+            blob = file.read()
+        digest = hashlib.sha256(blob).hexdigest()
+        if digest != update_info.sha256:
+            raise ValueError(f"weights in {update_info.path} hash to {digest[:12]}, expected {update_info.sha256[:12]}")
+        self._staged = list(safetensors.torch.load(blob).items())
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """As the base class, without its device synchronisation: staging stays on the host."""
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def finish_weight_update(self) -> None:
+        """Load what is staged. vLLM repacks linear weights at load, hence its layer-wise reload around it."""
+        # vLLM imports its model loader late in a worker's life; importing it at plug-in time is circular.
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+        if self._staged is None:
+            raise RuntimeError("finish_weight_update without verified weights")
+        staged, self._staged = self._staged, None
+        initialize_layerwise_reload(self.model)
+        self.model.load_weights(iter(staged))
+        finalize_layerwise_reload(self.model, self.model_config)
+        if self.model_config.hf_config.tie_word_embeddings:
+            # A tied output head is loaded through the embedding, so the reload skips it; on CPU its packed copy of
+            # the weights would stay the old one.
+            self.model.lm_head.quant_method.process_weights_after_loading(self.model.lm_head)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def shutdown(self) -> None:
+        """Drop staged weights."""
+        self._staged = None
+
+
+class GatheredSource(WeightSource):  # type: ignore[misc]
+    """The learner's full tensors as vLLM's trainer side wants them; every learner rank iterates it in step."""
+
+    def __init__(
+        self,
+        meta: list[tuple[str, torch.dtype, tuple[int, ...]]],
+        gather: Callable[[], Iterator[tuple[str, torch.Tensor]]],
+    ) -> None:
+        self._meta = [ParamMeta(*entry) for entry in meta]
+        self._gather = gather
+
+    def metadata(self) -> list[ParamMeta]:
+        """Name, dtype and full shape of every tensor, in iteration order; transfers nothing."""
+        return self._meta
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return self._gather()
+
+
+def nccl_sender(
+    *, source: GatheredSource, client: object, rank: int, address: tuple[str, int], world_size: int
+) -> TrainerWeightTransferEngine:
+    """Open the trainer side of vLLM's NCCL backend on one learner rank; `.send_weights()` on every rank sends.
+
+    `world_size` counts the sending rank and every engine worker; `client` has vLLM's four control calls.
+    """
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo  # needs NCCL: GPU hosts only
+
+    info = NCCLTrainerInitInfo(
+        master_address=address[0], master_port=address[1], world_size=world_size, packed=True, rank=rank
+    )
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+
+
+def register() -> None:
+    """Entry point for vLLM: make `file` known, and let vLLM's own child processes die with their parent."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, FileTransfer)
+    if multiprocessing.parent_process() is not None and os.environ.get("MILEPOST_ENGINE"):
+        # An engine core outlives a killed owner otherwise, and holds its memory and port.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,182 @@
+"""The policy's inference engine: vLLM's AsyncLLM, token ids in and out, with weights that change while it runs.
+
+Promises: log-probs are those of the sampled distribution; every response carries the policy versions that sampled it; a
+version is only named after its weights were verified and loaded. Does not promise determinism across batch compositions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from vllm import SamplingParams
+from vllm.config.weight_transfer import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from milepost.actors import transfer
+from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
+from milepost.envs.types import VersionSpan
+
+
+def environment(config: EngineConfig) -> dict[str, str]:
+    """Environment variables an engine's process must start with (vLLM reads them at import)."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(config.num_threads),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "HF_HUB_OFFLINE": "1",
+        "MILEPOST_ENGINE": "1",
+    }
+
+
+class VLLMEngine:
+    """One vLLM engine serving one policy."""
+
+    def __init__(
+        self,
+        model: Path,
+        config: EngineConfig,
+        sampling: SamplingConfig,
+        *,
+        version: int,
+        stop_token_ids: list[int],
+        seed: int,
+    ) -> None:
+        transfer.register()
+        self._config = config
+        self._params = SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=stop_token_ids,
+            ignore_eos=True,  # the stop tokens are named above; one list decides
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._stop = frozenset(stop_token_ids)
+        self._version = version
+        on_gpu = {} if current_platform.is_cpu() else {"gpu_memory_utilization": config.gpu_memory_utilization}
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=str(model),
+                dtype=config.dtype,
+                seed=seed,
+                max_model_len=config.max_model_len,
+                max_num_seqs=config.max_num_seqs,
+                tensor_parallel_size=config.tensor_parallel_size,
+                enforce_eager=current_platform.is_cpu(),
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",
+                weight_transfer_config=WeightTransferConfig(
+                    backend=transfer.BACKEND if config.transfer == "file" else "nccl"
+                ),
+                disable_log_stats=True,
+                **on_gpu,
+            )
+        )
+
+    async def start(self) -> int:
+        """Name the weights it was started from and prove it serves. Returns the policy version."""
+        await self._llm.update_weight_version(str(self._version))
+        if self._config.transfer == "file":
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        await self.generate([min(self._stop)])
+        return self._version
+
+    async def generate(self, prompt_ids: list[int]) -> Completion:
+        """Sample one response to `prompt_ids`.
+
+        Raises:
+            EngineError: the context is full, the engine is dead, or the request's deadline passed.
+        """
+        room = self._config.max_model_len - len(prompt_ids)
+        if room < 1:
+            raise EngineError(f"the context of {len(prompt_ids)} tokens fills engine.max_model_len")
+        params = self._params.clone()
+        params.max_tokens = min(params.max_tokens or 1, room)
+        request_id = uuid.uuid4().hex
+        try:
+            async with asyncio.timeout(self._config.request_timeout_s):
+                final = None
+                async for final in self._llm.generate({"prompt_token_ids": prompt_ids}, params, request_id):
+                    pass
+        except TimeoutError as error:
+            await self._llm.abort(request_id)
+            raise EngineError(
+                f"no completion within engine.request_timeout_s = {self._config.request_timeout_s}"
+            ) from error
+        except EngineError:
+            raise
+        except Exception as error:  # vLLM raises many kinds when its core process dies
+            raise EngineError(f"{type(error).__name__}: {error}") from error
+        if final is None:
+            raise EngineError("the engine ended the request without an answer")
+        return self._completion(final.outputs[0])
+
+    def _completion(self, output: object) -> Completion:
+        ids = list(output.token_ids)  # type: ignore[attr-defined]
+        ranked = output.logprobs  # type: ignore[attr-defined]
+        spans = output.weight_versions  # type: ignore[attr-defined]
+        if not ids or ranked is None or spans is None:
+            raise EngineError("a completion came back without tokens, log-probs or weight versions")
+        return Completion(
+            response_ids=ids,
+            logprobs=[entry[token].logprob for token, entry in zip(ids, ranked, strict=True)],
+            versions=[VersionSpan(version=int(s.version), start=s.start, end=s.end) for s in spans],
+            stopped=ids[-1] in self._stop,
+        )
+
+    async def prepare(self, path: str, sha256: str) -> dict[str, str]:
+        """Freeze running requests, verify the weights in `path` and load them; `commit` comes next.
+
+        Returns vLLM's digests of the loaded parameters (on CPU vLLM repacks linear weights and digests nothing for
+        them). If it raises, the engine stays paused: it is out of rotation and must be replaced.
+        """
+        # The cache holds keys and values of the old weights: cleared, so that running requests are prefilled anew and
+        # every later token is sampled by one set of weights.
+        await self._llm.pause_generation(mode="keep", clear_cache=True)
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "sha256": sha256}))
+        await self._llm.finish_weight_update()
+        digests: dict[str, str] = {}
+        for part in await self._llm.compute_weight_checksums():
+            digests.update(part)
+        return digests
+
+    async def commit(self, version: int, *, rollback: bool = False) -> None:
+        """Call the loaded weights `version` and let frozen requests go on.
+
+        Raises ValueError if it is not newer, unless the learner itself has gone back (`rollback`).
+        """
+        if version <= self._version and not rollback:
+            raise ValueError(f"version {version} is not newer than {self._version}")
+        await self._llm.update_weight_version(str(version))
+        self._version = version
+        await self._llm.resume_generation()
+
+    @property
+    def version(self) -> int:
+        """The policy version whose weights it serves."""
+        return self._version
+
+    @property
+    def llm(self) -> AsyncLLM:
+        """vLLM's own object, for the control calls of its NCCL trainer side."""
+        return self._llm
+
+    @property
+    def dead(self) -> bool:
+        """Whether vLLM's own processes are gone."""
+        return bool(self._llm.errored)
+
+    def shutdown(self) -> None:
+        """End vLLM's processes; without it shared-memory segments stay behind."""
+        self._llm.shutdown()

@@ -1,0 +1,130 @@
+"""One worker process: many episodes at once, taken as groups from a source and handed to a sink as they finish.
+
+Promises: never more than `concurrent_groups` groups under way; a group's lease is renewed while it is played; a source or
+sink that fails ends the worker loudly instead of being retried in silence here. When an environment call has hung, the
+worker takes no new group, finishes what it has and returns, so that its process can be replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from milepost.actors.episode import Stage, run_episode
+from milepost.envs.types import Failure, Task, Trajectory
+
+_IDLE_S = 0.05
+
+
+class ActorConfig(BaseModel):
+    """How episodes are played."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_workers: int = Field(1, ge=1, description="Worker processes")
+    concurrent_groups: int = Field(8, ge=1, description="Groups a worker plays side by side")
+    max_turns: int = Field(10, ge=1, description="An episode with more turns is truncated")
+    window_turns: int = Field(0, ge=0, description="Turns kept in the context; 0 keeps all (append-only)")
+    system_prompt: str = Field("", description="System message of every conversation")
+    env_timeout_s: float = Field(20, gt=0, description="Deadline of one environment call")
+    episode_timeout_s: float = Field(300, gt=0, description="Deadline of one episode")
+    env_threads: int = Field(8, ge=1, description="Environment calls running side by side in a worker")
+    max_restarts: int = Field(20, ge=0, description="Worker replacements before the run gives up")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A group to play: which task, and which of its episodes are still missing."""
+
+    group_id: str
+    task: Task
+    indices: tuple[int, ...]
+
+
+class TaskSource(Protocol):
+    """Where groups come from."""
+
+    async def next_group(self) -> Ticket | None:
+        """A group to play now, or None if there is none to be had yet."""
+        ...
+
+    async def renew(self, group_ids: list[str]) -> None:
+        """Say that these groups are still being played."""
+        ...
+
+
+class TrajectorySink(Protocol):
+    """Where finished episodes go."""
+
+    async def put(self, result: Trajectory | Failure) -> None:
+        """Store a result for good; waits while the buffer is full."""
+        ...
+
+
+class Worker:
+    """Plays groups until told to stop."""
+
+    def __init__(self, stage: Stage, source: TaskSource, sink: TrajectorySink, *, concurrent_groups: int) -> None:
+        self._stage = stage
+        self._source = source
+        self._sink = sink
+        self._limit = concurrent_groups
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Take no new groups; `run` returns once those under way have ended."""
+        self._stopping = True
+
+    async def run(self, *, renew_every_s: float) -> int:
+        """Play until stopped or until an environment call has hung. Returns the number of calls that hung."""
+        renewal = asyncio.create_task(self._renew(renew_every_s))
+        try:
+            while self._running or not self._closing:
+                self._reap()
+                if renewal.done():
+                    renewal.result()
+                ticket = None
+                if not self._closing and len(self._running) < self._limit:
+                    ticket = await self._source.next_group()
+                if ticket is None:
+                    await self._pause()
+                else:
+                    self._running[ticket.group_id] = asyncio.create_task(self._play(ticket))
+            return self._stage.hung
+        finally:
+            renewal.cancel()
+            for task in self._running.values():
+                task.cancel()
+
+    @property
+    def _closing(self) -> bool:
+        return self._stopping or self._stage.hung > 0
+
+    async def _play(self, ticket: Ticket) -> None:
+        async def one(index: int) -> None:
+            result = await run_episode(self._stage, task=ticket.task, group_id=ticket.group_id, index=index)
+            await self._sink.put(result)
+
+        async with asyncio.TaskGroup() as episodes:
+            for index in ticket.indices:
+                episodes.create_task(one(index))
+
+    def _reap(self) -> None:
+        for group_id in [name for name, task in self._running.items() if task.done()]:
+            self._running.pop(group_id).result()
+
+    async def _pause(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=_IDLE_S, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(_IDLE_S)
+
+    async def _renew(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            if self._running:
+                await self._source.renew(list(self._running))
