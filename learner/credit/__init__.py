@@ -1,0 +1,1 @@
+"""Credit assignment: one strategy per file over the interface in `assignment.py`."""
