@@ -1,8 +1,8 @@
 """Builds each turn's prompt from token ids: what the policy sampled is never decoded and encoded again.
 
-Append-only (the default): the prompt of turn k+1 is the prompt of turn k, its response and what the environment said, and
-that is checked where the turn is born. Windowed: after `window_turns` turns the oldest ones leave, and the prompt is laid
-out anew from the same ids; the learner then trains those turns as sequences of their own.
+Append-only (the default): the prompt of turn k+1 is the prompt of turn k, its response and what the environment said,
+by concatenation. Windowed: after `window_turns` turns the oldest ones leave, and the prompt is laid out anew from the
+same ids; the learner then trains those turns as sequences of their own.
 """
 
 from __future__ import annotations
@@ -10,10 +10,6 @@ from __future__ import annotations
 from milepost.envs.dialogue import Dialogue
 
 LEFT_OUT = "[earlier turns left out]"
-
-
-class PrefixError(AssertionError):
-    """An append-only prompt does not start with the tokens before it: a defect of ours, not of the episode."""
 
 
 class Context:
@@ -39,17 +35,14 @@ class Context:
         return self._prompt
 
     def extend(self, response_ids: list[int], stopped: bool, observation: str) -> list[int]:
-        """The prompt after a response and the environment's answer to it. Raises PrefixError."""
+        """The prompt after a response and the environment's answer to it."""
         piece = response_ids + self._dialogue.continuation(observation, stopped)
         self._pieces.append(piece)
         self._observations.append(observation)
         if self._window and len(self._pieces) >= self._window:
             self._prompt = self._windowed()
-            return self._prompt
-        before = self._prompt + response_ids
-        self._prompt = self._prompt + piece
-        if self._prompt[: len(before)] != before:
-            raise PrefixError(f"prompt of turn {len(self._pieces)} does not continue the tokens before it")
+        else:
+            self._prompt = self._prompt + piece
         return self._prompt
 
     def _windowed(self) -> list[int]:

@@ -1,8 +1,9 @@
 """Plays one episode: policy and environment take turns until it ends, and it ends as a Trajectory or as a Failure.
 
-Every call into user code has a deadline. An environment that raises, hangs or returns nonsense ends its own episode as a
-Failure named by the boundary it crossed; nothing it does reaches the run. A hung call keeps its thread (Python cannot take
-it back), so it is counted in `Stage.hung` and the worker process retires.
+Every call into user code (environment and reward) runs on a thread and has a deadline, which starts when the call does.
+User code that raises, hangs or returns nonsense ends its own episode as a Failure named by the boundary it crossed;
+nothing it does reaches the run. A hung call keeps its thread (Python cannot take it back), so it is counted in
+`Stage.hung` and the worker process retires; an episode that finds no free thread ends at its own deadline.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from milepost.actors.context import Context
 from milepost.actors.engine import Completion, Engine, EngineError
 from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue, ObservationError
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
-from milepost.reward.reward import Reward, RewardError, apply
+from milepost.reward.reward import Reward, apply
 
 logger = logging.getLogger(__name__)
+
+_Seen = TypeVar("_Seen", Reset, Step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +54,14 @@ class Stage:
     limits: Limits
     reward: Reward | None = None
     hung: int = 0
-    """Environment calls that never came back."""
+    """Calls into user code that did not come back in time."""
 
 
 class _Crossed(Exception):
     """Carries the boundary an error crossed out of the episode's body."""
 
     def __init__(self, boundary: Boundary, error: BaseException) -> None:
-        super().__init__(str(error))
+        super().__init__(boundary)
         self.boundary: Boundary = boundary
         self.error = error
 
@@ -67,35 +72,57 @@ class _Episode:
     task: Task
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
+    waits_for: str = ""
+    """What the episode is waiting for, for the message at its deadline."""
 
-    async def in_thread(self, what: str, call: Callable[[], Any]) -> Any:
+    async def in_thread(self, what: str, call: Callable[[], Any], *, boundary: Boundary = "env") -> Any:
+        loop = asyncio.get_running_loop()
+        begun = asyncio.Event()
+
+        def caught() -> tuple[Any, BaseException | None]:
+            # As a value: StopIteration, SystemExit and CancelledError mean something else to asyncio than to user code.
+            try:
+                loop.call_soon_threadsafe(begun.set)
+                return call(), None
+            except BaseException as error:
+                return None, error
+
         limit = self.stage.limits.env_timeout_s
-        future = asyncio.get_running_loop().run_in_executor(self.stage.executor, call)
+        self.waits_for = f"a thread for {what}"
+        job = self.stage.executor.submit(caught)
         try:
-            return await asyncio.wait_for(asyncio.shield(future), limit)
+            await begun.wait()
+            self.waits_for = what
+            value, error = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job)), limit)
         except TimeoutError:
-            if future.done():  # the environment itself raised TimeoutError
-                raise _Crossed("env", future.exception() or TimeoutError(what)) from None
             self.stage.hung += 1
             message = f"{what} did not return within actors.env_timeout_s = {limit:g}"
-            raise _Crossed("env", TimeoutError(message)) from None
+            raise _Crossed(boundary, TimeoutError(message)) from None
         except asyncio.CancelledError:
-            self.stage.hung += not future.done()
+            self.stage.hung += not (job.cancel() or job.done())
             raise
-        except Exception as error:
-            raise _Crossed("env", error) from error
+        if error is not None:
+            raise _Crossed(boundary, error) from error
+        return value
 
     async def reset(self) -> Reset:
         def open_env() -> Reset:
             self.env = build_env(self.task.env, self.task.options)
-            return observe_reset(self.env.reset(seed=self.task.seed))
+            return _encodable(observe_reset(self.env.reset(seed=self.task.seed)))
 
         reset: Reset = await self.in_thread("reset", open_env)
         return reset
 
     async def step(self, text: str) -> Step:
-        step: Step = await self.in_thread("step", lambda: observe_step(self.env.step(text), text))
+        step: Step = await self.in_thread("step", lambda: _encodable(observe_step(self.env.step(text), text)))
         return step
+
+    async def score(self, trajectory: Trajectory) -> Trajectory:
+        reward = self.stage.reward
+        if reward is None:
+            return trajectory
+        scored: Trajectory = await self.in_thread("reward", lambda: apply(reward, trajectory), boundary="reward")
+        return scored
 
     async def play(self) -> Outcome:
         """Take turns until the end; fills `turns`."""
@@ -129,11 +156,18 @@ class _Episode:
 
     async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
         started = time.monotonic()
+        self.waits_for = "the engine"
         try:
             completion = await self.stage.engine.generate(prompt)
         except EngineError as error:
             raise _Crossed("engine", error) from error
         return completion, time.monotonic() - started
+
+
+def _encodable(seen: _Seen) -> _Seen:
+    """`seen`, if its texts can travel. Raises UnicodeEncodeError for lone surrogates: no tokenizer takes them."""
+    msgspec.msgpack.encode(seen)
+    return seen
 
 
 def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, seconds: tuple[float, float]) -> Turn:
@@ -169,22 +203,20 @@ async def run_episode(stage: Stage, *, task: Task, group_id: str, index: int) ->
     try:
         async with asyncio.timeout(stage.limits.episode_timeout_s):
             outcome = await episode.play()
-        trajectory = Trajectory(
-            task=task,
-            group_id=group_id,
-            index=index,
-            turns=episode.turns,
-            outcome=outcome,
-            seconds=time.monotonic() - started,
-        )
-        return apply(stage.reward, trajectory) if stage.reward is not None else trajectory
+            trajectory = Trajectory(
+                task=task,
+                group_id=group_id,
+                index=index,
+                turns=episode.turns,
+                outcome=outcome,
+                seconds=time.monotonic() - started,
+            )
+            return await episode.score(trajectory)
     except _Crossed as crossed:
         boundary, error = crossed.boundary, crossed.error
-    except RewardError as raised:
-        boundary, error = "reward", raised
     except TimeoutError:
-        limit = stage.limits.episode_timeout_s
-        boundary, error = "infra", TimeoutError(f"episode longer than actors.episode_timeout_s = {limit:g}")
+        limit = f"actors.episode_timeout_s = {stage.limits.episode_timeout_s:g}"
+        boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.waits_for}")
     finally:
         _close(stage, episode.env)
     return Failure(
@@ -193,9 +225,17 @@ async def run_episode(stage: Stage, *, task: Task, group_id: str, index: int) ->
         index=index,
         boundary=boundary,
         error=type(error.__cause__ if isinstance(error, EnvPathError) and error.__cause__ else error).__name__,
-        message=str(error).splitlines()[0][:300] if str(error) else "",
+        message=_first_line(error),
         turn=len(episode.turns),
     )
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # a user's exception may fail at that, too
+        text = "(its message cannot be read)"
+    return (text.splitlines() or [""])[0][:300].encode(errors="replace").decode()
 
 
 def _close(stage: Stage, env: Any) -> None:
@@ -205,8 +245,12 @@ def _close(stage: Stage, env: Any) -> None:
     def close() -> None:
         try:
             env.close()
-        except Exception as error:
+        except BaseException as error:
             # The episode is over and counted; what close() raises can change nothing about it.
-            logger.warning("environment close() raised %s: %s", type(error).__name__, error)
+            logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
 
-    stage.executor.submit(close)
+    def count_if_hung() -> None:
+        stage.hung += job.running()
+
+    job = stage.executor.submit(close)
+    asyncio.get_running_loop().call_later(stage.limits.env_timeout_s, count_if_hung)

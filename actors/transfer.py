@@ -1,9 +1,9 @@
 """Weights into a running vLLM engine through vLLM's own weight-transfer interface.
 
-`file`: the learner writes one safetensors file into shared memory; this engine checks its SHA-256 and stages the tensors
-before it touches the model, so a bad file leaves the old weights in place. Works on CPU and GPU on the learner's host.
-`nccl`: vLLM's own backend; `nccl_sender` opens the trainer side over the learner's gathered tensors. It is written against
-vLLM 0.32 and has not been run on GPUs by us.
+`file`: the learner writes one safetensors file into shared memory; this engine checks its SHA-256 and stages the
+tensors before it touches the model, so a bad file leaves the old weights in place. Works on CPU and GPU on the
+learner's host. `nccl`: vLLM's own backend; `nccl_sender` opens the trainer side over the learner's gathered tensors.
+It is written against vLLM 0.32 and has not been run on GPUs by us.
 
 vLLM loads `register` in each of its processes through the `vllm.general_plugins` entry point of this distribution.
 """

@@ -1,7 +1,8 @@
 """The policy's inference engine: vLLM's AsyncLLM, token ids in and out, with weights that change while it runs.
 
-Promises: log-probs are those of the sampled distribution; every response carries the policy versions that sampled it; a
-version is only named after its weights were verified and loaded. Does not promise determinism across batch compositions.
+Promises: log-probs are those of the sampled distribution; every response carries the policy versions that sampled it.
+`commit` names what `prepare` verified and loaded, and trusts its caller to have called it. Does not promise determinism
+across batch compositions.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class VLLMEngine:
         """Sample one response to `prompt_ids`.
 
         Raises:
-            EngineError: the context is full, the engine is dead, or the request's deadline passed.
+            EngineError: the context is full, the engine is dead or gave the request up, or its deadline passed.
         """
         room = self._config.max_model_len - len(prompt_ids)
         if room < 1:
@@ -106,19 +107,16 @@ class VLLMEngine:
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
                 final = None
-                async for final in self._llm.generate({"prompt_token_ids": prompt_ids}, params, request_id):
-                    pass
-        except TimeoutError as error:
-            await self._llm.abort(request_id)
+                async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, params, request_id):
+                    final = output
+        except TimeoutError as error:  # vLLM has aborted the request: it does so for a cancelled caller
             raise EngineError(
                 f"no completion within engine.request_timeout_s = {self._config.request_timeout_s}"
             ) from error
-        except EngineError:
-            raise
         except Exception as error:  # vLLM raises many kinds when its core process dies
             raise EngineError(f"{type(error).__name__}: {error}") from error
-        if final is None:
-            raise EngineError("the engine ended the request without an answer")
+        if final is None or final.outputs[0].finish_reason not in ("stop", "length"):
+            raise EngineError("the engine gave the request up before it had an answer")
         return self._completion(final.outputs[0])
 
     def _completion(self, output: object) -> Completion:

@@ -1,8 +1,8 @@
 """One worker process: many episodes at once, taken as groups from a source and handed to a sink as they finish.
 
-Promises: never more than `concurrent_groups` groups under way; a group's lease is renewed while it is played; a source or
-sink that fails ends the worker loudly instead of being retried in silence here. When an environment call has hung, the
-worker takes no new group, finishes what it has and returns, so that its process can be replaced.
+Promises: never more than `concurrent_groups` groups under way; a group's lease is renewed while it is played; a source
+or sink that fails ends the worker loudly instead of being retried in silence here. When a call into user code has hung,
+the worker takes no new group, finishes what it has and returns, so that its process can be replaced.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Worker:
         self._source = source
         self._sink = sink
         self._limit = concurrent_groups
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[asyncio.Task[None], str] = {}
         self._stopping = False
 
     def stop(self) -> None:
@@ -80,7 +80,7 @@ class Worker:
         self._stopping = True
 
     async def run(self, *, renew_every_s: float) -> int:
-        """Play until stopped or until an environment call has hung. Returns the number of calls that hung."""
+        """Play until stopped or until a call into user code has hung. Returns the number of calls that hung."""
         renewal = asyncio.create_task(self._renew(renew_every_s))
         try:
             while self._running or not self._closing:
@@ -93,12 +93,13 @@ class Worker:
                 if ticket is None:
                     await self._pause()
                 else:
-                    self._running[ticket.group_id] = asyncio.create_task(self._play(ticket))
+                    self._running[asyncio.create_task(self._play(ticket))] = ticket.group_id
             return self._stage.hung
         finally:
-            renewal.cancel()
-            for task in self._running.values():
+            ending = [renewal, *self._running]
+            for task in ending:
                 task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     @property
     def _closing(self) -> bool:
@@ -114,12 +115,13 @@ class Worker:
                 episodes.create_task(one(index))
 
     def _reap(self) -> None:
-        for group_id in [name for name, task in self._running.items() if task.done()]:
-            self._running.pop(group_id).result()
+        for task in [task for task in self._running if task.done()]:
+            del self._running[task]
+            task.result()
 
     async def _pause(self) -> None:
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=_IDLE_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._running, timeout=_IDLE_S, return_when=asyncio.FIRST_COMPLETED)
         else:
             await asyncio.sleep(_IDLE_S)
 
@@ -127,4 +129,4 @@ class Worker:
         while True:
             await asyncio.sleep(every_s)
             if self._running:
-                await self._source.renew(list(self._running))
+                await self._source.renew(list(self._running.values()))

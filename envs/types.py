@@ -1,8 +1,8 @@
 """The nouns of the house, one type per stage of life: Task -> Turn -> Trajectory or Failure -> Group.
 
 Everything that travels between processes is one of these, encoded as msgpack and decoded strictly: an unknown field, a
-missing one or a wrong type is refused where it arrives (`msgspec.ValidationError`). Invariants are checked at birth, once.
-This file loads nothing heavy and does not know how trajectories are made, stored or trained on.
+missing one or a wrong type is refused where it arrives (`msgspec.ValidationError`). Invariants are checked at birth,
+once. This file loads nothing heavy and does not know how trajectories are made, stored or trained on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,229 @@
+"""The command line: `milepost train | eval | check-env | status | doctor`.
+
+It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
+stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+
+import typer
+
+from milepost.cluster import runs
+from milepost.cluster.exits import ConfigError, Exit
+from milepost.cluster.overrides import apply
+from milepost.cluster.runs import RunFolder
+from milepost.envs.types import Split
+
+if TYPE_CHECKING:
+    from milepost.cluster.config import RunConfig
+
+_EXIT_UNEXPECTED = 1
+_EXAMPLES = """Examples:
+
+  milepost train deploy/configs/local.toml
+
+  milepost train deploy/configs/local.toml --set run.iterations=20 --set learner.lr=1e-4
+
+  milepost train --resume latest --set run.iterations=200
+
+  milepost eval latest --split heldout --episodes 200 --json
+
+  milepost check-env my_project.my_env:MyEnv --set size=8
+
+  milepost status
+
+  milepost doctor deploy/configs/local.toml --parity
+"""
+
+app = typer.Typer(
+    help="Train LLM agents on whole trajectories, with credit for every state transition.",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Override one value; may be repeated.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.")]
+
+
+@app.command(epilog=_EXAMPLES)
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML; not needed with --resume.")] = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run: id, path or 'latest'.")] = None,
+) -> None:
+    """Train a policy; with --resume from the newest valid checkpoint of a run."""
+    resolved, folder = _prepared(config, overrides, resume)
+    from milepost.cluster import config as configs  # heavy front door
+    from milepost.cluster import run  # heavy front door
+
+    with folder.lock(), _logging_to(folder):
+        configs.dump(resolved, folder.resolved)
+        run.train(resolved, folder, resume=resume is not None)
+
+
+@app.command("eval")
+def evaluate(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Id, path or 'latest'.")],
+    split: Annotated[Split, typer.Option(help="Which tasks to play.")] = "heldout",
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Play episodes with a run's policy through the inference engine and report success."""
+    folder = runs.find(runs_dir, name)
+    with _own_stdout() as stdout, _logging_to(folder):
+        from milepost.cluster import evaluate as evaluation  # heavy front door
+
+        result = evaluation.evaluate_run(folder, split=split, episodes=episodes)
+        print(json.dumps(result, allow_nan=False) if as_json else _sentence(result), file=stdout, flush=True)
+
+
+@app.command("check-env")
+def check_env(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Dotted path, package.module:Class.")],
+    overrides: Annotated[list[str], typer.Option("--set", metavar="K=V", help="Constructor option.")] = [],  # noqa: B006
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 3,
+) -> None:
+    """Check that an environment keeps the contract, and say what to fix."""
+    from milepost.envs import check  # heavy front door: gymnasium
+
+    options: dict[str, Any] = {}
+    for override in overrides:
+        apply(options, override)
+    findings = check.check_env(path, options, episodes=episodes)
+    for finding in findings:
+        typer.echo(f"{finding.level:<8} {finding.what}" + (f": {finding.fix}" if finding.fix else ""))
+    errors = sum(finding.level == "error" for finding in findings)
+    if errors:
+        raise ConfigError(f"{path}: {errors} error(s); fix them before training on it")
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Id, path or 'latest'.")] = "latest",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Say what a run is doing or how it ended."""
+    from milepost.cluster import console  # imports rich
+
+    for line in console.status_lines(runs.find(runs_dir, name)):
+        typer.echo(line)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Check this config's needs as well.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+    parity: Annotated[
+        bool, typer.Option("--parity", help="Compare engine and learner log-probs; needs CONFIG.")
+    ] = False,
+) -> None:
+    """Check versions, memory, ports, Redis and compiler; each line is ok or says what to do."""
+    from milepost.cluster import config as configs  # heavy front door
+    from milepost.cluster import doctor as checks  # heavy front door
+
+    if parity and config is None:
+        raise ConfigError("doctor --parity: give the CONFIG whose model is to be compared")
+    failed = 0
+    for finding in checks.examine(configs.load(config, overrides) if config else configs.RunConfig(), parity=parity):
+        typer.echo(f"{finding.level:<5} {finding.what}" + (f": {finding.fix}" if finding.fix else ""))
+        failed += finding.level == "fail"
+    if failed:
+        raise ConfigError(f"doctor: {failed} check(s) failed; the lines above say what to do")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process with its exit code."""
+    os.umask(0o077)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # dotted paths of the user's own environments and rewards start here
+    try:
+        app(args=argv, prog_name="milepost")
+    except Exit as end:
+        for line in str(end).splitlines():
+            print(f"milepost: {line}", file=sys.stderr)
+        sys.exit(end.code)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"milepost: unexpected {type(error).__name__}; please report the lines above", file=sys.stderr)
+        sys.exit(_EXIT_UNEXPECTED)
+    sys.exit(0)
+
+
+def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -> tuple[RunConfig, RunFolder]:
+    """The config to train with and the run's folder, new or resumed."""
+    from milepost.cluster import config as configs  # heavy front door
+
+    if resume is None:
+        if path is None:
+            raise ConfigError("train: give a CONFIG, e.g. deploy/configs/local.toml, or --resume RUN")
+        resolved = configs.load(path, overrides)
+        return resolved, runs.create(Path(resolved.run.runs_dir), resolved.run.name)
+    runs_dir = Path(configs.load(path, overrides).run.runs_dir) if path else Path("runs")
+    folder = runs.find(runs_dir, resume)
+    resolved = configs.load(path or folder.resolved, overrides)
+    configs.refuse_change(configs.load(folder.resolved), resolved)
+    return resolved, folder
+
+
+@contextlib.contextmanager
+def _logging_to(folder: RunFolder) -> Iterator[None]:
+    """Log to the run's driver log, and send the traceback of an unexpected error there instead of to the terminal."""
+    folder.logs.mkdir(mode=0o700, exist_ok=True)
+    handler = logging.FileHandler(folder.driver_log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    except Exit as end:
+        root.error("exit %d: %s", end.code, end)
+        raise
+    except Exception as error:
+        root.exception("unexpected error")
+        reason = " ".join(str(error).split())[:200]
+        raise Exit(f"unexpected {type(error).__name__}: {reason}; the traceback is in {folder.driver_log}") from error
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[TextIO]:
+    """Give stdout to the caller alone: whatever else is written there, also by child processes, goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with open(kept, "w", encoding="utf-8", closefd=False) as stdout, contextlib.redirect_stdout(sys.stderr):
+            yield stdout
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    low, high = result["success_ci"]
+    return (
+        f"{result['run']}, policy version {result['policy_version']}, split {result['split']}: success "
+        f"{result['success']:.1%} [{low:.1%}, {high:.1%}] in {result['episodes']} episodes"
+    )
+
+
+if __name__ == "__main__":
+    main()

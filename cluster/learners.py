@@ -1,0 +1,226 @@
+"""The learner's ranks as Ray actors, driven as one: train, write weights, checkpoint, come back after a loss.
+
+All ranks get the same groups and do their own share (milepost.learner.loop). A rank that is lost takes the others
+with it: their collectives cannot go on. They start again together from the newest checkpoint that verifies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ray
+import safetensors.torch
+import torch
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from milepost.cluster.engines import last_line
+from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
+from milepost.cluster.weights import WeightFile, WeightFolder, sha256_of
+from milepost.envs.types import Group
+from milepost.learner import checkpoint
+from milepost.learner.config import LearnerConfig
+from milepost.learner.credit.assignment import CreditConfig
+from milepost.learner.engine import DeepSpeedEngine, Seat
+from milepost.learner.filter import FilterConfig
+from milepost.learner.loop import DivergenceError, LearnerRank, ParityError, UpdateReport
+from milepost.learner.loss import LossConfig
+
+logger = logging.getLogger(__name__)
+_FIRST_STEP_S = 900.0
+_SLOWEST_STEP = 5.0
+_SHORTEST_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """What every learner rank of a run is started with."""
+
+    run_id: str
+    model: Path
+    config: LearnerConfig
+    loss: LossConfig
+    credit: CreditConfig
+    filter: FilterConfig
+    seed: int
+    checkpoints: Path
+    keep_checkpoints: int
+    config_hash: str
+
+
+class LearnerLost(Exception):
+    """A learner process is gone; what it did after the last checkpoint is gone with it."""
+
+
+class LearnerActor:
+    """One rank in a process of its own."""
+
+    def __init__(self, spec: LearnerSpec, seat: Seat) -> None:
+        self._spec = spec
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        self._engine = DeepSpeedEngine(
+            spec.model,
+            spec.config,
+            seat=seat,
+            seed=spec.seed,
+            device=device,
+            with_reference=spec.loss.kl_coef > 0,
+        )
+        self._rank = LearnerRank(
+            self._engine,
+            spec.config,
+            loss=spec.loss,
+            credit=spec.credit,
+            filter_config=spec.filter,
+        )
+
+    def load(self, folder: Path | None) -> int:
+        """Continue from a verified checkpoint's `engine` folder, if any; returns the process id."""
+        if folder is not None:
+            self._engine.load(folder / "engine")
+        return os.getpid()
+
+    def train(self, groups: Sequence[Group], version: int) -> UpdateReport:
+        """As `LearnerRank.train`."""
+        return self._rank.train(groups, version)
+
+    def write_weights(self, path: Path) -> str | None:
+        """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in
+        gathering.
+        """
+        tensors = {}
+        for name, tensor in self._engine.full_tensors():
+            if self._engine.rank == 0:
+                tensors[name] = tensor.to("cpu", copy=True).contiguous()
+        if self._engine.rank != 0:
+            return None
+        safetensors.torch.save_file(tensors, path)
+        return sha256_of(path)
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of a checkpoint into `folder`."""
+        self._engine.save(folder / "engine")
+        self._engine.save_policy(folder / "policy")
+
+
+class LearnerPool:
+    """All ranks of the learner."""
+
+    def __init__(self, spec: LearnerSpec, weights: WeightFolder) -> None:
+        self._spec = spec
+        self._weights = weights
+        self._handles: list[Any] = []
+        self._step_s: list[float] = []
+        self.pids: list[int] = []
+        self.restarts = 0
+
+    async def start(self, loaded: Path | None = None) -> None:
+        """Start every rank, on the model or on the verified checkpoint folder `loaded`.
+
+        Raises ConfigError or DependencyLost with the cause.
+        """
+        spec, size = self._spec, self._spec.config.ranks
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(spec.config.threads or 1)}
+        env |= {} if gpus else {"DS_ACCELERATOR": "cpu"}
+        actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": env})
+        address, port = _rendezvous()
+        seats = [Seat(rank=r, world_size=size, master_addr=address, master_port=port) for r in range(size)]
+        self._handles = [actor.remote(spec, seat) for seat in seats]
+        try:
+            await self.load(loaded)
+        except LearnerLost as error:
+            raise DependencyLost(f"the learner could not start: {error}") from error
+
+    async def load(self, folder: Path | None) -> None:
+        """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
+        self.pids = await self._all("load", folder, timeout_s=self._spec.config.collective_timeout_s + 120)
+
+    async def train(self, groups: Sequence[Group], version: int) -> UpdateReport:
+        """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
+        limit = max(_SHORTEST_LIMIT_S, _SLOWEST_STEP * median(self._step_s)) if self._step_s else _FIRST_STEP_S
+        started = time.monotonic()
+        shared = ray.put(list(groups))
+        reports: list[UpdateReport] = await self._all("train", shared, version, timeout_s=limit)
+        self._step_s.append(time.monotonic() - started)
+        return reports[0]
+
+    async def write_weights(self, version: int) -> WeightFile:
+        """The current weights as a verified file in shared memory."""
+        path = self._weights.file(version)
+        digests: list[str | None] = await self._all("write_weights", path, timeout_s=_FIRST_STEP_S)
+        digest = digests[0]
+        assert digest is not None
+        return WeightFile(path=path, sha256=digest, version=version)
+
+    async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
+        """Write, hash and publish a checkpoint of `iteration`; returns its folder."""
+        tag = checkpoint.tag_of(iteration)
+        staged = checkpoint.prepare(self._spec.checkpoints, tag, writer=os.getpid())
+        await self._all("save", staged, timeout_s=_FIRST_STEP_S)
+        facts = checkpoint.Record(
+            run_id=self._spec.run_id,
+            iteration=iteration,
+            policy_version=version,
+            config_hash=self._spec.config_hash,
+            versions=checkpoint.package_versions(),
+            consumed=dict(consumed),
+        )
+        path = await asyncio.to_thread(checkpoint.publish, staged, tag, facts)
+        checkpoint.prune(self._spec.checkpoints, keep=self._spec.keep_checkpoints)
+        return path
+
+    async def recover(self, loaded: Path | None) -> None:
+        """End what is left of the ranks and start them again from `loaded`."""
+        self.restarts += 1
+        if self.restarts > 3:
+            raise DependencyLost("the learner was lost four times; see the driver's log for the causes")
+        await self.stop()
+        await self.start(loaded)
+
+    async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
+        calls = [getattr(handle, method).remote(*arguments) for handle in self._handles]
+        try:
+            return await asyncio.wait_for(asyncio.gather(*calls), timeout_s)
+        except RayActorError as error:
+            raise LearnerLost(last_line(error)) from error
+        except RayTaskError as error:
+            raise _translated(error.cause if isinstance(error.cause, Exception) else error) from error
+        except RayError as error:
+            raise LearnerLost(last_line(error)) from error
+        except TimeoutError:
+            raise WatchdogExpired(
+                f"the learner's {method} did not end within {timeout_s:.0f} s: a rank hangs"
+            ) from None
+
+    async def stop(self) -> None:
+        """End all ranks."""
+        for handle in self._handles:
+            ray.kill(handle)
+        self._handles = []
+
+
+def _translated(cause: Exception) -> Exception:
+    match cause:
+        case ParityError() | DivergenceError():
+            return Diverged(str(cause))
+        case FileNotFoundError():
+            return ConfigError(str(cause))
+        case MemoryError():
+            return DependencyLost(f"the learner is out of memory: {cause}; lower learner.max_tokens_per_micro_batch")
+    return cause
+
+
+def _rendezvous() -> tuple[str, int]:
+    address = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return address, int(probe.getsockname()[1])

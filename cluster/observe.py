@@ -1,0 +1,123 @@
+"""What people and Prometheus see of a run: one observer that feeds the live view, metrics, status file and report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+from milepost.cluster import measure
+from milepost.cluster.console import LiveView
+from milepost.cluster.evaluate import evaluate, record
+from milepost.cluster.metrics import Metrics
+from milepost.cluster.ready import Taken
+from milepost.cluster.records import read_records
+from milepost.cluster.report import write_report
+from milepost.cluster.runs import RunFolder, Status
+from milepost.cluster.system import System
+from milepost.envs.types import Split
+from milepost.learner.loop import UpdateReport
+
+logger = logging.getLogger(__name__)
+SPLITS: tuple[Split, ...] = ("train", "heldout", "ood")
+
+
+class Observer:
+    """Tells everybody what the driver does. Never decides anything."""
+
+    def __init__(self, system: System, view: LiveView, metrics: Metrics) -> None:
+        self._system = system
+        self._view = view
+        self._metrics = metrics
+        self._folder: RunFolder = system.folder
+        self._iterations = system.config.run.iterations
+        self._iteration = 0
+        self._nonfinite = 0
+        self._failed = 0
+        self._began = time.monotonic()
+
+    def activity(self, text: str) -> None:
+        """What goes on inside an iteration."""
+        self._view.activity(text)
+
+    def phase(self, text: str) -> None:
+        """A new phase of the run begins."""
+        logger.info("%s", text)
+        self._view.phase(text)
+        self._write_status(text)
+
+    def note(self, text: str) -> None:
+        """One line that stays on the screen and in the log."""
+        logger.warning("%s", text)
+        self._view.note(text)
+
+    def training_begins(self, iteration: int) -> None:
+        """From here on seconds count."""
+        self._iteration = iteration
+        self._began = time.monotonic()
+        self.phase("training")
+
+    @property
+    def seconds(self) -> float:
+        """Since training began."""
+        return time.monotonic() - self._began
+
+    async def iteration(self, taken: Taken, report: UpdateReport, clock: measure.Clock, iteration: int) -> None:
+        """One iteration is done."""
+        system = self._system
+        depth = await system.buffer.depth()
+        balance = await system.ledger.balance()
+        self._nonfinite += report.skipped_steps
+        failed = balance.counts["env_failed"] + balance.counts["infra_failed"]
+        around = measure.Surroundings(
+            buffer_groups=depth.ready_groups,
+            buffer_bytes=depth.bytes,
+            groups_stale=taken.stale_groups,
+            episodes_failed=max(0, failed - self._failed),
+            nonfinite_total=self._nonfinite,
+            engine_restarts=system.engines.restarts,
+            worker_restarts=system.workers.restarts,
+            learner_restarts=system.learners.restarts,
+            ledger={str(state): count for state, count in balance.counts.items()},
+        )
+        self._failed = failed
+        if not balance.holds:
+            raise AssertionError(f"the ledger does not balance: {balance}")
+        groups = [leased.group for leased in taken.groups]
+        line = measure.record(groups, report, iteration=iteration, clock=clock, around=around)
+        self._iteration = iteration
+        self._metrics.record(line)
+        self._view.update(line)
+        self._write_status("training")
+
+    async def evaluation(self, iteration: int, version: int, splits: Sequence[Split] = SPLITS) -> None:
+        """Evaluate on every split that holds scenarios."""
+        episodes = self._system.config.run.eval_episodes
+        for split in splits:
+            if not episodes or not list(self._system.scenarios.tasks(split)):
+                continue
+            self.phase(f"evaluating {split}")
+            summary = await evaluate(self._system, split, episodes)
+            line = record(summary, split=split, iteration=iteration, version=version, time_s=self.seconds)
+            self._metrics.record_eval(line)
+            self._view.update_eval(line)
+
+    def finished(self, how: str) -> None:
+        """Write the report and, on a finished run, show the summary."""
+        self._write_status(how)
+        records = read_records(self._folder.metrics)
+        if records:
+            write_report(self._folder)
+            self._view.finish(records, self._folder)
+
+    def _write_status(self, phase: str) -> None:
+        ports = {"metrics": self._metrics.port}
+        status = Status(
+            pid=os.getpid(),
+            phase=phase,
+            iteration=self._iteration,
+            iterations=self._iterations,
+            ports=ports,
+        )
+        self._folder.write_status(status)

@@ -1,0 +1,105 @@
+"""What can be known before anything starts: the environment, the scenarios, the reward, the policy's chat template.
+
+One reset and one step are really played, under the run's deadlines, so that a broken environment costs seconds and one
+line instead of a started cluster. Not promised: that an environment which passes never fails later; then episodes do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import AutoTokenizer
+
+from milepost.cluster.config import RunConfig
+from milepost.cluster.exits import ConfigError
+from milepost.envs.contract import ContractError, EnvPathError, build_env, observe_reset, observe_step
+from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
+from milepost.envs.scenarios import ScenarioError, ScenarioSet
+from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
+from milepost.reward.reward import RewardError, apply, load_reward
+
+T = TypeVar("T")
+
+
+def check_world(config: RunConfig) -> ScenarioSet:
+    """Load the scenarios, play one turn, score it. Raises ConfigError with the one line that says what is wrong."""
+    limit = config.actors.env_timeout_s
+    try:
+        scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.env))
+        task = scenarios.task("train", 0)
+        turn = within(limit, f"environment {task.env}", lambda: _play_one_turn(task))
+        if config.reward.path:
+            reward = load_reward(config.reward.path)
+            trial = Trajectory(task=task, group_id="preflight", index=0, turns=[turn], outcome="truncated")
+            within(limit, f"reward {config.reward.path}", lambda: apply(reward, trial))
+    except (EnvPathError, ContractError, ScenarioError, RewardError) as error:
+        raise ConfigError(f"{config.env.path}: {error}" if isinstance(error, ContractError) else str(error)) from error
+    return scenarios
+
+
+def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Dialogue:
+    """The token layout of conversations with this policy. Raises ConfigError if its chat template cannot serve."""
+    task = scenarios.task("train", 0)
+    try:
+        dialogue = Dialogue(AutoTokenizer.from_pretrained(model), config.actors.system_prompt)
+        env = build_env(task.env, task.options)
+        room = config.engine.max_model_len - config.sampling.max_tokens
+        needed = len(dialogue.opening(observe_reset(env.reset(seed=task.seed)).observation))
+    except (TemplateError, ObservationError) as error:
+        raise ConfigError(str(error)) from error
+    if needed > room:
+        raise ConfigError(
+            f"the first prompt has {needed} tokens, engine.max_model_len leaves room for {room}: raise it"
+        )
+    return dialogue
+
+
+def _play_one_turn(task: Task) -> Turn:
+    env = build_env(task.env, task.options)
+    for method, call in (("reset", partial(env.reset, seed=task.seed)), ("step", partial(env.step, ""))):
+        try:
+            returned = call()
+        except Exception as error:  # a user's environment may raise anything
+            raise ContractError(f"{method} raised {type(error).__name__}: {error}") from error
+        if method == "reset":
+            start = observe_reset(returned)
+    step = observe_step(returned, "")
+    return Turn(
+        prompt_ids=[0],
+        response_ids=[0],
+        logprobs=[0.0],
+        versions=[VersionSpan(version=0, start=0, end=1)],
+        anchor=start.anchor,
+        next_anchor=step.anchor,
+        action=step.action,
+        reward=step.reward,
+        progress=step.progress,
+    )
+
+
+def within(limit_s: float, what: str, call: Callable[[], T]) -> T:
+    """Run user code on a thread that may be left behind. Raises ConfigError if it does not return in time."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.extend((True, call()))
+        except BaseException as error:
+            outcome.extend((False, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not outcome:
+        raise ConfigError(
+            f"{what} did not return within actors.env_timeout_s = {limit_s:g}; it would hang every episode"
+        )
+    returned, value = outcome
+    if not returned:
+        raise value
+    result: T = value
+    return result

@@ -1,0 +1,318 @@
+"""The whole system on one page: start the parts, train, publish, watch, stop.
+
+    workers ── episodes ──> buffer ── groups ──> learner ── weights ──> engines
+       ^                      |                     |                      |
+       └── ledger admits ─────┴── commit, settle ───┴── checkpoint         └── sample for workers
+
+One iteration: take groups (workers go on playing as far as `max_staleness` allows) -> update -> checkpoint if due ->
+commit -> publish. A crash between any two of these loses nothing and trains nothing twice; tests kill each part to see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from milepost.cluster import measure
+from milepost.cluster.config import RunConfig
+from milepost.cluster.console import LiveView
+from milepost.cluster.exits import ConfigError, DependencyLost, Exit, Stopped, WatchdogExpired
+from milepost.cluster.learners import LearnerLost
+from milepost.cluster.metrics import Metrics
+from milepost.cluster.observe import Observer
+from milepost.cluster.preflight import check_world
+from milepost.cluster.ready import Final, NothingReady, Taken
+from milepost.cluster.redis_server import BufferUnavailable
+from milepost.cluster.runs import RunFolder
+from milepost.cluster.system import System
+from milepost.learner import checkpoint
+from milepost.learner.loop import UpdateReport
+from milepost.learner.model import resolve
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_TEND_EVERY_S = 1.0
+_TAKE_SLICE_S = 2.0
+_STEP_SHARE_OF_GRACE = 0.5
+
+
+class Run:
+    """One training run from start to stop."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, view: LiveView, metrics: Metrics) -> None:
+        self._config = config
+        self._folder = folder
+        self._system = System(config, folder, check_world(config))
+        self.observer = Observer(self._system, view, metrics)
+        self._stopping = asyncio.Event()
+        self._iteration = 0
+        self._version = 0
+        self._saved: int | None = None
+        """Version of the newest checkpoint."""
+        self._in_step = False
+        """Whether stopping now would waste a step that a moment's patience saves."""
+
+    def stop(self) -> None:
+        """Ask for an orderly stop: finish the step under way, checkpoint, leave."""
+        self._stopping.set()
+
+    async def main(self, model: Path, found: checkpoint.Found | None) -> None:
+        """Everything, from the policy in `model` or from a checkpoint. Raises an Exit unless the run finishes."""
+        work = asyncio.create_task(self._work(model, found))
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if self._in_step:
+                await asyncio.wait({work}, timeout=_STEP_SHARE_OF_GRACE * self._config.run.stop_grace_s)
+            if not work.done():
+                raise Stopped(f"stopped; {self._way_on()}")
+            work.result()
+        finally:
+            for task in (work, stop):
+                task.cancel()
+            await asyncio.gather(work, stop, return_exceptions=True)
+            self.observer.phase("stopping")
+            await self._system.stop()
+
+    def _way_on(self) -> str:
+        if self._saved is None:
+            return "nothing was trained yet"
+        return f"the newest checkpoint is of version {self._saved}: milepost train --resume {self._folder.run_id}"
+
+    async def _work(self, model: Path, found: checkpoint.Found | None) -> None:
+        """Start, then train while the parts are tended; the first failure of either ends both."""
+        self._iteration = found.manifest.record.iteration if found else 0
+        self._version = found.manifest.record.policy_version if found else 0
+        await self._system.start(model, self._version, train=True, phase=self.observer.phase)
+        if found:
+            await self._system.learners.load(found.path)
+        await self._reconcile(found)
+        await self._system.ledger.release_all()
+        training = asyncio.create_task(self._train())
+        tending = asyncio.create_task(self._tend())
+        try:
+            done, _ = await asyncio.wait({training, tending}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (training, tending):
+                task.cancel()
+            await asyncio.gather(training, tending, return_exceptions=True)
+
+    async def _train(self) -> None:
+        if self._iteration == 0:
+            await self.observer.evaluation(self._iteration, self._version)
+        self._system.workers.roll()
+        self.observer.training_begins(self._iteration)
+        self._in_step = True
+        while self._iteration < self._config.run.iterations and not self._stopping.is_set():
+            try:
+                await self._iterate()
+            except LearnerLost as lost:
+                await self._recover(lost)
+        await self._checkpoint({})
+        self._in_step = False
+        if self._stopping.is_set():
+            raise Stopped(f"stopped after iteration {self._iteration}; {self._way_on()}")
+        await self._system.ledger.pause()
+        await self.observer.evaluation(self._iteration, self._version)
+
+    async def _iterate(self) -> None:
+        """One update, from taking groups to publishing the weights they made."""
+        started = time.monotonic()
+        taken = await self._take()
+        if taken is None:
+            return
+        groups = [leased.group for leased in taken.groups]
+        took = time.monotonic()
+        self.observer.activity("training")
+        busy = await self._busy_s()
+        report = await self._system.learners.train(groups, self._version)
+        trained = time.monotonic()
+        overlap = await self._busy_s() - busy
+        outcomes = _outcomes(report, [leased.group_id for leased in taken.groups])
+        self._iteration += 1
+        self._version += 1
+        if self._iteration % self._config.run.checkpoint_every == 0:
+            await self._checkpoint(outcomes)
+        await self._patiently(lambda: self._system.buffer.commit(self._version, outcomes))
+        if self._saved == self._version:
+            await self._patiently(lambda: self._system.buffer.settle(self._version))
+        publishing = time.monotonic()
+        self.observer.activity("publishing weights")
+        await self._publish()
+        ended = time.monotonic()
+        clock = measure.Clock(
+            total_s=self.observer.seconds,
+            wall_s=ended - started,
+            wait_s=took - started,
+            train_s=trained - took,
+            publish_s=ended - publishing,
+            overlap_s=min(overlap, trained - took),
+        )
+        await self.observer.iteration(taken, report, clock, self._iteration)
+        every = self._config.run.eval_every
+        if every and self._iteration % every == 0 and self._iteration < self._config.run.iterations:
+            await self.observer.evaluation(self._iteration, self._version)
+            self.observer.phase("training")
+
+    async def _take(self) -> Taken | None:
+        """Groups for one update, or None if a stop came first. Raises WatchdogExpired naming who is missing."""
+        run = self._config.run
+        deadline = time.monotonic() + run.stall_timeout_s
+        self.observer.activity("waiting for groups")
+        while not self._stopping.is_set():
+            try:
+                return await self._system.buffer.take(
+                    run.groups_per_iteration,
+                    version=self._version,
+                    max_staleness=run.max_staleness,
+                    timeout_s=_TAKE_SLICE_S,
+                )
+            except (NothingReady, BufferUnavailable) as missing:
+                if time.monotonic() > deadline:
+                    raise WatchdogExpired(
+                        f"no update for run.stall_timeout_s = {run.stall_timeout_s:g}: {missing}"
+                    ) from None
+        return None
+
+    async def _publish(self) -> None:
+        weights = await self._system.learners.write_weights(self._version)
+        await self._system.engines.publish(weights)
+        await self._patiently(lambda: self._system.ledger.set_versions(published=self._version))
+        self._system.weights.keep_only(self._version)
+
+    async def _checkpoint(self, consumed: dict[str, Final]) -> None:
+        """Save the current weights unless that was done, and settle what they consumed."""
+        if self._saved == self._version:
+            return
+        self.observer.activity("writing a checkpoint")
+        saved = await self._system.learners.save(iteration=self._iteration, version=self._version, consumed=consumed)
+        self._folder.keep_policy(saved / "policy", self._version)
+        self._saved = self._version
+        if not consumed:
+            await self._system.buffer.settle(self._version)
+
+    async def _recover(self, lost: LearnerLost) -> None:
+        """Bring a lost learner back from the newest valid checkpoint, and everyone else to the same point."""
+        self.observer.note(f"learner lost ({lost}); starting it again from the newest checkpoint")
+        await self._system.ledger.pause()
+        found = _newest_checkpoint(self._folder, self.observer)
+        await self._system.learners.recover(found.path if found else None)
+        self._iteration = found.manifest.record.iteration if found else 0
+        self._version = found.manifest.record.policy_version if found else 0
+        await self._reconcile(found)
+        await self._publish_again()
+        await self._system.ledger.resume()
+
+    async def _publish_again(self) -> None:
+        weights = await self._system.learners.write_weights(self._version)
+        await self._system.engines.publish(weights, rollback=True)
+        await self._system.ledger.set_versions(published=self._version)
+
+    async def _reconcile(self, found: checkpoint.Found | None) -> None:
+        """Make ledger and checkpoint agree: what the checkpoint consumed is settled, what came later is undone."""
+        buffer, ledger = self._system.buffer, self._system.ledger
+        self._saved = self._version if found else None
+        before = await ledger.versions()
+        if (await ledger.balance()).issued_total == 0:
+            await ledger.set_versions(version=self._version, published=self._version)
+            return
+        if before.version > self._version:
+            await buffer.rollback(self._version)
+        elif found and before.version < self._version:
+            await buffer.commit(self._version, msgspec.convert(found.manifest.record.consumed, dict[str, Final]))
+        buffer.redeliver()
+        await buffer.settle(self._version)
+        await ledger.set_versions(published=self._version)
+        await ledger.resume()
+
+    async def _tend(self) -> None:
+        while True:
+            await self._patiently(self._system.tend)
+            await asyncio.sleep(_TEND_EVERY_S)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call while Redis is away (each of ours may be repeated). Raises DependencyLost at the deadline."""
+        deadline = time.monotonic() + self._config.run.stall_timeout_s
+        while True:
+            try:
+                return await call()
+            except BufferUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise DependencyLost(f"Redis is away for run.stall_timeout_s: {error}") from error
+                await asyncio.sleep(_TEND_EVERY_S)
+
+    async def _busy_s(self) -> float:
+        return max((facts.busy_s for facts in await self._system.engines.probe()), default=0.0)
+
+
+def _outcomes(report: UpdateReport, group_ids: list[str]) -> dict[str, Final]:
+    return {
+        group_id: "trained" if verdict.keep else "filtered"
+        for group_id, verdict in zip(group_ids, report.verdicts, strict=True)
+    }
+
+
+def _newest_checkpoint(folder: RunFolder, observer: Observer) -> checkpoint.Found | None:
+    try:
+        found = checkpoint.newest_valid(folder.checkpoints)
+    except checkpoint.CheckpointError as error:
+        raise DependencyLost(f"{error}; restore one from a copy, or start a new run") from error
+    for problem in found.problems if found else ():
+        observer.note(f"checkpoint passed over: {problem}")
+    return found
+
+
+def _first_policy(config: RunConfig, observer: Observer) -> Path:
+    observer.phase("preparing the first policy")
+    try:
+        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", observer.note)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
+    """Train; what `milepost train` does after reading its arguments. Returns when all iterations are done.
+
+    Raises an Exit with the reason for every other end.
+    """
+    with (
+        Metrics(folder.metrics, host=config.metrics.host, port=config.metrics.port) as metrics,
+        LiveView(run_id=folder.run_id, iterations=config.run.iterations) as view,
+    ):
+        run = Run(config, folder, view, metrics)
+        how = "failed"
+        try:
+            found = _newest_checkpoint(folder, run.observer) if resume else None
+            model = found.path / "policy" if found else _first_policy(config, run.observer)
+            asyncio.run(_signalled(run, model, found))
+            how = "finished"
+        except Exit as end:
+            how = f"ended: {end}"
+            raise
+        finally:
+            run.observer.finished(how)
+
+
+async def _signalled(run: Run, model: Path, found: checkpoint.Found | None) -> None:
+    """The first SIGINT or SIGTERM asks for an orderly stop, the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        run.observer.note("stopping: finishing the step under way, then a checkpoint; once more to kill")
+        run.stop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, first)
+    await run.main(model, found)

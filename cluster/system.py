@@ -1,0 +1,213 @@
+"""The parts of a running system, started in order and stopped in reverse: Redis, Ray, learners, engines, workers.
+
+What is started here ends with this process: Redis and vLLM's children by the kernel, Ray's by Ray. Local mode and a
+cluster differ only in where Redis and Ray come from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from milepost.cluster import redis_server
+from milepost.cluster.buffer import TrajectoryBuffer
+from milepost.cluster.config import RunConfig, config_hash
+from milepost.cluster.engines import EnginePool, EngineSpec
+from milepost.cluster.exits import ConfigError, DependencyLost
+from milepost.cluster.learners import LearnerPool, LearnerSpec
+from milepost.cluster.ledger import Ledger
+from milepost.cluster.preflight import check_dialogue
+from milepost.cluster.redis_server import BufferRefused, BufferUnavailable, RedisServer
+from milepost.cluster.runs import RunFolder
+from milepost.cluster.weights import WeightFolder
+from milepost.cluster.workers import WorkerPool, WorkerSpec
+from milepost.envs.scenarios import ScenarioSet
+
+logger = logging.getLogger(__name__)
+_HOPELESS_GROUPS = 8
+_LOCAL_CPUS = 64
+"""Logical: actors are placed by what they are, not by counting cores on a laptop."""
+
+
+@dataclass(slots=True)
+class System:
+    """Everything that runs. Built by `start`; `stop` ends it and may be called at any point of the start."""
+
+    config: RunConfig
+    folder: RunFolder
+    scenarios: ScenarioSet
+    ledger: Ledger = field(init=False)
+    buffer: TrajectoryBuffer = field(init=False)
+    engines: EnginePool = field(init=False)
+    learners: LearnerPool = field(init=False)
+    workers: WorkerPool = field(init=False)
+    weights: WeightFolder = field(init=False)
+    redis_process: RedisServer | None = None
+    _good: int = -1
+    _failed: int = 0
+    _ending: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """How to end what was started so far, last started first."""
+
+    async def start(self, model: Path, version: int, *, train: bool, phase: Callable[[str], None]) -> None:
+        """Start all parts on the policy in `model`, called `version`; without `train` no learner.
+
+        Raises ConfigError for what the user can mend, DependencyLost for a part that does not come up.
+        """
+        stop_ids = check_dialogue(self.config, model, self.scenarios).stop_token_ids
+        phase("starting Redis")
+        url = await self._start_redis()
+        phase("starting Ray")
+        if start_ray(self.config.run.ray_address):
+            self._ending.callback(ray.shutdown)
+        phase("starting the engine and the learner" if train else "starting the engine")
+        spec = EngineSpec(
+            model=model,
+            version=version,
+            config=self.config.engine,
+            sampling=self.config.sampling,
+            stop_token_ids=tuple(stop_ids),
+            seed=self.config.run.seed,
+        )
+        self.engines = EnginePool(spec)
+        self._ending.push_async_callback(self.engines.stop)
+        starts = [self.engines.start()]
+        if train:
+            self.weights = WeightFolder(self.folder.run_id)
+            self._ending.callback(self.weights.close)
+            self.learners = LearnerPool(learner_spec(self.config, self.folder, model), self.weights)
+            self._ending.push_async_callback(self.learners.stop)
+            starts.append(self.learners.start())
+        await _side_by_side(starts)
+        self.workers = WorkerPool(self._worker_spec(url, model), self.ledger, self.engines.handles)
+        self._ending.push_async_callback(self.workers.stop)
+
+    async def _start_redis(self) -> str:
+        config = self.config.buffer
+        try:
+            if not config.url_env:
+                self.redis_process = redis_server.start(self.folder.redis, maxmemory_bytes=config.maxmemory_bytes)
+                self._ending.callback(self.redis_process.stop)
+            url = self.redis_process.url if self.redis_process else config.url
+            client = redis_server.connect(url)
+            self._ending.push_async_callback(client.aclose)
+            await redis_server.check_server(client)
+        except BufferRefused as error:
+            raise ConfigError(str(error)) from error
+        except BufferUnavailable as error:
+            raise DependencyLost(str(error)) from error
+        self.ledger = Ledger(client, self.folder.run_id)
+        self.buffer = TrajectoryBuffer(client, self.folder.run_id, config)
+        run = self.config.run
+        await self.ledger.configure(
+            groups_per_update=run.groups_per_iteration, max_staleness=run.max_staleness, limits=config
+        )
+        return url
+
+    def _worker_spec(self, url: str, model: Path) -> WorkerSpec:
+        return WorkerSpec(
+            run_id=self.folder.run_id,
+            redis_url=url,
+            model=model,
+            env=self.config.env,
+            actors=self.config.actors,
+            engine=self.config.engine,
+            sampling=self.config.sampling,
+            buffer=self.config.buffer,
+            reward_path=self.config.reward.path,
+            group_size=self.config.run.group_size,
+        )
+
+    async def tend(self) -> None:
+        """One round of care: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""
+        if self.redis_process is not None and not self.redis_process.alive:
+            logger.warning("redis-server ended; starting it again on its append-only file")
+            self.redis_process.revive()
+        await self.engines.probe()
+        await self.workers.tend(self.engines.handles)
+        await self.ledger.reclaim()
+        await self.buffer.close_overdue()
+        await self._give_up_on_hopeless()
+
+    async def _give_up_on_hopeless(self) -> None:
+        """End a run in which episodes do nothing but fail: waiting would change nothing and says nothing."""
+        counts = (await self.ledger.balance()).counts
+        failed = counts["env_failed"] + counts["infra_failed"]
+        good = sum(counts.values()) - failed - counts["issued"] - counts["running"]
+        if good != self._good:
+            self._good, self._failed = good, failed
+        if failed - self._failed >= _HOPELESS_GROUPS * self.config.run.group_size:
+            cause = (
+                f"{failed - self._failed} episodes in a row failed; the last one: {await self.ledger.last_failure()}"
+            )
+            raise ConfigError(cause) if counts["env_failed"] else DependencyLost(cause)
+
+    async def stop(self) -> None:
+        """End everything that was started, in reverse order; no process of ours is left."""
+        await self._ending.aclose()
+
+
+async def _side_by_side(starts: list[Coroutine[Any, Any, None]]) -> None:
+    """Await all; the first failure is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for start in starts:
+                group.create_task(start)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+
+
+def learner_spec(config: RunConfig, folder: RunFolder, model: Path) -> LearnerSpec:
+    """What the learner ranks of a run are started with."""
+    return LearnerSpec(
+        run_id=folder.run_id,
+        model=model,
+        config=config.learner,
+        loss=config.loss.model_copy(update={"temperature": config.sampling.temperature}),
+        credit=config.credit,
+        filter=config.filter,
+        seed=config.run.seed,
+        checkpoints=folder.checkpoints,
+        keep_checkpoints=config.run.keep_checkpoints,
+        config_hash=config_hash(config),
+    )
+
+
+def start_ray(address: str) -> bool:
+    """Join the Ray this process was submitted to or `address` names, else start one of our own on loopback.
+
+    Returns whether it is our own. Raises DependencyLost.
+    """
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
+    runtime_env = {"env_vars": {"PYTHONPATH": path, "RAY_DEDUP_LOGS": "0"}}
+    local = (
+        {
+            "num_cpus": _LOCAL_CPUS,
+            "include_dashboard": False,
+            "object_store_memory": 512 * 1024**2,
+            "_node_ip_address": "127.0.0.1",
+        }
+        if wanted == "local"
+        else {}
+    )
+    try:
+        ray.init(
+            address=wanted,
+            runtime_env=runtime_env,
+            log_to_driver=False,
+            configure_logging=True,
+            logging_level=logging.ERROR,
+            **local,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
+    return wanted == "local"

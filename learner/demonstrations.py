@@ -1,0 +1,91 @@
+"""Text transcripts of an environment's own expert, for the warm-up of a small model.
+
+The expert is noisy, so transcripts visit bad states too. In every state it is asked several times: the first answer is
+played, all of them together estimate what a noisy expert would say there. Not promised: that an environment returns;
+the caller bounds time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from milepost.envs.contract import ContractError, Demonstrator, build_env, observe_reset, observe_step
+from milepost.envs.types import Task
+
+_MAX_TURNS = 100
+_PROGRESS_EVERY = 1000
+
+
+class DemonstrationError(ValueError):
+    """An environment cannot be demonstrated."""
+
+
+class DemonstratedTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """An observation and what the expert said to it."""
+
+    observation: str
+    answers: list[str]
+    """Independent draws; the first one was played."""
+
+
+def demonstrate(
+    tasks: Sequence[Task], *, episodes: int, noise: float, draws: int, seed: int, progress: Callable[[str], None]
+) -> list[list[DemonstratedTurn]]:
+    """Transcripts of `episodes` episodes, taking `tasks` in turn; an episode is cut after 100 turns.
+
+    With probability `noise` a draw is a uniformly random action. Equal arguments give equal transcripts where the
+    environment is deterministic. Raises `DemonstrationError` if the environment has no `demonstration` or raises, and
+    `EnvPathError` if it cannot be built.
+    """
+    if not tasks:
+        raise DemonstrationError("the warm-up needs at least one training task; raise env.train_size")
+    env = build_env(tasks[0].env, tasks[0].options)
+    transcripts = []
+    try:
+        _require_demonstrator(env, tasks[0].env)
+        for episode in range(episodes):
+            task = tasks[episode % len(tasks)]
+            rng = random.Random(f"{seed}/{episode}")
+            transcripts.append(_transcript(env, task, rng, noise=noise, draws=draws))
+            if (episode + 1) % _PROGRESS_EVERY == 0:
+                progress(f"warm-up: {episode + 1}/{episodes} demonstrations played")
+    finally:
+        env.close()
+    return transcripts
+
+
+def _require_demonstrator(env: object, path: str) -> None:
+    if not isinstance(env, Demonstrator):
+        raise DemonstrationError(
+            f"environment {path} has no method demonstration(rng, noise), so no model can be warmed up on it; give it "
+            'one, or set model.source = "folder" and model.path to a model that speaks its format'
+        )
+
+
+def _transcript(env: Any, task: Task, rng: random.Random, *, noise: float, draws: int) -> list[DemonstratedTurn]:
+    try:
+        return list(_turns(env, task.seed, rng, noise=noise, draws=draws))
+    except ContractError:
+        raise
+    except Exception as error:  # a user's environment may raise anything
+        raise DemonstrationError(
+            f"environment {task.env} raised {type(error).__name__} in a demonstration with seed {task.seed}: {error}; "
+            "try `milepost check-env`"
+        ) from error
+
+
+def _turns(env: Any, seed: int, rng: random.Random, *, noise: float, draws: int) -> Iterator[DemonstratedTurn]:
+    observation = observe_reset(env.reset(seed=seed)).observation
+    for _ in range(_MAX_TURNS):
+        answers = [env.demonstration(rng, noise) for _ in range(draws)]
+        if not all(isinstance(answer, str) and answer for answer in answers):
+            raise ContractError(f"demonstration must return text that is not empty, it returned {answers[0]!r}")
+        yield DemonstratedTurn(observation=observation, answers=answers)
+        step = observe_step(env.step(answers[0]), answers[0])
+        if step.terminated or step.truncated:
+            return
+        observation = step.observation

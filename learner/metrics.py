@@ -1,0 +1,106 @@
+"""The numbers an update reports, as sums over tokens that add up over micro-batches, ranks and steps.
+
+A rate is made once, at the end, from two sums; means of means never occur. Names are stable: dashboards read them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+
+import numpy as np
+from torch import Tensor
+
+from milepost.learner.credit.assignment import Credit
+from milepost.learner.filter import Verdict
+from milepost.learner.loss import LossConfig
+from milepost.learner.offpolicy import Mismatch, log_ratio
+from milepost.learner.pack import MicroBatch
+
+PER_TOKEN = {
+    "entropy": "entropy",
+    "ratio": "ratio_mean",
+    "approx_kl": "approx_kl",
+    "clipped_low": "clip_fraction_low",
+    "clipped_high": "clip_fraction_high",
+    "clipped_dual": "clip_fraction_dual",
+    "reference_kl": "reference_kl",
+}
+"""Sum over trained tokens -> name of its mean."""
+
+
+def add(total: dict[str, float], more: Mapping[str, float]) -> None:
+    """Add `more` to `total`, name by name, in place."""
+    for name, value in more.items():
+        total[name] = total.get(name, 0.0) + value
+
+
+def parity_sums(batch: MicroBatch, logprobs: Tensor, version: int) -> dict[str, float]:
+    """|learner - engine| per trained token, summed: over all of them and over those that `version` sampled."""
+    gap = (logprobs.detach() - batch.rollout_logprobs)[batch.loss_mask].abs().double()
+    current = batch.versions[batch.loss_mask] == version
+    return {
+        "tokens": float(gap.numel()),
+        "parity": float(gap.sum()),
+        "tokens_current": float(current.sum()),
+        "parity_current": float(gap[current].sum()),
+    }
+
+
+def mismatch_sums(batch: MicroBatch, proximal: Tensor, config: LossConfig) -> dict[str, float]:
+    """The sums of `Mismatch` between proximal and rollout policy, named `mismatch_...`."""
+    behind = log_ratio(proximal.detach(), batch.rollout_logprobs)[batch.loss_mask]
+    sums = Mismatch.of(behind, cap=config.importance_cap, band=config.ratio_band)
+    return {f"mismatch_{name}": value for name, value in asdict(sums).items()}
+
+
+def mean(sums: Mapping[str, float], value: str, count: str) -> float | None:
+    """`sums[value] / sums[count]`; None where nothing was counted."""
+    return sums[value] / sums[count] if sums.get(count) else None
+
+
+def token_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+    """Means and shares over the trained tokens of an update; empty if there were none."""
+    if not sums.get("tokens"):
+        return {}
+    rates = {name: sums[key] / sums["tokens"] for key, name in PER_TOKEN.items() if key in sums}
+    mismatch = Mismatch(**{field.name: sums[f"mismatch_{field.name}"] for field in fields(Mismatch)})
+    return rates | {
+        "effective_sample_share": mismatch.effective_sample_share,
+        "mismatch_k3": mismatch.mean_k3,
+        "mismatch_chi2": mismatch.chi2,
+        "truncated_share": mismatch.truncated_share,
+        "masked_share": mismatch.masked_share,
+    }
+
+
+def credit_metrics(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """How large the advantages of the kept groups are and where they come from; N groups judged."""
+    metrics = {
+        "groups": float(len(verdicts)),
+        "groups_kept": float(sum(verdict.keep for verdict in verdicts)),
+        "reward_std": float(np.mean([verdict.score for verdict in verdicts])) if verdicts else 0.0,
+    }
+    if not credits:
+        return metrics
+    totals = np.concatenate([turns for credit in credits for turns in credit.total])
+    steps = np.concatenate([turns for credit in credits for turns in credit.step_adv])
+    covered = np.concatenate([turns for credit in credits for turns in credit.coverage])
+    return metrics | {
+        "advantage_abs_p99": float(np.quantile(np.abs(totals), 0.99)),
+        "advantage_trajectory_std": float(np.concatenate([credit.traj_adv for credit in credits]).std()),
+        "advantage_step_std": float(steps.std()),
+        "credit_coverage": float(covered.mean()),
+    }
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the wall time of the block to `seconds[phase]`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -1,0 +1,82 @@
+"""The policy as a causal language model: loading, log-probs of a micro-batch, writing it as a Hugging Face folder.
+
+Knows nothing of ranks or optimizers; nothing is ever downloaded and no code from a model folder is run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from milepost.learner.loss import token_logprobs
+from milepost.learner.pack import MicroBatch
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def load_policy(folder: Path) -> Any:
+    """The model in float32 with every dropout at zero: log-probs must not depend on chance.
+
+    Raises:
+        FileNotFoundError: the folder holds no model; says what is missing.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no model in {folder}: config.json is missing; give a folder in Hugging Face format")
+    disable_progress_bar()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0:
+            setattr(config, name, 0.0)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
+
+
+def batch_logprobs(model: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies `[B, L]` at the positions of the trained tokens; elsewhere they mean nothing.
+
+    The output layer runs only over columns in which some row predicts a trained token. A dummy runs it over one, so
+    that every parameter stays in the graph.
+    """
+    columns = batch.loss_mask[:, 1:].any(0).nonzero().squeeze(1)
+    if columns.numel() == 0:
+        columns = torch.zeros(1, dtype=torch.int64, device=batch.input_ids.device)
+    logits = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=columns
+    ).logits
+    logprobs, entropies = token_logprobs(logits, batch.input_ids[:, columns + 1], temperature)
+    blank = logprobs.new_zeros(batch.input_ids.shape)
+    return blank.index_copy(1, columns + 1, logprobs), blank.index_copy(1, columns + 1, entropies)
+
+
+def layer_of(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `model.layers.3`; a name without a number stands for itself."""
+    parts = name.split(".")
+    numbers = [k for k, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else name
+
+
+def write_policy(module: Any, weights: Mapping[str, Tensor], *, source: Path, folder: Path) -> None:
+    """Write `weights` as a folder that transformers and vLLM load, with the tokenizer files of `source`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module.save_pretrained(folder, state_dict=dict(weights))
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

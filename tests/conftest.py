@@ -1,0 +1,99 @@
+"""What the whole suite shares: one small policy as a model folder, and one real engine that serves it."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything that reads them at import: nothing is downloaded, and one test run leaves other cores alone.
+os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.envs.answer import write_answer
+from milepost.envs.dialogue import Dialogue
+from milepost.envs.frozen_lake import MOVES, FrozenLakeText
+from tests.actors.running_engine import RunningEngine
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with a few merges from FrozenLake, so that text has more than one encoding, as in real ones."""
+    corpus = [FrozenLakeText().reset(seed=seed)[0] for seed in range(20)] + [write_answer(move) for move in MOVES]
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    special = ["<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bare.train_from_iterator(
+        corpus, trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet)
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bare, eos_token="<|im_end|>", extra_special_tokens=["<|im_start|>"], chat_template=CHATML
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 0.4 M parameters with a tied output head, and its tokenizer, as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("tiny_policy")
+    tokenizer = _tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=384,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        initializer_range=0.1,  # far from uniform, so that log-probs tell one set of weights from another
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dialogue(tiny_policy: Path) -> Dialogue:
+    """The token layout of conversations with `tiny_policy`."""
+    return Dialogue(AutoTokenizer.from_pretrained(tiny_policy))
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_policy: Path, dialogue: Dialogue) -> Iterator[RunningEngine]:
+    """One real vLLM engine for the session, at version 0 of `tiny_policy`; a test that updates it puts it back."""
+    from milepost.actors.vllm import VLLMEngine, environment  # heavy: loaded by the first test that needs an engine
+
+    config, sampling = EngineConfig(max_model_len=512, max_num_seqs=32), SamplingConfig(temperature=0.8, max_tokens=96)
+
+    async def make() -> VLLMEngine:
+        return VLLMEngine(tiny_policy, config, sampling, version=0, stop_token_ids=dialogue.stop_token_ids, seed=0)
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="engine", daemon=True)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(config).items():
+            patch.setenv(name, value)
+        running = RunningEngine(asyncio.run_coroutine_threadsafe(make(), loop).result(240), loop, config, sampling)
+    running.run(running.engine.start(), timeout_s=120)
+    yield running
+    running.engine.shutdown()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=30)
+    loop.close()
