@@ -1,8 +1,9 @@
 """FrozenLake in text: Gymnasium's own lake, seen as a grid of letters and walked by `<answer>Right</answer>`.
 
-The map is drawn from the seed of `reset`, as in RAGEN (arXiv 2504.20073). The first observation holds the rules, later
-ones only the grid, so a turn costs few tokens. An answer that is not one of the four moves moves nobody,
-but costs a turn.
+The map is drawn from the seed of `reset`, as in RAGEN (arXiv 2504.20073). The first observation holds the rules and the
+whole map; every observation says what lies around the player and where the goal is, so a turn costs few tokens and even
+a very small model can see what it stands before. An answer that is not one of the four moves moves nobody, but costs a
+turn.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MOVES: dict[str, tuple[int, Cell]] = {
 """Canonical action -> Gymnasium's action number and the step in (row, column)."""
 
 _SYMBOLS = {"S": "_", "F": "_", "H": "O", "G": "G"}
+_WORDS = {"S": "ice", "F": "ice", "H": "hole", "G": "goal"}
 _PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 
 
@@ -62,7 +64,10 @@ class FrozenLakeText(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untyp
         self._lake = FrozenLakeEnv(desc=self._map, is_slippery=self._slippery)
         self._lake.reset(seed=slip_seed)
         self._turn = 0
-        return f"{self._rules()}\n{self._grid()}", {"anchor": self._anchor(), "admissible_actions": list(MOVES)}
+        return f"{self._rules()}\n{self._grid()}\n{self._surroundings()}", {
+            "anchor": self._anchor(),
+            "admissible_actions": list(MOVES),
+        }
 
     def step(self, response: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Walk one cell if `response` answers a move; a turn passes in any case."""
@@ -81,7 +86,7 @@ class FrozenLakeText(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untyp
         }
         if terminated or truncated:
             info["success"] = self._map[self._cell[0]][self._cell[1]] == "G"
-        return self._grid(), float(reward), bool(terminated), truncated, info
+        return self._surroundings(), float(reward), bool(terminated), truncated, info
 
     def demonstration(self, rng: random.Random, noise: float) -> str:
         """A move along a shortest way around the holes; with probability `noise` any of the four."""
@@ -111,6 +116,20 @@ class FrozenLakeText(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untyp
             f"You are P. Walk over the ice _ to the goal G, never into a hole O.{slippery}\n"
             "Answer <answer>Up</answer>, <answer>Down</answer>, <answer>Left</answer> or <answer>Right</answer>."
         )
+
+    def _surroundings(self) -> str:
+        """`Up wall, down ice, left wall, right hole. Goal: 3 down, 2 right.`"""
+        row, col = self._cell
+        around = ", ".join(f"{name} {self._word(row + dr, col + dc)}" for name, (_, (dr, dc)) in MOVES.items())
+        goal_row, goal_col = next(cell for cell, distance in self._distance.items() if distance == 0)
+        down, right = goal_row - row, goal_col - col
+        steps = [f"{abs(down)} {'down' if down > 0 else 'up'}"] * (down != 0)
+        steps += [f"{abs(right)} {'right' if right > 0 else 'left'}"] * (right != 0)
+        return f"{around.capitalize()}. Goal: {', '.join(steps) or 'here'}."
+
+    def _word(self, row: int, col: int) -> str:
+        inside = 0 <= row < self._size and 0 <= col < self._size
+        return _WORDS[self._map[row][col]] if inside else "wall"
 
     def _grid(self) -> str:
         rows = [[_SYMBOLS[letter] for letter in row] for row in self._map]

@@ -23,24 +23,25 @@ def walk(env: FrozenLakeText, *moves: str) -> Any:
     return [env.step(write_answer(move)) for move in moves][-1]
 
 
-def test_the_first_observation_has_the_rules_and_later_ones_only_the_grid() -> None:
+def test_the_first_observation_has_rules_and_map_and_every_one_says_what_lies_around() -> None:
     env = FrozenLakeText()
     first, info = env.reset(seed=1)
     assert first == (
         "You are P. Walk over the ice _ to the goal G, never into a hole O.\n"
         "Answer <answer>Up</answer>, <answer>Down</answer>, <answer>Left</answer> or <answer>Right</answer>.\n"
-        "P _ _ _\n_ O O O\n_ _ _ _\n_ _ _ G"
+        "P _ _ _\n_ O O O\n_ _ _ _\n_ _ _ G\n"
+        "Up wall, down ice, left wall, right ice. Goal: 3 down, 3 right."
     )
     assert env.observation_space.contains(first)
     assert info["anchor"].endswith(":0,0")
-    assert walk(env, "Right")[0] == "_ P _ _\n_ O O O\n_ _ _ _\n_ _ _ G"
+    assert walk(env, "Right")[0] == "Up wall, down hole, left ice, right ice. Goal: 3 down, 2 right."
 
 
 def test_reaching_the_goal_pays_one_and_succeeds(lake: FrozenLakeText) -> None:
     observation, reward, terminated, truncated, info = walk(lake, "Down", "down", "RIGHT", "Right", "Right", "Down")
     assert (reward, terminated, truncated) == (1.0, True, False)
     assert (info["success"], info["progress"]) == (True, 1.0)
-    assert observation == "_ _ _ _\n_ O O O\n_ _ _ _\n_ _ _ P"
+    assert observation == "Up ice, down wall, left ice, right wall. Goal: here."
 
 
 def test_a_hole_ends_the_episode_without_reward(lake: FrozenLakeText) -> None:
