@@ -1,7 +1,7 @@
 """The policy's inference engine: vLLM's AsyncLLM, token ids in and out, with weights that change while it runs.
 
 Promises: log-probs are those of the sampled distribution; every response carries the policy versions that sampled it.
-`commit` names what `prepare` verified and loaded, and trusts its caller to have called it. Does not promise determinism
+`commit` names what `load` verified and loaded, and trusts its caller to have called it. Does not promise determinism
 across batch compositions.
 """
 
@@ -132,18 +132,23 @@ class VLLMEngine:
             stopped=ids[-1] in self._stop,
         )
 
-    async def prepare(self, path: str, sha256: str) -> dict[str, str]:
-        """Freeze running requests, verify the weights in `path` and load them; `commit` comes next.
-
-        Returns vLLM's digests of the loaded parameters (on CPU vLLM repacks linear weights and digests nothing for
-        them). If it raises, the engine stays paused: it is out of rotation and must be replaced.
-        """
+    async def pause(self) -> None:
+        """Freeze running requests where they are; they go on after `commit`."""
         # The cache holds keys and values of the old weights: cleared, so that running requests are prefilled anew and
         # every later token is sampled by one set of weights.
         await self._llm.pause_generation(mode="keep", clear_cache=True)
+
+    async def load(self, path: str, sha256: str) -> None:
+        """Verify the weights in `path`, then load them. Pause first.
+
+        If it raises, the engine stays paused: it is out of rotation and must be replaced.
+        """
         await self._llm.start_weight_update()
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "sha256": sha256}))
         await self._llm.finish_weight_update()
+
+    async def digests(self) -> dict[str, str]:
+        """vLLM's digests of the parameters it holds (on CPU it repacks linear weights and digests nothing for them)."""
         digests: dict[str, str] = {}
         for part in await self._llm.compute_weight_checksums():
             digests.update(part)

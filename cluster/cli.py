@@ -164,11 +164,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -> tuple[RunConfig, RunFolder]:
     """The config to train with and the run's folder, new or resumed."""
     from milepost.cluster import config as configs  # heavy front door
+    from milepost.cluster import preflight  # heavy front door
 
     if resume is None:
         if path is None:
             raise ConfigError("train: give a CONFIG, e.g. deploy/configs/local.toml, or --resume RUN")
         resolved = configs.load(path, overrides)
+        preflight.check_start(resolved)
         return resolved, runs.create(Path(resolved.run.runs_dir), resolved.run.name)
     runs_dir = Path(configs.load(path, overrides).run.runs_dir) if path else Path("runs")
     folder = runs.find(runs_dir, resume)

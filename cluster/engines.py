@@ -1,14 +1,11 @@
-"""Inference engines as Ray actors, the pool that keeps them alive, and the router that workers sample through.
+"""An inference engine as a Ray actor, and the router that workers sample through.
 
-An engine is in rotation only while it serves the published policy version: one that dies or fails an update leaves the
-rotation at once, and its replacement serves after a verified refit, never before. Not promised: that a request survives
-its engine; it is sampled again on another one, within its deadline.
+Not promised: that a request survives its engine; it is sampled again on another one, within its deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from dataclasses import dataclass
@@ -16,15 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
 from ray.exceptions import RayActorError, RayError
 
 from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
-from milepost.actors.vllm import VLLMEngine, environment
-from milepost.cluster.exits import DependencyLost
-from milepost.cluster.weights import WeightFile
+from milepost.actors.vllm import VLLMEngine
 
-logger = logging.getLogger(__name__)
 _RETRY_S = 0.2
 
 
@@ -95,11 +88,19 @@ class EngineActor:
             self._tick()
             self._in_flight -= 1
 
-    async def prepare(self, path: str, sha256: str) -> dict[str, str]:
-        """Pause, verify, load; see `VLLMEngine.prepare`."""
+    async def pause(self) -> None:
+        """Freeze running requests."""
         self._tick()
         self._paused = True
-        return await self._engine.prepare(path, sha256)
+        await self._engine.pause()
+
+    async def load(self, path: str, sha256: str) -> None:
+        """Verify and load a weight file; see `VLLMEngine.load`."""
+        await self._engine.load(path, sha256)
+
+    async def digests(self) -> dict[str, str]:
+        """vLLM's digests of the parameters it holds."""
+        return await self._engine.digests()
 
     async def commit(self, version: int, rollback: bool) -> int:
         """Name the loaded weights and resume; returns the version now served."""
@@ -126,146 +127,23 @@ class EngineActor:
         """End vLLM's processes in order."""
         self._engine.shutdown()
 
+    # The calls that the trainer side of vLLM's NCCL backend makes on an engine, by vLLM's names.
 
-@dataclass(slots=True)
-class _Slot:
-    index: int
-    handle: Any
-    version: int
-    serving: bool = False
-    restart: asyncio.Task[None] | None = None
+    async def init_weight_transfer_engine(self, request: Any) -> None:
+        """Join the transfer group."""
+        await self._engine.llm.init_weight_transfer_engine(request)
 
+    async def start_weight_update(self) -> None:
+        """Get ready to receive."""
+        await self._engine.llm.start_weight_update()
 
-class EnginePool:
-    """All engines of a run: start, publish weights to them, probe them, replace the dead."""
+    async def update_weights(self, request: Any) -> None:
+        """Receive."""
+        await self._engine.llm.update_weights(request)
 
-    def __init__(self, spec: EngineSpec) -> None:
-        self._spec = spec
-        self._slots: list[_Slot] = []
-        self._published: WeightFile | None = None
-        self._updating = asyncio.Lock()
-        self.restarts = 0
-
-    async def start(self) -> None:
-        """Start all engines side by side. Raises DependencyLost with the cause if one does not serve in time."""
-        self._slots = [_Slot(i, self._spawn(), self._spec.version) for i in range(self._spec.config.num_engines)]
-        await asyncio.gather(*(self._bring_up(slot) for slot in self._slots))
-
-    def _spawn(self) -> Any:
-        gpus = self._spec.config.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
-        actor = ray.remote(EngineActor).options(
-            num_cpus=1,
-            num_gpus=gpus,
-            max_concurrency=1000,
-            runtime_env={"env_vars": environment(self._spec.config)},
-        )
-        return actor.remote(self._spec)
-
-    async def _bring_up(self, slot: _Slot) -> None:
-        timeout = self._spec.config.start_timeout_s
-        try:
-            slot.version = await asyncio.wait_for(slot.handle.start.remote(), timeout)
-        except TimeoutError:
-            raise DependencyLost(
-                f"engine {slot.index} does not serve after engine.start_timeout_s = {timeout:g}: see its log"
-            ) from None
-        except RayError as error:
-            cause = str(error).strip().splitlines()[-1]
-            raise DependencyLost(f"engine {slot.index} could not start from {self._spec.model}: {cause}") from error
-        slot.serving = True
-
-    @property
-    def handles(self) -> list[Any]:
-        """Engines in rotation."""
-        return [slot.handle for slot in self._slots if slot.serving]
-
-    async def publish(self, weights: WeightFile, *, rollback: bool = False) -> None:
-        """Move every engine to `weights`: pause, load, compare digests, commit, resume. Failing engines are replaced.
-
-        `rollback`: the learner went back to a checkpoint, so the version may be an older one. Raises DependencyLost
-        if no engine is left in rotation.
-        """
-        async with self._updating:
-            self._published = weights
-            serving = [slot for slot in self._slots if slot.serving]
-            prepared = await asyncio.gather(*(self._prepare(slot, weights) for slot in serving))
-            reference = next((digests for digests in prepared if digests is not None), None)
-            for slot, digests in zip(serving, prepared, strict=True):
-                if digests is None or digests != reference:
-                    self._quarantine(slot, f"its weights of version {weights.version} could not be verified")
-            await asyncio.gather(*(self._commit(slot, weights, rollback) for slot in serving if slot.serving))
-        if not self.handles and not self._replacing:
-            raise DependencyLost(f"no engine took the weights of version {weights.version}")
-
-    @property
-    def _replacing(self) -> bool:
-        return any(slot.restart is not None for slot in self._slots)
-
-    async def _prepare(self, slot: _Slot, weights: WeightFile) -> dict[str, str] | None:
-        call = slot.handle.prepare.remote(str(weights.path), weights.sha256)
-        try:
-            digests: dict[str, str] = await asyncio.wait_for(call, self._spec.config.update_timeout_s)
-            return digests
-        except (RayError, TimeoutError) as error:
-            logger.error("engine %d refused version %d: %s", slot.index, weights.version, last_line(error))
-            return None
-
-    async def _commit(self, slot: _Slot, weights: WeightFile, rollback: bool) -> None:
-        try:
-            call = slot.handle.commit.remote(weights.version, rollback)
-            slot.version = await asyncio.wait_for(call, self._spec.config.update_timeout_s)
-        except (RayError, TimeoutError) as error:
-            self._quarantine(slot, f"commit of version {weights.version} failed: {last_line(error)}")
-
-    async def probe(self, timeout_s: float = 10) -> list[EngineFacts]:
-        """Ask every engine in rotation for its facts; one that does not answer is replaced."""
-        found = []
-        for slot in [slot for slot in self._slots if slot.serving]:
-            try:
-                found.append(await asyncio.wait_for(slot.handle.facts.remote(), timeout_s))
-            except RayActorError as error:
-                self._quarantine(slot, f"died: {last_line(error)}")
-            except TimeoutError:
-                self._quarantine(slot, f"did not answer a probe within {timeout_s:g} s")
-        for slot in self._slots:
-            if slot.restart is not None and slot.restart.done():
-                slot.restart.result()
-                slot.restart = None
-        return found
-
-    def _quarantine(self, slot: _Slot, reason: str) -> None:
-        slot.serving = False
-        if slot.restart is not None:
-            return
-        self.restarts += 1
-        if self.restarts > self._spec.config.max_restarts:
-            raise DependencyLost(f"engine {slot.index} {reason}; engine.max_restarts is used up")
-        logger.warning("engine %d out of rotation: %s; replacing it", slot.index, reason)
-        ray.kill(slot.handle)
-        slot.restart = asyncio.create_task(self._replace(slot))
-
-    async def _replace(self, slot: _Slot) -> None:
-        slot.handle = self._spawn()
-        await asyncio.wait_for(slot.handle.start.remote(), self._spec.config.start_timeout_s)
-        async with self._updating:
-            slot.version = self._spec.version
-            if self._published is not None:
-                path, digest = str(self._published.path), self._published.sha256
-                await asyncio.wait_for(slot.handle.prepare.remote(path, digest), self._spec.config.update_timeout_s)
-                slot.version = await slot.handle.commit.remote(self._published.version, True)
-            slot.serving = True
-        logger.warning("engine %d back in rotation at version %d", slot.index, slot.version)
-
-    async def stop(self) -> None:
-        """Shut vLLM down in order, then end the actors."""
-        for slot in self._slots:
-            if slot.restart is not None:
-                slot.restart.cancel()
-            try:
-                await asyncio.wait_for(slot.handle.shutdown.remote(), 10)
-            except (RayError, TimeoutError) as error:
-                logger.warning("engine %d did not shut down by itself: %s", slot.index, last_line(error))
-            ray.kill(slot.handle)
+    async def finish_weight_update(self) -> None:
+        """Everything was received."""
+        await self._engine.llm.finish_weight_update()
 
 
 class RoutedEngine:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import safetensors.torch
@@ -24,7 +24,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from milepost.cluster.engines import last_line
 from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
-from milepost.cluster.weights import WeightFile, WeightFolder, sha256_of
+from milepost.cluster.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
 from milepost.envs.types import Group
 from milepost.learner import checkpoint
 from milepost.learner.config import LearnerConfig
@@ -54,6 +54,8 @@ class LearnerSpec:
     checkpoints: Path
     keep_checkpoints: int
     config_hash: str
+    transfer: Literal["file", "nccl"]
+    workers_per_engine: int
 
 
 class LearnerLost(Exception):
@@ -65,6 +67,8 @@ class LearnerActor:
 
     def __init__(self, spec: LearnerSpec, seat: Seat) -> None:
         self._spec = spec
+        self._link: Any = None
+        self._linked: list[Any] = []
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         self._engine = DeepSpeedEngine(
             spec.model,
@@ -104,6 +108,18 @@ class LearnerActor:
             return None
         safetensors.torch.save_file(tensors, path)
         return sha256_of(path)
+
+    def broadcast(self, engines: list[Any], address: tuple[str, int], world_size: int) -> None:
+        """Send every tensor to the engines over NCCL; all ranks take part in gathering. Not run: it needs GPUs."""
+        from milepost.actors import transfer  # imports vllm, which only this way of delivery needs in a learner
+
+        if self._link is None or self._linked != engines:
+            source = transfer.GatheredSource(self._engine.tensor_shapes(), self._engine.full_tensors)
+            self._link = transfer.nccl_sender(
+                source=source, engines=engines, rank=self._engine.rank, address=address, world_size=world_size
+            )
+            self._linked = engines
+        self._link.send_weights()
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint into `folder`."""
@@ -153,13 +169,19 @@ class LearnerPool:
         self._step_s.append(time.monotonic() - started)
         return reports[0]
 
-    async def write_weights(self, version: int) -> WeightFile:
-        """The current weights as a verified file in shared memory."""
+    async def delivery(self, version: int) -> Delivery:
+        """The current weights, on the way that the engines were started for."""
+        if self._spec.transfer == "nccl":
+            return NcclDelivery(send=self._broadcast, version=version)
         path = self._weights.file(version)
         digests: list[str | None] = await self._all("write_weights", path, timeout_s=_FIRST_STEP_S)
         digest = digests[0]
         assert digest is not None
-        return WeightFile(path=path, sha256=digest, version=version)
+        return FileDelivery(path=path, sha256=digest, version=version)
+
+    async def _broadcast(self, engines: list[Any]) -> None:
+        world_size = 1 + len(engines) * self._spec.workers_per_engine
+        await self._all("broadcast", engines, _rendezvous(), world_size, timeout_s=_FIRST_STEP_S)
 
     async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
         """Write, hash and publish a checkpoint of `iteration`; returns its folder."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -124,9 +125,7 @@ class Metrics:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
             self._file.close()
-            raise ConfigError(
-                f"metrics.port {port} on {host} cannot be used: {error.strerror}; set metrics.port = 0 for a free one"
-            ) from error
+            raise _unusable(host, port, error) from error
         self.port: int = self._server.server_port
 
     def __enter__(self) -> Self:
@@ -178,6 +177,20 @@ class Metrics:
         grown = max(0, total - self._cumulative.get(field, 0))
         self._cumulative[field] = total
         return grown
+
+
+def require_port(config: MetricsConfig) -> None:
+    """Raises ConfigError unless the endpoint could listen now; nobody keeps the port until it does."""
+    try:
+        socket.create_server((config.host, config.port)).close()
+    except OSError as error:
+        raise _unusable(config.host, config.port, error) from error
+
+
+def _unusable(host: str, port: int, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"metrics.port {port} on {host} cannot be used: {error.strerror}; set metrics.port = 0 for a free one"
+    )
 
 
 def _cut_torn_line(path: Path) -> None:

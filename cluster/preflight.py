@@ -6,6 +6,7 @@ line instead of a started cluster. Not promised: that an environment which passe
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -14,15 +15,47 @@ from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
 
+from milepost.cluster import redis_server
 from milepost.cluster.config import RunConfig
-from milepost.cluster.exits import ConfigError
+from milepost.cluster.exits import ConfigError, DependencyLost
+from milepost.cluster.metrics import require_port
+from milepost.cluster.redis_server import BufferRefused, BufferUnavailable
 from milepost.envs.contract import ContractError, EnvPathError, build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
 from milepost.envs.scenarios import ScenarioError, ScenarioSet
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
+from milepost.learner.model import ModelError, require_model
 from milepost.reward.reward import RewardError, apply, load_reward
 
 T = TypeVar("T")
+
+
+def check_start(config: RunConfig) -> None:
+    """What would stop a new run, found before it has a folder: environment, model folder, metrics port, Redis.
+
+    Raises ConfigError, or DependencyLost for a Redis that does not answer.
+    """
+    scenarios = check_world(config)
+    require_port(config.metrics)
+    try:
+        if config.model.source == "folder":
+            folder = Path(config.model.path).expanduser()
+            require_model(folder)
+            check_dialogue(config, folder, scenarios)
+        if config.buffer.url_env:
+            asyncio.run(_check_redis(config.buffer.url))
+    except (ModelError, BufferRefused) as error:
+        raise ConfigError(str(error)) from error
+    except BufferUnavailable as error:
+        raise DependencyLost(str(error)) from error
+
+
+async def _check_redis(url: str) -> None:
+    client = redis_server.connect(url)
+    try:
+        await redis_server.check_server(client)
+    finally:
+        await client.aclose()
 
 
 def check_world(config: RunConfig) -> ScenarioSet:
@@ -37,7 +70,10 @@ def check_world(config: RunConfig) -> ScenarioSet:
             trial = Trajectory(task=task, group_id="preflight", index=0, turns=[turn], outcome="truncated")
             within(limit, f"reward {config.reward.path}", lambda: apply(reward, trial))
     except (EnvPathError, ContractError, ScenarioError, RewardError) as error:
-        raise ConfigError(f"{config.env.path}: {error}" if isinstance(error, ContractError) else str(error)) from error
+        if isinstance(error, ContractError):
+            advice = f"mend the environment; milepost check-env {config.env.path} plays it without a run"
+            raise ConfigError(f"{config.env.path}: {error}; {advice}") from error
+        raise ConfigError(str(error)) from error
     return scenarios
 
 

@@ -143,6 +143,7 @@ class Run:
         if self._iteration % self._config.run.checkpoint_every == 0:
             await self._checkpoint(outcomes)
         await self._patiently(lambda: self._system.buffer.commit(self._version, outcomes))
+        logger.info("version %d consumed %s", self._version, ", ".join(outcomes))
         if self._saved == self._version:
             await self._patiently(lambda: self._system.buffer.settle(self._version))
         publishing = time.monotonic()
@@ -157,7 +158,7 @@ class Run:
             publish_s=ended - publishing,
             overlap_s=min(overlap, trained - took),
         )
-        await self.observer.iteration(taken, report, clock, self._iteration)
+        await self._patiently(lambda: self.observer.iteration(taken, report, clock, self._iteration))
         every = self._config.run.eval_every
         if every and self._iteration % every == 0 and self._iteration < self._config.run.iterations:
             await self.observer.evaluation(self._iteration, self._version)
@@ -183,9 +184,9 @@ class Run:
                     ) from None
         return None
 
-    async def _publish(self) -> None:
-        weights = await self._system.learners.write_weights(self._version)
-        await self._system.engines.publish(weights)
+    async def _publish(self, *, rollback: bool = False) -> None:
+        weights = await self._system.learners.delivery(self._version)
+        await self._system.engines.publish(weights, rollback=rollback)
         await self._patiently(lambda: self._system.ledger.set_versions(published=self._version))
         self._system.weights.keep_only(self._version)
 
@@ -198,7 +199,7 @@ class Run:
         self._folder.keep_policy(saved / "policy", self._version)
         self._saved = self._version
         if not consumed:
-            await self._system.buffer.settle(self._version)
+            await self._patiently(lambda: self._system.buffer.settle(self._version))
 
     async def _recover(self, lost: LearnerLost) -> None:
         """Bring a lost learner back from the newest valid checkpoint, and everyone else to the same point."""
@@ -209,18 +210,14 @@ class Run:
         self._iteration = found.manifest.record.iteration if found else 0
         self._version = found.manifest.record.policy_version if found else 0
         await self._reconcile(found)
-        await self._publish_again()
+        await self._publish(rollback=True)
         await self._system.ledger.resume()
-
-    async def _publish_again(self) -> None:
-        weights = await self._system.learners.write_weights(self._version)
-        await self._system.engines.publish(weights, rollback=True)
-        await self._system.ledger.set_versions(published=self._version)
 
     async def _reconcile(self, found: checkpoint.Found | None) -> None:
         """Make ledger and checkpoint agree: what the checkpoint consumed is settled, what came later is undone."""
         buffer, ledger = self._system.buffer, self._system.ledger
         self._saved = self._version if found else None
+        logger.info("history goes on from version %d", self._version)
         before = await ledger.versions()
         if (await ledger.balance()).issued_total == 0:
             await ledger.set_versions(version=self._version, published=self._version)

@@ -20,7 +20,8 @@ import ray
 from milepost.cluster import redis_server
 from milepost.cluster.buffer import TrajectoryBuffer
 from milepost.cluster.config import RunConfig, config_hash
-from milepost.cluster.engines import EnginePool, EngineSpec
+from milepost.cluster.engine_pool import EnginePool
+from milepost.cluster.engines import EngineSpec
 from milepost.cluster.exits import ConfigError, DependencyLost
 from milepost.cluster.learners import LearnerPool, LearnerSpec
 from milepost.cluster.ledger import Ledger
@@ -177,6 +178,8 @@ def learner_spec(config: RunConfig, folder: RunFolder, model: Path) -> LearnerSp
         checkpoints=folder.checkpoints,
         keep_checkpoints=config.run.keep_checkpoints,
         config_hash=config_hash(config),
+        transfer=config.engine.transfer,
+        workers_per_engine=config.engine.tensor_parallel_size,
     )
 
 

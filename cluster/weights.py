@@ -1,32 +1,104 @@
-"""New weights on their way from the learner to the engines: one verified file per policy version, in shared memory.
+"""New weights on their way from the learner to the engines, as one verified set per policy version.
 
-Sequence: the learner writes and hashes the file -> every engine pauses (requests kept), verifies the hash, loads ->
-digests of the engines are compared -> the version is committed -> requests go on. The last published file stays,
-because an engine that is replaced catches up from it. Nothing here survives the run: checkpoints do.
+Sequence: the engines pause (requests are kept) -> the weights are delivered -> digests of the engines are compared ->
+the version is committed -> requests go on.
+
+`FileDelivery`: the learner writes one file into shared memory, every engine verifies its hash before it touches its
+model; the last file stays, because an engine that is replaced catches up from it. `NcclDelivery`: learner rank 0
+broadcasts to all engines over vLLM's own NCCL backend; an engine that is replaced catches up with the next version. It
+has not been run: it needs GPUs. Nothing here survives the run: checkpoints do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import os
 import shutil
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from ray.exceptions import RayError
+
+logger = logging.getLogger(__name__)
+Digests = dict[str, str]
+
+
+class Delivery(Protocol):
+    """One policy version's weights and the way they take."""
+
+    @property
+    def version(self) -> int:
+        """The policy version they are."""
+        ...
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a single engine can be served later."""
+        ...
+
+    async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
+        """Pause the engines and load the weights; digests per engine, None for one that failed and stays paused."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightFile:
-    """One policy version's weights, written and hashed."""
+class FileDelivery:
+    """Weights in one file that every engine reads and verifies by itself."""
 
     path: Path
     sha256: str
     version: int
+    repeatable: bool = True
+
+    async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
+        """As `Delivery.deliver`; engines succeed or fail one by one."""
+        return list(await asyncio.gather(*(self._one(engine, timeout_s) for engine in engines)))
+
+    async def _one(self, engine: Any, timeout_s: float) -> Digests | None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await engine.pause.remote()
+                await engine.load.remote(str(self.path), self.sha256)
+                digests: Digests = await engine.digests.remote()
+                return digests
+        except (RayError, TimeoutError) as error:
+            logger.error("an engine refused version %d: %s", self.version, str(error).strip().splitlines()[-1:])
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NcclDelivery:
+    """Weights broadcast to all engines at once; if it fails, no engine is left in a known state."""
+
+    send: Callable[[list[Any]], Awaitable[None]]
+    """Joins every learner rank and the engines in one transfer."""
+    version: int
+    repeatable: bool = False
+
+    async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
+        """As `Delivery.deliver`; engines succeed or fail together."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(engine.pause.remote() for engine in engines))
+                await self.send(engines)
+                return list(await asyncio.gather(*(engine.digests.remote() for engine in engines)))
+        except (RayError, TimeoutError) as error:
+            logger.error("the broadcast of version %d failed: %s", self.version, error)
+            return [None] * len(engines)
 
 
 class WeightFolder:
     """Where a run's weight files lie: memory-backed, readable by this user only."""
 
     def __init__(self, run_id: str, *, root: Path = Path("/dev/shm")) -> None:
+        for left in root.glob("milepost-*"):
+            if not psutil.pid_exists(int(left.name.rpartition("-")[2])):  # its driver was killed
+                shutil.rmtree(left, ignore_errors=True)
         # Two runs of one name (a resume beside a dying predecessor) must not share files.
         self.path = root / f"milepost-{run_id}-{os.getpid()}"
         self.path.mkdir(mode=0o700, parents=True)

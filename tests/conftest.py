@@ -93,7 +93,7 @@ def engine(tiny_policy: Path, dialogue: Dialogue) -> Iterator[RunningEngine]:
         running = RunningEngine(asyncio.run_coroutine_threadsafe(make(), loop).result(240), loop, config, sampling)
     running.run(running.engine.start(), timeout_s=120)
     yield running
-    running.engine.shutdown()
+    running.run(running.shutdown())
     loop.call_soon_threadsafe(loop.stop)
     thread.join(timeout=30)
     loop.close()

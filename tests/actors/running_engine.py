@@ -25,3 +25,8 @@ class RunningEngine:
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = 60) -> T:
         """Await `coroutine` on the engine's loop, which is where its requests live."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
+
+    async def shutdown(self) -> None:
+        """End vLLM's processes, and see its tasks on this loop to their end."""
+        self.engine.shutdown()
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=10)

@@ -66,8 +66,13 @@ def updatable(engine: RunningEngine, initial: Weights) -> Iterator[RunningEngine
     assert engine.engine.version == 0
 
 
+async def pause_and_load(engine: VLLMEngine, path: Path, sha256: str) -> None:
+    await engine.pause()
+    await engine.load(str(path), sha256)
+
+
 def publish(running: RunningEngine, weights: Weights, version: int, *, rollback: bool = False) -> None:
-    running.run(running.engine.prepare(str(weights.path), weights.sha256))
+    running.run(pause_and_load(running.engine, weights.path, weights.sha256))
     running.run(running.engine.commit(version, rollback=rollback))
 
 
@@ -149,7 +154,7 @@ def test_requests_in_flight_survive_an_update_and_say_which_weights_sampled_what
                 group.create_task(keep_asking(index, prompt))
             while len(out_of_step) < len(asked):
                 await asyncio.sleep(0.001)
-            await engine.prepare(str(perturbed.path), perturbed.sha256)
+            await pause_and_load(engine, perturbed.path, perturbed.sha256)
             await engine.commit(1)
             updated.set()
 
@@ -175,7 +180,7 @@ def test_weights_with_one_flipped_bit_are_refused_and_the_old_ones_stay(
     corrupted = tmp_path / "corrupted.safetensors"
     corrupted.write_bytes(blob)
     with pytest.raises(Exception, match="hash to"):  # vLLM's RPC gives the worker's ValueError as its own kind
-        updatable.run(updatable.engine.prepare(str(corrupted), perturbed.sha256))
+        updatable.run(pause_and_load(updatable.engine, corrupted, perturbed.sha256))
     assert updatable.run(updatable.engine.llm.is_paused())  # out of rotation until somebody decides
     assert updatable.engine.version == 0
     assert not updatable.engine.dead
@@ -190,7 +195,7 @@ def test_an_older_version_is_refused_unless_the_learner_has_gone_back(
 ) -> None:
     publish(updatable, perturbed, 5)
     for version in (5, 4):
-        updatable.run(updatable.engine.prepare(str(initial.path), initial.sha256))
+        updatable.run(pause_and_load(updatable.engine, initial.path, initial.sha256))
         with pytest.raises(ValueError, match=f"version {version} is not newer than 5"):
             updatable.run(updatable.engine.commit(version))
         assert updatable.engine.version == 5

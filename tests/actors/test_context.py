@@ -1,0 +1,90 @@
+"""Prompts grow by appending ids: what the policy saw and said is never laid out again, unless a window says so."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milepost.actors.context import LEFT_OUT, Context
+from milepost.envs.dialogue import Dialogue
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), max_size=20)
+RESPONSES = st.tuples(st.lists(st.integers(2, 383), min_size=1, max_size=12), st.booleans(), TEXT)
+"""Ids as a policy may sample them (not those that its text would encode to), closed or not, and what comes back."""
+
+
+class Words:
+    """A tokenizer of whole words, in which `u` opens an observation, `a` a response and `e` ends one."""
+
+    eos_token_id, unk_token_id, all_special_ids = 0, None, (0,)
+    words = ("e", "u", "a", "x", "o0", "o1", "o2", *LEFT_OUT.split())
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **_: bool) -> str:
+        opening = {"user": "u {} ", "assistant": "a {} e "}
+        return "".join(opening[m["role"]].format(m["content"]) for m in conversation) + "a "
+
+    def encode(self, text: str, **_: bool) -> list[int]:
+        return [self.words.index(word) for word in text.split()]
+
+
+def words(ids: list[int]) -> str:
+    return " ".join(Words.words[i] for i in ids)
+
+
+def test_the_worked_example() -> None:
+    context = Context(Dialogue(Words()))
+    assert words(context.open("o0")) == "u o0 a"
+    assert words(context.extend([3, 0], True, "o1")) == "u o0 a x e u o1 a"
+    assert words(context.extend([3, 3], False, "o2")) == "u o0 a x e u o1 a x x e u o2 a"  # it ran out: closed for it
+
+
+@settings(deadline=None)
+@given(first=TEXT, turns=st.lists(RESPONSES, min_size=1, max_size=8))
+def test_a_prompt_and_its_response_are_the_bit_exact_prefix_of_the_next_prompt(
+    dialogue: Dialogue, first: str, turns: list[tuple[list[int], bool, str]]
+) -> None:
+    context = Context(dialogue)
+    prompt = context.open(first)
+    for sampled, stopped, observation in turns:
+        response = [*sampled, dialogue.end_of_turn_id] if stopped else sampled
+        before = [*prompt, *response]
+        prompt = context.extend(response, stopped, observation)
+        assert prompt[: len(before)] == before
+        added = prompt[len(before) :]
+        assert added == dialogue.continuation(observation, stopped)
+        # One end of turn after the observation, and one after the response where the policy sampled none.
+        assert added.count(dialogue.end_of_turn_id) == (1 if stopped else 2)
+
+
+@settings(deadline=None)
+@given(first=TEXT, turns=st.lists(RESPONSES, min_size=1, max_size=8), window=st.integers(1, 4))
+def test_a_window_keeps_its_last_turns_bit_exactly_behind_the_first_observation(
+    dialogue: Dialogue, first: str, turns: list[tuple[list[int], bool, str]], window: int
+) -> None:
+    context, whole = Context(dialogue, window_turns=window), Context(dialogue)
+    assert context.open(first) == whole.open(first)
+    observations, pieces = [first], []
+    for count, (response, stopped, observation) in enumerate(turns, start=1):
+        prompt = context.extend(response, stopped, observation)
+        appended = whole.extend(response, stopped, observation)
+        pieces.append(response + dialogue.continuation(observation, stopped))
+        observations.append(observation)
+        if count < window:
+            assert prompt == appended
+            continue
+        kept = pieces[count - window + 1 :]
+        opening = dialogue.opening(f"{first}\n{LEFT_OUT}\n{observations[count - len(kept)]}")
+        assert prompt == opening + [token for piece in kept for token in piece]
+
+
+def test_a_window_of_one_shows_the_first_and_the_last_observation_only() -> None:
+    context = Context(Dialogue(Words()), window_turns=1)
+    context.open("o0")
+    context.extend([3, 0], True, "o1")
+    assert words(context.extend([3, 0], True, "o2")) == f"u o0 {LEFT_OUT} o2 a"
+
+
+def test_a_reopened_context_remembers_nothing() -> None:
+    context = Context(Dialogue(Words()))
+    context.open("o0")
+    context.extend([3, 0], True, "o1")
+    assert words(context.open("o2")) == "u o2 a"
+    assert words(context.extend([3, 0], True, "o1")) == "u o2 a x e u o1 a"

@@ -1,0 +1,271 @@
+"""An episode ends as a Trajectory or as a Failure that names the boundary it crossed, and takes no other one along."""
+
+import asyncio
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from milepost.actors.engine import Completion, EngineError
+from milepost.envs.dialogue import Dialogue
+from milepost.envs.types import Failure, Trajectory
+from tests.actors.episode_rig import (
+    BROKEN,
+    HERE,
+    ScriptedEngine,
+    WaitingEngine,
+    completion,
+    hung_calls,
+    play,
+    stage,
+    task,
+)
+
+BROKEN_ENVS: dict[str, tuple[Any, str, str, int]] = {
+    "reset": (task(f"{BROKEN}:RaisesInReset"), "RuntimeError", "broken in reset", 0),
+    "step": (task(f"{BROKEN}:RaisesInStep"), "RuntimeError", "broken in step", 0),
+    "no text": (task(f"{BROKEN}:ReturnsNoText"), "ContractError", "step: observation must be text (str)", 0),
+    "nan": (task(f"{BROKEN}:NanReward"), "ContractError", "step: reward must be finite, found nan", 0),
+    "constructor": (task(f"{HERE}:RaisesInConstructor"), "KeyError", "RaisesInConstructor cannot be built", 0),
+    "options": (task(goal=3), "TypeError", "unexpected keyword argument 'goal'", 0),
+    "path": (task(f"{BROKEN}:NoSuchEnv"), "DottedPathError", "has no 'NoSuchEnv'", 0),
+    "no env": (task("json:JSONDecoder"), "EnvPathError", "not a subclass of gymnasium.Env", 0),
+    "exit": (task(f"{HERE}:Raises", kind="SystemExit"), "SystemExit", "3", 0),
+    "interrupt": (task(f"{HERE}:Raises", kind="KeyboardInterrupt"), "KeyboardInterrupt", "", 0),
+    "exhausted": (task(f"{HERE}:Raises", kind="StopIteration"), "StopIteration", "", 0),
+    "cancelled": (task(f"{HERE}:Raises", kind="AsyncCancelledError"), "CancelledError", "mine", 0),
+    "cancelled job": (task(f"{HERE}:Raises", kind="CancelledError"), "CancelledError", "theirs", 0),
+    "its own timeout": (task(f"{HERE}:Raises", kind="TimeoutError"), "TimeoutError", "my own", 0),
+    "unreadable": (task(f"{HERE}:Raises", kind="Unreadable"), "Unreadable", "(its message cannot be read)", 0),
+    "bad file name": (task(f"{HERE}:Raises", kind="OSError"), "OSError", "no file '?'", 0),
+    "surrogate in reset": (task(f"{HERE}:LoneSurrogate", where="reset"), "UnicodeEncodeError", "surrogates", 0),
+    "surrogate in step": (task(f"{HERE}:LoneSurrogate", where="step"), "UnicodeEncodeError", "surrogates", 0),
+    "forged turn": (task(f"{HERE}:ForgesATurn"), "ObservationError", "would forge a turn", 1),
+    "no room": (task(f"{HERE}:Lengthy", first=500), "ContractError", "first prompt is longer than the engine's", 0),
+}
+
+
+def failure(result: Trajectory | Failure) -> Failure:
+    assert isinstance(result, Failure), result
+    assert "\n" not in result.message
+    msgspec.msgpack.encode(result)  # it can travel
+    return result
+
+
+def trajectory(result: Trajectory | Failure) -> Trajectory:
+    assert isinstance(result, Trajectory), result
+    return result
+
+
+@pytest.mark.parametrize("name", BROKEN_ENVS)
+def test_what_an_environment_does_wrongly_ends_its_episode_at_the_env_boundary(name: str, dialogue: Dialogue) -> None:
+    broken, error, message, turn = BROKEN_ENVS[name]
+
+    async def one() -> Failure:
+        async with stage(dialogue) as here:
+            found = failure(await play(here, broken, index=5))
+            assert here.hung == 0
+            return found
+
+    found = asyncio.run(one())
+    assert (found.boundary, found.error, found.turn) == ("env", error, turn)
+    assert message in found.message
+    assert (found.task, found.group_id, found.index) == (broken, "g", 5)
+
+
+def test_broken_and_hanging_episodes_leave_the_others_in_their_process_alone(dialogue: Dialogue) -> None:
+    broken = [entry[0] for entry in BROKEN_ENVS.values()]
+
+    async def many() -> tuple[list[Trajectory | Failure], list[Trajectory | Failure]]:
+        async with stage(dialogue, env_timeout_s=1) as here:
+            hanging = [asyncio.create_task(play(here, task(f"{HERE}:HangsInStep"))) for _ in range(2)]
+            ill = asyncio.gather(*(play(here, one) for one in broken * 3))
+            healthy = await asyncio.gather(*(play(here, task(), index) for index in range(100)))
+            assert [failure(await one).error for one in hanging] == ["TimeoutError"] * 2
+            return healthy, await ill
+
+    healthy, ill = asyncio.run(many())
+    assert [trajectory(result).index for result in healthy] == list(range(100))
+    assert {trajectory(result).outcome for result in healthy} == {"success"}
+    assert [failure(result).error for result in ill] == [entry[1] for entry in BROKEN_ENVS.values()] * 3
+
+
+def test_an_episode_records_what_was_seen_said_and_reached(dialogue: Dialogue) -> None:
+    said = iter(["up", "nonsense", "up"])
+
+    async def one() -> Trajectory:
+        async with stage(dialogue, engine=ScriptedEngine(dialogue, lambda _: next(said))) as here:
+            return trajectory(await play(here, task(target=2), index=4))
+
+    found = asyncio.run(one())
+    assert (found.task, found.group_id, found.index, found.outcome) == (task(target=2), "g", 4, "success")
+    assert [(t.anchor, t.action, t.next_anchor, t.reward, t.progress) for t in found.turns] == [
+        ("0", "up", "1", 0.0, 0.5),
+        ("1", None, "1", 0.0, 0.5),
+        ("1", "up", "2", 1.0, 1.0),
+    ]
+    assert found.turns[0].prompt_ids == dialogue.opening("0")
+    assert [t.response_ids for t in found.turns] == [dialogue.response(text) for text in ("up", "nonsense", "up")]
+    for before, after in zip(found.turns, found.turns[1:], strict=False):
+        sofar = before.prompt_ids + before.response_ids
+        assert after.prompt_ids == sofar + dialogue.continuation(before.next_anchor, closed=True)
+    assert all(set(t.logprobs) == {-0.5} and t.versions[0].version == 3 for t in found.turns)
+
+
+@pytest.mark.parametrize("where", ["Reset", "Step"])
+def test_a_call_that_hangs_is_counted_while_it_still_hangs(where: str, dialogue: Dialogue) -> None:
+    async def one() -> Failure:
+        async with stage(dialogue, env_timeout_s=0.2) as here:
+            found = failure(await play(here, task(f"{HERE}:HangsIn{where}")))
+            assert (here.hung, hung_calls.now) == (1, 1)
+            return found
+
+    found = asyncio.run(one())
+    assert (found.boundary, found.error) == ("env", "TimeoutError")
+    assert found.message == f"{where.lower()} did not return within actors.env_timeout_s = 0.2"
+    assert hung_calls.now == 0
+
+
+def test_a_close_that_hangs_is_counted_though_the_episode_is_good(dialogue: Dialogue) -> None:
+    async def one() -> None:
+        async with stage(dialogue, env_timeout_s=0.2) as here:
+            assert trajectory(await play(here, task(f"{HERE}:HangsInClose"))).outcome == "success"
+            async with asyncio.timeout(10):
+                while not here.hung:
+                    await asyncio.sleep(0.01)
+            assert hung_calls.now == 1
+
+    asyncio.run(one())
+
+
+def test_a_close_that_raises_changes_nothing(dialogue: Dialogue) -> None:
+    async def one() -> Trajectory | Failure:
+        async with stage(dialogue) as here:
+            return await play(here, task(f"{HERE}:RaisesInClose"))
+
+    assert trajectory(asyncio.run(one())).outcome == "success"
+
+
+def test_a_call_that_waits_for_a_thread_is_not_taken_for_a_hanging_one(dialogue: Dialogue) -> None:
+    async def one() -> None:
+        async with stage(dialogue, threads=1, env_timeout_s=0.2, episode_timeout_s=0.6) as here:
+            hanging = asyncio.create_task(play(here, task(f"{HERE}:HangsInReset")))
+            await asyncio.sleep(0)
+            waiting = failure(await play(here, task()))
+            assert failure(await hanging).boundary == "env"
+            assert waiting.boundary == "infra"
+            assert waiting.message == (
+                "episode longer than actors.episode_timeout_s = 0.6; it waited for a thread for reset"
+            )
+            assert here.hung == 1
+            hung_calls.release.set()
+            assert trajectory(await play(here, task())).outcome == "success"  # nothing is left in the queue
+
+    asyncio.run(one())
+
+
+class Says:
+    """An engine that gives or raises what it is made with."""
+
+    def __init__(self, answer: Completion | EngineError) -> None:
+        self.answer = answer
+
+    async def generate(self, prompt_ids: list[int]) -> Completion:
+        assert prompt_ids
+        if isinstance(self.answer, Completion):
+            return self.answer
+        raise self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (EngineError("no completion within 60 s"), "EngineError", "no completion within 60 s"),
+        (completion([7, 8], logprob=math.nan), "ValueError", "a log-prob is not finite"),
+        (completion([7, 8], logprob=-math.inf), "ValueError", "a log-prob is not finite"),
+        (completion([]), "ValueError", "at least one prompt token and one response token"),
+        (msgspec.structs.replace(completion([7, 8]), logprobs=[-0.5]), "ValueError", "1 log-probs for 2 response"),
+        (msgspec.structs.replace(completion([7, 8]), versions=[]), "ValueError", "version spans do not cover the 2"),
+    ],
+)
+def test_what_the_engine_does_wrongly_ends_the_episode_at_the_engine_boundary(
+    answer: Completion | EngineError, error: str, message: str, dialogue: Dialogue
+) -> None:
+    async def one() -> Failure:
+        async with stage(dialogue, engine=Says(answer)) as here:
+            return failure(await play(here, task()))
+
+    found = asyncio.run(one())
+    assert (found.boundary, found.error, found.turn) == ("engine", error, 0)
+    assert message in found.message
+
+
+def test_an_episode_past_its_deadline_is_an_infra_failure_that_says_what_it_waited_for(dialogue: Dialogue) -> None:
+    async def one() -> Failure:
+        async with stage(dialogue, engine=WaitingEngine(dialogue, asyncio.Event()), episode_timeout_s=0.2) as here:
+            found = failure(await play(here, task()))
+            assert here.hung == 0
+            return found
+
+    found = asyncio.run(one())
+    assert (found.boundary, found.error) == ("infra", "TimeoutError")
+    assert found.message == "episode longer than actors.episode_timeout_s = 0.2; it waited for the engine"
+
+
+def test_cancellation_passes_through(dialogue: Dialogue) -> None:
+    async def one() -> None:
+        async with stage(dialogue, engine=(engine := WaitingEngine(dialogue, asyncio.Event()))) as here:
+            playing = asyncio.create_task(play(here, task()))
+            await engine.asked.wait()
+            playing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await playing
+
+    asyncio.run(one())
+
+
+def raises(_: Trajectory) -> list[float]:
+    raise LookupError("no such judge")
+
+
+def exits(_: Trajectory) -> list[float]:
+    raise SystemExit(1)
+
+
+def hangs(_: Trajectory) -> list[float]:
+    hung_calls.hang()
+    return []
+
+
+@pytest.mark.parametrize(
+    ("reward", "error", "message"),
+    [
+        (raises, "RewardError", "reward of trajectory g/0: LookupError: no such judge"),
+        (lambda t: [1.0] * (len(t.turns) + 1), "RewardError", "expected a list of 3 numbers"),
+        (lambda t: [math.nan] * len(t.turns), "RewardError", "turn 0 must be a finite number, found nan"),
+        (exits, "SystemExit", "1"),
+        (hangs, "TimeoutError", "reward did not return within actors.env_timeout_s = 0.5"),
+    ],
+)
+def test_what_a_reward_does_wrongly_ends_the_episode_at_the_reward_boundary(
+    reward: Any, error: str, message: str, dialogue: Dialogue
+) -> None:
+    async def one() -> Failure:
+        async with stage(dialogue, reward=reward, env_timeout_s=0.5) as here:
+            found = failure(await play(here, task()))
+            assert (here.hung, hung_calls.now) == ((1, 1) if reward is hangs else (0, 0))
+            return found
+
+    found = asyncio.run(one())
+    assert (found.boundary, found.error, found.turn) == ("reward", error, 3)
+    assert message in found.message
+
+
+def test_a_reward_replaces_the_environments_numbers_and_not_its_outcome(dialogue: Dialogue) -> None:
+    async def one() -> Trajectory | Failure:
+        async with stage(dialogue, reward=lambda t: [-1.0] * len(t.turns)) as here:
+            return await play(here, task())
+
+    found = trajectory(asyncio.run(one()))
+    assert (found.reward, found.outcome) == (-3.0, "success")

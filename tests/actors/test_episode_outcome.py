@@ -1,0 +1,72 @@
+"""How an episode that nothing went wrong with ends: success, failure or truncated."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from milepost.envs.dialogue import Dialogue
+from milepost.envs.types import Trajectory
+from tests.actors.episode_rig import HERE, play, stage, task
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        ({"terminated": True, "success": 1}, "success"),
+        ({"terminated": True, "success": 0, "reward": 1.0}, "failure"),  # what the environment says goes before reward
+        ({"terminated": True, "reward": 0.5}, "success"),
+        ({"terminated": True, "reward": 0.0}, "failure"),
+        ({"terminated": True, "reward": -1.0}, "failure"),
+        ({"terminated": False, "truncated": True}, "truncated"),
+        ({"terminated": False, "truncated": True, "reward": 1.0}, "truncated"),
+        ({"terminated": False, "truncated": True, "success": 1}, "success"),
+        ({"terminated": True, "truncated": True, "success": 0}, "failure"),
+    ],
+)
+def test_the_outcome_is_what_the_environment_says(options: dict[str, Any], outcome: str, dialogue: Dialogue) -> None:
+    async def one() -> Trajectory:
+        async with stage(dialogue) as here:
+            found = await play(here, task(f"{HERE}:Ends", **options))
+            assert isinstance(found, Trajectory)
+            return found
+
+    found = asyncio.run(one())
+    assert (found.outcome, len(found.turns)) == (outcome, 1)
+
+
+def test_an_episode_with_no_turns_left_is_truncated(dialogue: Dialogue) -> None:
+    async def one() -> Trajectory:
+        async with stage(dialogue, max_turns=4) as here:
+            found = await play(here, task(target=5))
+            assert isinstance(found, Trajectory)
+            return found
+
+    found = asyncio.run(one())
+    assert (found.outcome, len(found.turns)) == ("truncated", 4)
+
+
+def test_an_episode_whose_context_is_full_is_truncated_and_keeps_its_turns(dialogue: Dialogue) -> None:
+    async def one() -> Trajectory:
+        async with stage(dialogue, max_turns=10**6, max_prompt_tokens=100) as here:
+            found = await play(here, task(f"{HERE}:Lengthy"))
+            assert isinstance(found, Trajectory)
+            return found
+
+    found = asyncio.run(one())
+    assert found.outcome == "truncated"
+    per_turn = len(dialogue.response("up")) + len(dialogue.continuation("0 ", closed=True))
+    lengths = [len(turn.prompt_ids) for turn in found.turns]
+    assert lengths == list(range(lengths[0], 101, per_turn))  # the last prompt that fits was answered
+    assert len(lengths) > 2
+
+
+def test_a_window_keeps_an_episode_going_where_its_whole_context_would_be_full(dialogue: Dialogue) -> None:
+    async def one() -> Trajectory:
+        async with stage(dialogue, max_turns=30, max_prompt_tokens=100, window_turns=2) as here:
+            found = await play(here, task(f"{HERE}:Lengthy"))
+            assert isinstance(found, Trajectory)
+            return found
+
+    found = asyncio.run(one())
+    assert (found.outcome, len(found.turns)) == ("truncated", 30)

@@ -1,0 +1,74 @@
+"""Kill -9 of every part of one run, one at a time: it goes on, the ledger balances, nothing is trained twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.system.driving import Driver, is_alive, surviving_commits, write_config
+
+pytestmark = pytest.mark.services
+_ITERATIONS = 24
+
+
+@pytest.mark.timeout(480)
+def test_a_run_survives_the_death_of_every_part(
+    tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver]
+) -> None:
+    driver = start("train", write_config(tmp_path, tiny_policy, run={"iterations": _ITERATIONS}))
+    driver.wait_for_iteration(2, deadline_s=120)
+    lose(driver, r"ray::WorkerActor", restarts="worker_restarts")
+    lose_redis(driver)
+    lose(driver, r"VLLM::EngineCore", restarts="engine_restarts")
+    versions_after_engine = driver.records()[-1].policy_version
+    lose(driver, r"ray::LearnerActor", restarts="learner_restarts")
+    assert driver.end(deadline_s=180) == 0, driver.said()
+    assert driver.left(deadline_s=10) == []
+
+    records = driver.records()
+    assert [record.iteration for record in records] == list(range(1, _ITERATIONS + 1))
+    last = records[-1]
+    assert (last.worker_restarts, last.engine_restarts, last.learner_restarts) == (1, 1, 1)
+    gaps = [r.parity for r in records if r.policy_version > versions_after_engine and r.parity is not None]
+    assert gaps, "no update after the engine's replacement was checked"
+    assert max(gaps) < 1e-3
+    commits = dict(surviving_commits(driver.folder.driver_log.read_text()))
+    assert sorted(commits) == list(range(1, _ITERATIONS + 1))
+    trained = [group_id for group_ids in commits.values() for group_id in group_ids]
+    assert len(set(trained)) == len(trained) == 4 * _ITERATIONS
+    assert last.ledger["trained"] + last.ledger["applied"] + last.ledger["filtered"] == 4 * len(trained)
+    assert last.ledger["env_failed"] == last.ledger["dead_letter"] == 0
+
+
+def lose(driver: Driver, pattern: str, *, restarts: str) -> None:
+    """Kill the process that matches; wait until the run has replaced it and made two more updates."""
+    before = getattr(driver.records()[-1], restarts)
+    kill_for_good(driver, pattern)
+
+    def has_been_replaced() -> bool:
+        return bool(getattr(driver.records()[-1], restarts) == before + 1)
+
+    driver.wait_for(f"{restarts} to count the loss", has_been_replaced, deadline_s=150)
+    driver.wait_for(f"another {pattern}", lambda: bool(driver.find(pattern)), deadline_s=60)
+    driver.wait_for_iteration(driver.records()[-1].iteration + 2, deadline_s=90)
+
+
+def lose_redis(driver: Driver) -> None:
+    """Kill the embedded server; it must come back on its append-only file, and the run go on."""
+    victim = kill_for_good(driver, r"redis-server")
+    driver.wait_for("redis-server to come back", lambda: bool(driver.find(r"redis-server")), deadline_s=30)
+    assert victim not in driver.find(r"redis-server")
+    driver.wait_for_iteration(driver.records()[-1].iteration + 2, deadline_s=90)
+    assert re.search("redis-server ended; starting it again", driver.folder.driver_log.read_text())
+
+
+def kill_for_good(driver: Driver, pattern: str) -> psutil.Process:
+    """Kill -9 the one process that matches, with proof that it is gone."""
+    [victim] = driver.find(pattern)
+    victim.kill()
+    driver.wait_for(f"the death of {victim.pid}", lambda: not is_alive(victim), deadline_s=10)
+    return victim

@@ -1,0 +1,128 @@
+"""The whole program from outside: one asynchronous run from start to report, and an orderly stop with a resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from milepost.cluster.records import IterationRecord
+from milepost.learner import checkpoint
+from tests.system.driving import MILEPOST, ROOT, Driver, environment, surviving_commits, write_config
+
+pytestmark = pytest.mark.services
+Start = Callable[..., Driver]
+_ITERATIONS = 8
+_EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_version"}
+
+
+@pytest.mark.timeout(420)
+def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
+    config = write_config(tmp_path, tiny_policy, run={"iterations": _ITERATIONS})
+    driver = start("train", config)
+    assert driver.end(deadline_s=240) == 0, driver.said()
+    assert driver.left(deadline_s=10) == []
+
+    records = driver.records()
+    assert [record.iteration for record in records] == list(range(1, _ITERATIONS + 1))
+    assert max(record.both_busy_share or 0.0 for record in records) > 0, "rollouts and training never overlapped"
+    assert max(record.staleness_max for record in records) in (1, 2)
+    assert max(record.mixed_version_share or 0.0 for record in records) > 0, "no response carries two versions"
+    engine_and_learner_agree(records)
+    nothing_was_trained_twice(driver, records)
+    report = driver.folder.report.read_text()
+    assert "<svg" in report or "data:image" in report
+    assert "http://" not in report.replace("http://www.w3.org/", "")
+    assert "https://" not in report
+    a_plain_folder_holds_the_policy(driver.folder.policy)
+    eval_prints_one_object(driver)
+    status = _milepost("status", "latest", "--runs-dir", str(driver.runs_dir))
+    assert "finished" in status
+    assert f"{_ITERATIONS} of {_ITERATIONS}" in status
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_stops_in_order_and_resume_goes_on(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
+    config = write_config(tmp_path, tiny_policy, run={"iterations": 60, "checkpoint_every": 100})
+    driver = start("train", config)
+    driver.wait_for_iteration(2, deadline_s=120)
+    os.killpg(driver.process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
+    assert driver.end(deadline_s=30) == 3, driver.said()
+    assert driver.left(deadline_s=5) == []
+    assert not list(Path("/dev/shm").glob(f"milepost-{driver.folder.run_id}-*"))
+    done = driver.records()[-1].iteration
+    saved = checkpoint.newest_valid(driver.folder.checkpoints)
+    assert saved is not None
+    assert saved.manifest.record.iteration == done
+
+    resumed = start("train", config, "--resume", "latest", "--set", f"run.iterations={done + 2}")
+    assert resumed.end(deadline_s=120) == 0, resumed.said()
+    assert resumed.left(deadline_s=10) == []
+    records = resumed.records()
+    assert [record.iteration for record in records] == list(range(1, done + 3))
+    engine_and_learner_agree(records)
+    nothing_was_trained_twice(resumed, records)
+
+
+@pytest.mark.timeout(120)
+def test_a_second_ctrl_c_kills(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
+    driver = start("train", write_config(tmp_path, tiny_policy))
+
+    def is_starting() -> bool:
+        return bool(driver.find("redis-server")) and bool(driver.find("raylet/raylet"))
+
+    driver.wait_for("Redis and Ray", is_starting, deadline_s=60)
+    os.kill(driver.process.pid, signal.SIGINT)
+    driver.wait_for("the first one to be heard", lambda: "once more to kill" in driver.said(), deadline_s=20)
+    os.kill(driver.process.pid, signal.SIGINT)
+    assert driver.end(deadline_s=5) == -signal.SIGINT, driver.said()
+    assert driver.left(deadline_s=20) == []
+
+
+def engine_and_learner_agree(records: list[IterationRecord]) -> None:
+    gaps = {record.policy_version: record.parity for record in records if record.parity is not None}
+    assert [version for version in gaps if version > 1], f"no update was checked after the first one: {gaps}"
+    assert max(gaps.values()) < 1e-3
+
+
+def nothing_was_trained_twice(driver: Driver, records: list[IterationRecord]) -> None:
+    commits = dict(surviving_commits(driver.folder.driver_log.read_text()))
+    assert list(commits) == [record.policy_version for record in records]
+    trained = [group_id for group_ids in commits.values() for group_id in group_ids]
+    assert len(trained) == 4 * len(records)
+    assert len(set(trained)) == len(trained)
+    ledger = records[-1].ledger
+    assert ledger["trained"] + ledger["applied"] + ledger["filtered"] == 4 * len(trained)
+
+
+def a_plain_folder_holds_the_policy(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Call the coin."}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    assert model.generate(prompt, max_new_tokens=4, pad_token_id=0).shape[1] > prompt.shape[1]
+
+
+def eval_prints_one_object(driver: Driver) -> None:
+    runs_dir = str(driver.runs_dir)
+    printed = _milepost("eval", "latest", "--runs-dir", runs_dir, "--split", "heldout", "--episodes", "16", "--json")
+    result = json.loads(printed)
+    assert result.keys() >= _EVAL_KEYS
+    assert (result["split"], result["episodes"], result["policy_version"]) == ("heldout", 16, _ITERATIONS)
+    low, high = result["success_ci"]
+    assert 0 <= low <= result["success"] <= high <= 1
+
+
+def _milepost(*arguments: str) -> str:
+    done = subprocess.run(
+        [*MILEPOST, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
