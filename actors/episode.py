@@ -93,7 +93,8 @@ class _Episode:
         try:
             await begun.wait()
             self.waits_for = what
-            value, error = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job)), limit)
+            async with asyncio.timeout(limit):  # not wait_for: in Python 3.11 it can lose the episode's own deadline
+                value, error = await asyncio.shield(asyncio.wrap_future(job))
         except TimeoutError:
             self.stage.hung += 1
             message = f"{what} did not return within actors.env_timeout_s = {limit:g}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
 from milepost.actors.vllm import VLLMEngine
@@ -184,6 +184,11 @@ class RoutedEngine:
 
 
 def last_line(error: BaseException) -> str:
-    """The one line of a remote error that names its cause."""
+    """The one line of a remote error that names its cause; of several at once, the first."""
+    cause: BaseException = error.cause if isinstance(error, RayTaskError) else error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if cause is not error:
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__

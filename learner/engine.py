@@ -88,11 +88,7 @@ class DeepSpeedEngine:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(seed)
-        if get_accelerator().device_name() != device.type:
-            raise EngineError(
-                f"device is {device} but DeepSpeed found {get_accelerator().device_name()}; "
-                f"set DS_ACCELERATOR={device.type} before the process starts"
-            )
+        _check_device(device)
         module = load_policy(model_path)
         self._reference = load_policy(model_path).to(device).eval().requires_grad_(False) if with_reference else None
         _join(seat, device, timedelta(seconds=config.collective_timeout_s))
@@ -218,7 +214,7 @@ class DeepSpeedEngine:
             raise EngineError(f"DeepSpeed found no checkpoint {TAG!r} in {folder}")
 
     def close(self) -> None:
-        """Leave together with the other ranks: gloo aborts a process whose peer hangs up first.
+        """Leave together with the other ranks, so that none closes a connection another still uses.
 
         The process can't make another engine.
         """
@@ -256,6 +252,14 @@ class DeepSpeedEngine:
 
     def _layout(self) -> dict[str, int]:
         return {"ranks": self.world_size, "zero_stage": self._config.zero_stage}
+
+
+def _check_device(device: torch.device) -> None:
+    found = get_accelerator().device_name()
+    if found != device.type:
+        raise EngineError(
+            f"device is {device} but DeepSpeed found {found}; set DS_ACCELERATOR={device.type} before the process starts"
+        )
 
 
 def _join(seat: Seat, device: torch.device, timeout: timedelta) -> None:

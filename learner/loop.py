@@ -148,11 +148,7 @@ class LearnerRank:
             ValueError: ranks were given different groups, or a group's states do not form chains.
             ParityError, DivergenceError: see there.
         """
-        if not self._engine.all_equal(_fingerprint(groups, version)):
-            raise ValueError(
-                f"learner ranks were given different groups or versions; rank {self._engine.rank} has "
-                f"version {version} and groups {[group.group_id for group in groups]}"
-            )
+        self._check_same_work(groups, version)
         seconds: dict[str, float] = {}
         with timed(seconds, "credit"):
             graphs = [from_group(group) for group in groups]
@@ -166,7 +162,8 @@ class LearnerRank:
         steps, parity = self._steps(shares, version, seconds)
         sums: dict[str, float] = {}
         for step in steps:
-            add(sums, step.sums)
+            if step.applied:  # the sums of a skipped one may not be finite
+                add(sums, step.sums)
         trajectories = sum(len(groups[k].trajectories) for k in kept)
         return UpdateReport(
             version=version,
@@ -182,6 +179,13 @@ class LearnerRank:
             metrics=credit_metrics(credits, verdicts) | token_metrics(sums) | _step_metrics(steps),
             seconds=seconds,
         )
+
+    def _check_same_work(self, groups: Sequence[Group], version: int) -> None:
+        if not self._engine.all_equal(_fingerprint(groups, version)):
+            raise ValueError(
+                f"learner ranks were given different groups or versions; rank {self._engine.rank} has "
+                f"version {version} and groups {[group.group_id for group in groups]}"
+            )
 
     def _rescale(self, graphs: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
         """Unit deviation over the batch, each turn counted as often as the loss counts it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import msgspec
@@ -221,6 +222,30 @@ def test_cancellation_passes_through(dialogue: Dialogue) -> None:
             playing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await playing
+
+    asyncio.run(one())
+
+
+class Inline(Executor):
+    """Runs a call where it is submitted, so that its end falls on a known turn of the event loop."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+@pytest.mark.parametrize("loop_turns", range(12))
+def test_cancellation_is_not_lost_when_a_call_ends_at_the_same_moment(loop_turns: int, dialogue: Dialogue) -> None:
+    async def one() -> None:
+        async with stage(dialogue, engine=WaitingEngine(dialogue, asyncio.Event())) as here:
+            here.executor = Inline()
+            playing = asyncio.create_task(play(here, task()))
+            for _ in range(loop_turns):
+                await asyncio.sleep(0)
+            playing.cancel()
+            await asyncio.wait([playing], timeout=1)
+            assert playing.cancelled()
 
     asyncio.run(one())
 

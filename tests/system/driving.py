@@ -23,7 +23,7 @@ MILEPOST = [sys.executable, "-m", "milepost.cluster.cli"]
 _POLL_S = 0.2
 
 
-def write_config(folder: Path, model: Path, **sections: dict[str, Any]) -> Path:
+def write_config(folder: Path, policy: Path, **sections: dict[str, Any]) -> Path:
     """A small asynchronous run on the coin game; `sections` are laid over it, section by section."""
     values: dict[str, dict[str, Any]] = {
         "run": {
@@ -36,7 +36,7 @@ def write_config(folder: Path, model: Path, **sections: dict[str, Any]) -> Path:
             "checkpoint_every": 2,
             "runs_dir": str(folder / "runs"),
         },
-        "model": {"source": "folder", "path": str(model)},
+        "model": {"source": "folder", "path": str(policy)},
         "env": {"path": "tests.coin_env:CoinEnv", "options": {"delay_s": 0.03}, "train_size": 64, "heldout_size": 16},
         "engine": {"max_model_len": 512, "max_num_seqs": 32, "request_timeout_s": 240},
         "sampling": {"max_tokens": 48},

@@ -26,7 +26,7 @@ _EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_versi
 def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
     config = write_config(tmp_path, tiny_policy, run={"iterations": _ITERATIONS})
     driver = start("train", config)
-    assert driver.end(deadline_s=240) == 0, driver.said()
+    assert driver.end(deadline_s=330) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
 
     records = driver.records()
