@@ -2,11 +2,10 @@
 # make check   format, lint, types                                 make clean   remove the environment
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Deterministic hashing and no progress bars from the libraries under us; one BLAS thread per process on small machines.
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test check clean
+.PHONY: setup train test check bench clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -14,7 +13,6 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --requirement deploy/requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m milepost.learner.engine
 	@touch $@
 
 train: setup
@@ -27,6 +25,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks.asynchrony
 
 clean:
 	rm -rf .venv

@@ -133,11 +133,6 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
         f"{config.engine.max_model_len}; lower the one or raise the other",
     )
     yield (
-        config.sampling.temperature != config.loss.temperature,
-        f"sampling.temperature = {config.sampling.temperature} and loss.temperature = {config.loss.temperature} "
-        "differ; the learner must compute the probabilities the engine sampled from",
-    )
-    yield (
         run.ray_address != "" and not config.buffer.url_env,
         "run.ray_address is set but buffer.url_env is empty: an embedded Redis serves one machine only; "
         "set buffer.url_env to the environment variable that holds the URL of one that every node reaches",

@@ -168,7 +168,8 @@ class RoutedEngine:
                 continue
             self._load[handle] += 1
             try:
-                completion: Completion = await asyncio.wait_for(handle.generate.remote(prompt_ids), left)
+                async with asyncio.timeout(left):  # wait_for can swallow a cancellation (Python 3.11)
+                    completion: Completion = await handle.generate.remote(prompt_ids)
                 return completion
             except RayActorError as error:
                 cause = last_line(error)

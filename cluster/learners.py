@@ -50,6 +50,7 @@ class LearnerSpec:
     loss: LossConfig
     credit: CreditConfig
     filter: FilterConfig
+    temperature: float
     seed: int
     checkpoints: Path
     keep_checkpoints: int
@@ -84,6 +85,7 @@ class LearnerActor:
             loss=spec.loss,
             credit=spec.credit,
             filter_config=spec.filter,
+            temperature=spec.temperature,
         )
 
     def load(self, folder: Path | None) -> int:

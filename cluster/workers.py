@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from milepost.envs.types import Failure, Task, Trajectory
 from milepost.reward.reward import load_reward
 
 logger = logging.getLogger(__name__)
+_START_UP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,8 @@ class _Slot:
     name: str
     handle: Any
     running: asyncio.Future[int] | None = None
+    pulse: asyncio.Future[int] | None = None
+    asked_at: float = 0.0
 
 
 class WorkerPool:
@@ -216,6 +220,7 @@ class WorkerPool:
         changed = engines != self._engines
         self._engines = engines
         for index, slot in enumerate(self._slots):
+            self._feel_pulse(slot)
             if slot.running is not None and slot.running.done():
                 await self._replace(index, slot, slot.running.exception())
             elif changed:
@@ -231,21 +236,21 @@ class WorkerPool:
         await self._ledger.release_owner(slot.name)
         self._slots[index] = self._spawn()
 
-    async def probe(self, timeout_s: float) -> list[int]:
-        """Process ids; a worker that does not answer in time (user code holds its event loop) is killed."""
-        pids = []
-        for slot in self._slots:
-            try:
-                pids.append(await asyncio.wait_for(slot.handle.ping.remote(), timeout_s))
-            except (TimeoutError, RayError):
-                logger.warning("%s did not answer within %g s; killing it", slot.name, timeout_s)
-                ray.kill(slot.handle)
-        return pids
+    def _feel_pulse(self, slot: _Slot) -> None:
+        """Kill a worker whose event loop does not turn: user code holds it and its own deadlines cannot pass."""
+        limit_s = self._spec.actors.env_timeout_s + _START_UP_S
+        if slot.pulse is None or slot.pulse.done():
+            slot.pulse, slot.asked_at = asyncio.ensure_future(slot.handle.ping.remote()), time.monotonic()
+            slot.pulse.add_done_callback(lambda pulse: pulse.cancelled() or pulse.exception())
+        elif time.monotonic() - slot.asked_at > limit_s:
+            logger.warning("%s did not answer within %g s; killing it", slot.name, limit_s)
+            ray.kill(slot.handle)
 
     async def stop(self) -> None:
         """End the workers at once; the groups they leave are given out again when the run goes on."""
         for slot in self._slots:
             ray.kill(slot.handle)
-            if slot.running is not None:
-                slot.running.cancel()
+            for future in (slot.running, slot.pulse):
+                if future is not None:
+                    future.cancel()
         self._slots = []

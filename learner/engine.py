@@ -203,10 +203,9 @@ class DeepSpeedEngine:
         Raises:
             EngineError: not a saved engine, or saved with other ranks or another ZeRO stage.
         """
-        layout = folder / LAYOUT
-        if not layout.is_file():
+        if not (folder / LAYOUT).is_file():
             raise EngineError(f"no saved engine in {folder}: {LAYOUT} is missing")
-        saved = json.loads(layout.read_text())
+        saved = json.loads((folder / LAYOUT).read_text())
         if saved != self._layout():
             raise EngineError(f"{folder} was saved with {saved}, this run has {self._layout()}; resume with the same")
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
@@ -214,10 +213,7 @@ class DeepSpeedEngine:
             raise EngineError(f"DeepSpeed found no checkpoint {TAG!r} in {folder}")
 
     def close(self) -> None:
-        """Leave together with the other ranks, so that none closes a connection another still uses.
-
-        The process can't make another engine.
-        """
+        """Leave together with the other ranks, so that none closes a connection another still uses; once a process."""
         try:
             torch.distributed.barrier()
         finally:
@@ -255,10 +251,9 @@ class DeepSpeedEngine:
 
 
 def _check_device(device: torch.device) -> None:
-    found = get_accelerator().device_name()
-    if found != device.type:
+    if (found := get_accelerator().device_name()) != device.type:
         raise EngineError(
-            f"device is {device} but DeepSpeed found {found}; set DS_ACCELERATOR={device.type} before the process starts"
+            f"device is {device}, DeepSpeed found {found}: start the process with DS_ACCELERATOR={device.type}"
         )
 
 
@@ -286,7 +281,7 @@ def _join(seat: Seat, device: torch.device, timeout: timedelta) -> None:
 def _deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
     half = {"bf16": {"enabled": True, "check_grad_overflow": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return {
-        # only samples per print follow from these two; micro-batches vary in size and number
+        # asked for, without effect: micro-batches vary in size and number
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": None,

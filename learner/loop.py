@@ -131,10 +131,13 @@ class LearnerRank:
         loss: LossConfig,
         credit: CreditConfig,
         filter_config: FilterConfig,
+        temperature: float,
     ) -> None:
+        """`temperature` is the one that rollouts were sampled at: log-probs are of that distribution."""
         self._engine = engine
         self._config = config
         self._loss = loss
+        self._temperature = temperature
         self._strategy = build(credit)
         self._filter = filter_config
         self._skipped_in_a_row = 0
@@ -234,12 +237,12 @@ class LearnerRank:
         return steps, parity if len(shares) > 1 or not steps else dict(steps[0].sums)
 
     def _logprobs(self, share: _Share) -> list[Tensor]:
-        return self._engine.token_logprobs(share.micro_batches, temperature=self._loss.temperature)
+        return self._engine.token_logprobs(share.micro_batches, temperature=self._temperature)
 
     def _step(self, share: _Share, version: int) -> StepMetrics:
         references = None
         if self._loss.kl_coef > 0:
-            references = self._engine.reference_logprobs(share.micro_batches, temperature=self._loss.temperature)
+            references = self._engine.reference_logprobs(share.micro_batches, temperature=self._temperature)
 
         def loss_fn(k: int, batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
             proximal = logprobs.detach() if share.proximal is None else share.proximal[k]
@@ -254,7 +257,7 @@ class LearnerRank:
             if share.proximal is None:
                 self._check_parity(sums, version)
 
-        return self._engine.update(share.micro_batches, loss_fn, temperature=self._loss.temperature, approve=approve)
+        return self._engine.update(share.micro_batches, loss_fn, temperature=self._temperature, approve=approve)
 
     def _check_parity(self, sums: Mapping[str, float], version: int) -> None:
         gap = mean(sums, "parity_current", "tokens_current")

@@ -39,7 +39,6 @@ class LossConfig(BaseModel):
     aggregation: Aggregation = Field(
         "token", description="token: every sampled token counts the same; turn: every turn does"
     )
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature; must equal the one actors sample with")
 
     @model_validator(mode="after")
     def _band_is_an_interval_around_one(self) -> Self:

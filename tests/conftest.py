@@ -42,10 +42,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_tiny_policy(folder: Path) -> Path:
     """A random Llama of 0.4 M parameters with a tied output head, and its tokenizer, as a Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("tiny_policy")
     tokenizer = _tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -66,6 +64,12 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one small policy for the whole session."""
+    return write_tiny_policy(tmp_path_factory.mktemp("tiny_policy"))
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,21 @@ MAY_IMPORT = {
 FRONT_DOORS = {
     "vllm": {"actors/vllm.py", "actors/transfer.py"},
     "deepspeed": {"learner/engine.py"},
-    "redis": {"cluster/redis_server.py", "cluster/store.py", "cluster/ledger.py", "cluster/buffer.py", "cluster/ready.py"},
-    "ray": {"cluster/engines.py", "cluster/workers.py", "cluster/learners.py", "cluster/system.py"},
+    "redis": {
+        "cluster/redis_server.py",
+        "cluster/store.py",
+        "cluster/ledger.py",
+        "cluster/buffer.py",
+        "cluster/ready.py",
+    },
+    "ray": {
+        "cluster/engines.py",
+        "cluster/engine_pool.py",
+        "cluster/weights.py",
+        "cluster/workers.py",
+        "cluster/learners.py",
+        "cluster/system.py",
+    },
     "prometheus_client": {"cluster/metrics.py"},
 }
 HEAVY = ("torch", "ray", "vllm", "redis", "deepspeed", "transformers", "gymnasium", "prometheus_client")
@@ -38,7 +51,9 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from ([f"milepost.{a.name}" for a in node.names] if node.module == "milepost" else [node.module or ""])
+            yield from (
+                [f"milepost.{a.name}" for a in node.names] if node.module == "milepost" else [node.module or ""]
+            )
 
 
 def test_a_folder_imports_only_folders_below_it() -> None:
@@ -61,7 +76,9 @@ def test_every_heavy_dependency_has_one_front_door() -> None:
 
 def test_importing_the_nouns_loads_nothing_heavy() -> None:
     code = f"import sys, milepost.envs.types; print([m for m in {HEAVY!r} if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
     assert shown.stdout.strip() == "[]"
 
 

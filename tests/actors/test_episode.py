@@ -3,6 +3,7 @@
 import asyncio
 import math
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -79,7 +80,7 @@ def test_broken_and_hanging_episodes_leave_the_others_in_their_process_alone(dia
     broken = [entry[0] for entry in BROKEN_ENVS.values()]
 
     async def many() -> tuple[list[Trajectory | Failure], list[Trajectory | Failure]]:
-        async with stage(dialogue, env_timeout_s=1) as here:
+        async with stage(dialogue, env_timeout_s=3) as here:
             hanging = [asyncio.create_task(play(here, task(f"{HERE}:HangsInStep"))) for _ in range(2)]
             ill = asyncio.gather(*(play(here, one) for one in broken * 3))
             healthy = await asyncio.gather(*(play(here, task(), index) for index in range(100)))
@@ -117,20 +118,20 @@ def test_an_episode_records_what_was_seen_said_and_reached(dialogue: Dialogue) -
 @pytest.mark.parametrize("where", ["Reset", "Step"])
 def test_a_call_that_hangs_is_counted_while_it_still_hangs(where: str, dialogue: Dialogue) -> None:
     async def one() -> Failure:
-        async with stage(dialogue, env_timeout_s=0.2) as here:
+        async with stage(dialogue, env_timeout_s=1) as here:
             found = failure(await play(here, task(f"{HERE}:HangsIn{where}")))
             assert (here.hung, hung_calls.now) == (1, 1)
             return found
 
     found = asyncio.run(one())
     assert (found.boundary, found.error) == ("env", "TimeoutError")
-    assert found.message == f"{where.lower()} did not return within actors.env_timeout_s = 0.2"
+    assert found.message == f"{where.lower()} did not return within actors.env_timeout_s = 1"
     assert hung_calls.now == 0
 
 
 def test_a_close_that_hangs_is_counted_though_the_episode_is_good(dialogue: Dialogue) -> None:
     async def one() -> None:
-        async with stage(dialogue, env_timeout_s=0.2) as here:
+        async with stage(dialogue, env_timeout_s=1) as here:
             assert trajectory(await play(here, task(f"{HERE}:HangsInClose"))).outcome == "success"
             async with asyncio.timeout(10):
                 while not here.hung:
@@ -161,6 +162,7 @@ def test_a_call_that_waits_for_a_thread_is_not_taken_for_a_hanging_one(dialogue:
             )
             assert here.hung == 1
             hung_calls.release.set()
+            here.limits = replace(here.limits, env_timeout_s=5, episode_timeout_s=30)
             assert trajectory(await play(here, task())).outcome == "success"  # nothing is left in the queue
 
     asyncio.run(one())
@@ -204,14 +206,14 @@ def test_what_the_engine_does_wrongly_ends_the_episode_at_the_engine_boundary(
 
 def test_an_episode_past_its_deadline_is_an_infra_failure_that_says_what_it_waited_for(dialogue: Dialogue) -> None:
     async def one() -> Failure:
-        async with stage(dialogue, engine=WaitingEngine(dialogue, asyncio.Event()), episode_timeout_s=0.2) as here:
+        async with stage(dialogue, engine=WaitingEngine(dialogue, asyncio.Event()), episode_timeout_s=1) as here:
             found = failure(await play(here, task()))
             assert here.hung == 0
             return found
 
     found = asyncio.run(one())
     assert (found.boundary, found.error) == ("infra", "TimeoutError")
-    assert found.message == "episode longer than actors.episode_timeout_s = 0.2; it waited for the engine"
+    assert found.message == "episode longer than actors.episode_timeout_s = 1; it waited for the engine"
 
 
 def test_cancellation_passes_through(dialogue: Dialogue) -> None:
@@ -270,14 +272,14 @@ def hangs(_: Trajectory) -> list[float]:
         (lambda t: [1.0] * (len(t.turns) + 1), "RewardError", "expected a list of 3 numbers"),
         (lambda t: [math.nan] * len(t.turns), "RewardError", "turn 0 must be a finite number, found nan"),
         (exits, "SystemExit", "1"),
-        (hangs, "TimeoutError", "reward did not return within actors.env_timeout_s = 0.5"),
+        (hangs, "TimeoutError", "reward did not return within actors.env_timeout_s = 1"),
     ],
 )
 def test_what_a_reward_does_wrongly_ends_the_episode_at_the_reward_boundary(
     reward: Any, error: str, message: str, dialogue: Dialogue
 ) -> None:
     async def one() -> Failure:
-        async with stage(dialogue, reward=reward, env_timeout_s=0.5) as here:
+        async with stage(dialogue, reward=reward, env_timeout_s=1 if reward is hangs else 5) as here:
             found = failure(await play(here, task()))
             assert (here.hung, hung_calls.now) == ((1, 1) if reward is hangs else (0, 0))
             return found

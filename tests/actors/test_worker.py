@@ -149,16 +149,17 @@ def test_a_stopped_worker_finishes_what_it_has_and_takes_no_more(dialogue: Dialo
 
 def test_a_worker_with_a_hung_call_finishes_the_other_episodes_and_retires(dialogue: Dialogue) -> None:
     async def one() -> None:
-        def tasks() -> Iterator[Task]:
-            yield task(f"{HERE}:HangsInStep")
-            while True:
-                yield task(target=9)
+        async with stage(dialogue, env_timeout_s=1) as here:
 
-        supply, shelf = Supply(tasks(), size=1), Shelf()
-        async with stage(dialogue, env_timeout_s=0.2) as here:
+            class FourThenMoreOnceHung(Supply):
+                async def next_group(self) -> Ticket | None:
+                    return await super().next_group() if len(self.given) < 4 or here.hung else None
+
+            tasks = [task(f"{HERE}:HangsInStep"), *[task(target=9)] * 9]
+            supply, shelf = FourThenMoreOnceHung(iter(tasks), size=1), Shelf()
             assert await run(Worker(here, supply, shelf, concurrent_groups=4), supply) == 1
             assert hung_calls.now == 1
-        assert shelf.counts() == dict.fromkeys(supply.given, 1)
+        assert shelf.counts() == {"g0": 1, "g1": 1, "g2": 1, "g3": 1}
         [lost] = [result for result in shelf.results if isinstance(result, Failure)]
         assert (lost.group_id, lost.error) == ("g0", "TimeoutError")
 

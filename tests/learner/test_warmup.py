@@ -1,6 +1,7 @@
 """The warm-up makes a model folder that speaks the environment's format, once per configuration."""
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,15 +116,17 @@ def test_any_text_comes_back_from_the_tokenizer_unchanged(tokenizer: PreTrainedT
     assert tokenizer.unk_token_id is None
 
 
-def test_a_grid_cell_a_move_and_a_tag_are_one_token_each(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_grid_cell_a_word_a_sign_and_a_tag_are_one_token_each(tokenizer: PreTrainedTokenizerFast) -> None:
     dialogue = Dialogue(tokenizer)
-    assert len(tokenizer.encode("P _ O _\n_ _ O G", add_special_tokens=False)) == 9
+    assert len(tokenizer.encode("P _ O _\n_ _ O G", add_special_tokens=False)) == 8 + len("\n")
     for move in MOVES:
         assert len(dialogue.response(f"<answer>{move.capitalize()}</answer>")) == 4
     env = FrozenLakeText()
     env.reset(seed=0)
-    grid = env.step("<answer>Left</answer>")[0]
-    assert len(dialogue.continuation(grid, closed=True)) == 16 + 3 + len(["<|user|>", "<|end|>", "<|assistant|>"])
+    observation = env.step("<answer>Left</answer>")[0]
+    pieces = re.findall(r"\w+|[^\w\s]", observation)
+    around = ["<|user|>", "<|end|>", "<|assistant|>"]
+    assert len(dialogue.continuation(observation, closed=True)) == len(pieces) + len(around)
 
 
 def test_the_chat_template_refuses_a_role_it_does_not_know(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -21,7 +21,8 @@ from milepost.learner.loss import LossConfig, LossTerms, Policies, denominator, 
 from milepost.learner.pack import collate, plan
 from milepost.learner.sample import samples
 
-LOSS = LossConfig(temperature=0.9)
+LOSS = LossConfig()
+TEMPERATURE = 0.9
 VOCAB = 64
 
 
@@ -86,7 +87,7 @@ def step(engine: DeepSpeedEngine, number: int, max_tokens: int, **spoil: Any) ->
         return terms
 
     approve = spoil.get("approve", lambda _: None)
-    return engine.update(mine, loss_fn, temperature=LOSS.temperature, approve=approve)
+    return engine.update(mine, loss_fn, temperature=TEMPERATURE, approve=approve)
 
 
 def run_engine(job: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def with_logprobs(engine: DeepSpeedEngine, groups: list[Group], *, shift: float,
         trajectories = []
         for t in group.trajectories:
             (row,) = samples(t, [0.0] * len(t.turns))
-            logprobs = engine.token_logprobs([collate([row])], temperature=LOSS.temperature)[0][0]
+            logprobs = engine.token_logprobs([collate([row])], temperature=TEMPERATURE)[0][0]
             turns = []
             for turn in t.turns:
                 start, n = len(turn.prompt_ids), len(turn.response_ids)
@@ -199,7 +200,9 @@ def run_loop(job: dict[str, Any]) -> dict[str, Any]:
 
 def updates(engine: DeepSpeedEngine, config: LearnerConfig) -> dict[str, Any]:
     """A good update, one whose log-probs don't fit, one with other groups per rank, an empty and a stale one."""
-    rank = LearnerRank(engine, config, loss=LOSS, credit=CreditConfig(), filter_config=FilterConfig())
+    rank = LearnerRank(
+        engine, config, loss=LOSS, credit=CreditConfig(), filter_config=FilterConfig(), temperature=TEMPERATURE
+    )
     fresh = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=5)
     first = rank.train(fresh, 5)
     saw: dict[str, Any] = {

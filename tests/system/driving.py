@@ -20,6 +20,8 @@ from milepost.cluster.runs import RunFolder, list_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 MILEPOST = [sys.executable, "-m", "milepost.cluster.cli"]
+START_S = 300
+"""Deadline of a system's start: 25 s on two idle cores, minutes where others compute beside it."""
 _POLL_S = 0.2
 
 

@@ -9,24 +9,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.system.driving import Driver, is_alive, surviving_commits, write_config
+from tests.system.driving import START_S, Driver, is_alive, surviving_commits, write_config
 
 pytestmark = pytest.mark.services
 _ITERATIONS = 24
 
 
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(900)
 def test_a_run_survives_the_death_of_every_part(
     tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver]
 ) -> None:
     driver = start("train", write_config(tmp_path, tiny_policy, run={"iterations": _ITERATIONS}))
-    driver.wait_for_iteration(2, deadline_s=120)
+    driver.wait_for_iteration(2, START_S)
     lose(driver, r"ray::WorkerActor", restarts="worker_restarts")
     lose_redis(driver)
     lose(driver, r"VLLM::EngineCore", restarts="engine_restarts")
     versions_after_engine = driver.records()[-1].policy_version
     lose(driver, r"ray::LearnerActor", restarts="learner_restarts")
-    assert driver.end(deadline_s=180) == 0, driver.said()
+    assert driver.end(START_S) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
 
     records = driver.records()
@@ -52,9 +52,9 @@ def lose(driver: Driver, pattern: str, *, restarts: str) -> None:
     def has_been_replaced() -> bool:
         return bool(getattr(driver.records()[-1], restarts) == before + 1)
 
-    driver.wait_for(f"{restarts} to count the loss", has_been_replaced, deadline_s=150)
-    driver.wait_for(f"another {pattern}", lambda: bool(driver.find(pattern)), deadline_s=60)
-    driver.wait_for_iteration(driver.records()[-1].iteration + 2, deadline_s=90)
+    driver.wait_for(f"{restarts} to count the loss", has_been_replaced, START_S)
+    driver.wait_for(f"another {pattern}", lambda: bool(driver.find(pattern)), START_S)
+    driver.wait_for_iteration(driver.records()[-1].iteration + 2, START_S)
 
 
 def lose_redis(driver: Driver) -> None:
@@ -62,7 +62,7 @@ def lose_redis(driver: Driver) -> None:
     victim = kill_for_good(driver, r"redis-server")
     driver.wait_for("redis-server to come back", lambda: bool(driver.find(r"redis-server")), deadline_s=30)
     assert victim not in driver.find(r"redis-server")
-    driver.wait_for_iteration(driver.records()[-1].iteration + 2, deadline_s=90)
+    driver.wait_for_iteration(driver.records()[-1].iteration + 2, START_S)
     assert re.search("redis-server ended; starting it again", driver.folder.driver_log.read_text())
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.services
 _SKIPPED = 2
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_skipped_weight_update_ends_the_run_before_the_next_step(
     tmp_path: Path, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from milepost.cluster.records import IterationRecord
 from milepost.learner import checkpoint
-from tests.system.driving import MILEPOST, ROOT, Driver, environment, surviving_commits, write_config
+from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, surviving_commits, write_config
 
 pytestmark = pytest.mark.services
 Start = Callable[..., Driver]
@@ -22,11 +23,11 @@ _ITERATIONS = 8
 _EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_version"}
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
     config = write_config(tmp_path, tiny_policy, run={"iterations": _ITERATIONS})
     driver = start("train", config)
-    assert driver.end(deadline_s=330) == 0, driver.said()
+    assert driver.end(START_S) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
 
     records = driver.records()
@@ -38,8 +39,9 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     nothing_was_trained_twice(driver, records)
     report = driver.folder.report.read_text()
     assert "<svg" in report or "data:image" in report
-    assert "http://" not in report.replace("http://www.w3.org/", "")
-    assert "https://" not in report
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(["']?http|@import""", report), (
+        "it fetches something"
+    )
     a_plain_folder_holds_the_policy(driver.folder.policy)
     eval_prints_one_object(driver)
     status = _milepost("status", "latest", "--runs-dir", str(driver.runs_dir))
@@ -47,11 +49,11 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     assert f"{_ITERATIONS} of {_ITERATIONS}" in status
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(720)
 def test_ctrl_c_stops_in_order_and_resume_goes_on(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
     config = write_config(tmp_path, tiny_policy, run={"iterations": 60, "checkpoint_every": 100})
     driver = start("train", config)
-    driver.wait_for_iteration(2, deadline_s=120)
+    driver.wait_for_iteration(2, START_S)
     os.killpg(driver.process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
     assert driver.end(deadline_s=30) == 3, driver.said()
     assert driver.left(deadline_s=5) == []
@@ -62,7 +64,7 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on(tmp_path: Path, tiny_policy: P
     assert saved.manifest.record.iteration == done
 
     resumed = start("train", config, "--resume", "latest", "--set", f"run.iterations={done + 2}")
-    assert resumed.end(deadline_s=120) == 0, resumed.said()
+    assert resumed.end(START_S) == 0, resumed.said()
     assert resumed.left(deadline_s=10) == []
     records = resumed.records()
     assert [record.iteration for record in records] == list(range(1, done + 3))
@@ -122,7 +124,13 @@ def eval_prints_one_object(driver: Driver) -> None:
 
 def _milepost(*arguments: str) -> str:
     done = subprocess.run(
-        [*MILEPOST, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        [*MILEPOST, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,0 +1,172 @@
+"""The same run as a Ray job: it finishes, and `ray job stop` is an orderly stop. The cluster is one machine, ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from milepost.cluster.records import iterations, read_records
+from milepost.cluster.runs import RunFolder, list_runs
+from milepost.learner import checkpoint
+from tests.system.driving import ROOT, START_S, environment, is_alive, write_config
+
+pytestmark = pytest.mark.services
+_BIN = Path(sys.executable).parent
+_STOP_WAIT_S = 25
+
+
+@dataclass
+class Head:
+    """A Ray head on loopback that only who holds the token may use."""
+
+    process: subprocess.Popen[bytes]
+    dashboard: str
+    token: str
+    env: dict[str, str]
+
+    def ray(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """A `ray job ...` command against this head."""
+        address = self.env | {"RAY_ADDRESS": self.dashboard}
+        command = [str(_BIN / "ray"), "job", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=address, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+    def submit(self, name: str, config: Path, *options: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Submit `milepost train` from the repository's root."""
+        runtime_env = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)}})
+        options = ("--submission-id", name, "--working-dir", ".", "--runtime-env-json", runtime_env, *options)
+        entrypoint = ("python", "-m", "milepost.cluster.cli", "train", str(config))
+        return self.ray("submit", *options, "--", *entrypoint, timeout_s=timeout_s)
+
+    def job(self, name: str) -> dict[str, Any]:
+        """What the jobs API says about a job."""
+        request = urllib.request.Request(
+            f"{self.dashboard}/api/jobs/{name}", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    with tempfile.TemporaryDirectory(prefix="mp-") as short:  # Ray's sockets allow paths of 107 bytes
+        token_path, token = Path(short) / "token", secrets.token_hex(32)
+        token_path.touch(mode=0o600)
+        token_path.write_text(token)
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
+        env = environment() | auth | {"PATH": f"{_BIN}:{os.environ['PATH']}", "RAY_DISABLE_IMPORT_WARNING": "1"}
+        ports = _free_ports(6)
+        names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+        names += ("metrics-export-port", "ray-client-server-port")
+        command = [str(_BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=32"]
+        command += ["--dashboard-host=127.0.0.1", f"--temp-dir={short}", f"--object-store-memory={256 * 2**20}"]
+        command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+        with (Path(short) / "head.log").open("wb") as log:
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=short, start_new_session=True)
+        running = Head(process, f"http://127.0.0.1:{ports[1]}", token, env)
+        try:
+            _wait_until_jobs_are_taken(running, Path(short) / "head.log")
+            yield running
+        finally:
+            _end(process)
+
+
+@pytest.mark.timeout(900)
+def test_a_submitted_run_succeeds_and_job_stop_is_an_orderly_stop(
+    head: Head, tmp_path: Path, tiny_policy: Path
+) -> None:
+    config = write_config(tmp_path, tiny_policy, run={"iterations": 2})
+    done = head.submit("short", config, timeout_s=START_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    short = head.job("short")
+    assert (short["status"], short["driver_exit_code"]) == ("SUCCEEDED", 0)
+    assert [record.iteration for record in iterations(read_records(_newest(tmp_path).metrics))] == [1, 2]
+
+    config = write_config(tmp_path, tiny_policy, run={"iterations": 1000, "name": "long", "checkpoint_every": 1000})
+    done = head.submit("long", config, "--no-wait", timeout_s=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _wait_for_first_iteration(head, tmp_path)
+    folder = _newest(tmp_path)
+    assert head.ray("stop", "long").returncode == 0
+    stopped = head.job("long")
+    assert stopped["status"] == "STOPPED"
+    assert "exit 3: stopped" in folder.driver_log.read_text()
+    saved = checkpoint.newest_valid(folder.checkpoints)
+    assert saved is not None
+    assert saved.manifest.record.iteration == iterations(read_records(folder.metrics))[-1].iteration
+    assert not [p.pid for p in psutil.process_iter() if str(folder.path) in _command(p)]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(taken.getsockname()[1]) for taken in sockets]
+    for taken in sockets:
+        taken.close()
+    return ports
+
+
+def _wait_until_jobs_are_taken(head: Head, log: Path) -> None:
+    deadline, problem = time.monotonic() + 60, ""
+    while time.monotonic() < deadline:
+        assert head.process.poll() is None, f"ray start ended: {log.read_text()}"
+        listed = head.ray("list", timeout_s=30)
+        if listed.returncode == 0:
+            return
+        problem = listed.stderr[-500:]
+        time.sleep(0.5)
+    raise AssertionError(f"the head took no jobs within 60 s: {problem}\n{log.read_text()}")
+
+
+def _wait_for_first_iteration(head: Head, tmp_path: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert head.job("long")["status"] in ("PENDING", "RUNNING"), head.ray("logs", "long").stdout
+        folder = _newest(tmp_path)
+        if folder.run_id.endswith("-long") and read_records(folder.metrics):
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"no iteration within {START_S} s: {head.ray('logs', 'long').stdout}")
+
+
+def _newest(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "runs" / list_runs(tmp_path / "runs")[-1])
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _end(head: subprocess.Popen[bytes]) -> None:
+    """End the head and whatever it started."""
+    family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+    head.send_signal(signal.SIGTERM)
+    try:
+        head.wait(15)
+    except subprocess.TimeoutExpired:
+        head.kill()
+        head.wait(5)
+    for process in family:
+        if is_alive(process):
+            process.kill()
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left, f"processes of the head live on: {left}"
