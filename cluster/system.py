@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -202,6 +203,7 @@ def start_ray(address: str) -> bool:
         if wanted == "local"
         else {}
     )
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=wanted,
@@ -214,4 +216,6 @@ def start_ray(address: str) -> bool:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
+    if callable(ours):  # Ray has put its own in its place: it would end the driver without a checkpoint
+        signal.signal(signal.SIGTERM, ours)
     return wanted == "local"
