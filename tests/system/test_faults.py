@@ -12,19 +12,22 @@ import pytest
 from tests.system.driving import START_S, Driver, is_alive, surviving_commits, write_config
 
 pytestmark = pytest.mark.services
-_ITERATIONS = 24
+_ITERATIONS = 32
+_CHECKPOINT_EVERY = 5
 
 
 @pytest.mark.timeout(900)
 def test_a_run_survives_the_death_of_every_part(
     tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver]
 ) -> None:
-    driver = start("train", write_config(tmp_path, tiny_policy, run={"iterations": _ITERATIONS}))
+    settings = {"iterations": _ITERATIONS, "checkpoint_every": _CHECKPOINT_EVERY}
+    driver = start("train", write_config(tmp_path, tiny_policy, run=settings))
     driver.wait_for_iteration(2, START_S)
     lose(driver, r"ray::WorkerActor", restarts="worker_restarts")
     lose_redis(driver)
     lose(driver, r"VLLM::EngineCore", restarts="engine_restarts")
     versions_after_engine = driver.records()[-1].policy_version
+    driver.wait_for("updates without a checkpoint", lambda: updates_at_risk(driver) in (2, 3), START_S)
     lose(driver, r"ray::LearnerActor", restarts="learner_restarts")
     assert driver.end(START_S) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
@@ -36,12 +39,19 @@ def test_a_run_survives_the_death_of_every_part(
     gaps = [r.parity for r in records if r.policy_version > versions_after_engine and r.parity is not None]
     assert gaps, "no update after the engine's replacement was checked"
     assert max(gaps) < 1e-3
-    commits = dict(surviving_commits(driver.folder.driver_log.read_text()))
+    log = driver.folder.driver_log.read_text()
+    assert len(re.findall(r"version \d+ consumed", log)) > _ITERATIONS, "the learner's death undid no update"
+    commits = dict(surviving_commits(log))
     assert sorted(commits) == list(range(1, _ITERATIONS + 1))
     trained = [group_id for group_ids in commits.values() for group_id in group_ids]
     assert len(set(trained)) == len(trained) == 4 * _ITERATIONS
     assert last.ledger["trained"] + last.ledger["applied"] + last.ledger["filtered"] == 4 * len(trained)
     assert last.ledger["env_failed"] == last.ledger["dead_letter"] == 0
+
+
+def updates_at_risk(driver: Driver) -> int:
+    """Updates since the last checkpoint."""
+    return driver.records()[-1].iteration % _CHECKPOINT_EVERY
 
 
 def lose(driver: Driver, pattern: str, *, restarts: str) -> None:
