@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from milepost.actors.engine import Completion
 from milepost.actors.vllm import environment
 from milepost.cluster.engines import EngineActor, EngineFacts, EngineSpec, last_line
 from milepost.cluster.exits import DependencyLost
 from milepost.cluster.weights import Delivery
+from milepost.envs.types import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,14 @@ class EnginePool:
         except (RayError, TimeoutError) as error:
             self._quarantine(slot, f"commit of version {weights.version} failed: {last_line(error)}")
 
+    async def sample(self, prompts: Sequence[list[int]]) -> list[Turn]:
+        """Every engine in rotation answers every prompt, for no environment; an engine that is lost answers nothing."""
+        calls = [
+            (prompt, slot.handle.generate.remote(prompt)) for slot in self._slots if slot.serving for prompt in prompts
+        ]
+        answers = await asyncio.gather(*(_answer(call) for _, call in calls))
+        return [_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None]
+
     async def probe(self, timeout_s: float = 10) -> list[EngineFacts]:
         """Ask every engine in rotation for its facts; one that does not answer is replaced."""
         found = []
@@ -162,3 +173,24 @@ class EnginePool:
             except (RayError, TimeoutError) as error:
                 logger.warning("engine %d did not shut down by itself: %s", slot.index, last_line(error))
             ray.kill(slot.handle)
+
+
+async def _answer(call: Awaitable[Completion]) -> Completion | None:
+    try:
+        return await call
+    except RayError as error:
+        logger.warning("an engine did not answer a parity prompt: %s", last_line(error))
+        return None
+
+
+def _turn(prompt: list[int], answer: Completion) -> Turn:
+    return Turn(
+        prompt_ids=prompt,
+        response_ids=answer.response_ids,
+        logprobs=answer.logprobs,
+        versions=answer.versions,
+        anchor="",
+        next_anchor="",
+        action=None,
+        reward=0.0,
+    )

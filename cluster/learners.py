@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from milepost.cluster.engines import last_line
 from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
 from milepost.cluster.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
-from milepost.envs.types import Group
+from milepost.envs.types import Group, Turn
 from milepost.learner import checkpoint
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.assignment import CreditConfig
@@ -97,6 +97,10 @@ class LearnerActor:
     def train(self, groups: Sequence[Group], version: int) -> UpdateReport:
         """As `LearnerRank.train`."""
         return self._rank.train(groups, version)
+
+    def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
+        """As `LearnerRank.check_parity`."""
+        return self._rank.check_parity(turns, version)
 
     def write_weights(self, path: Path) -> str | None:
         """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in
@@ -170,6 +174,11 @@ class LearnerPool:
         reports: list[UpdateReport] = await self._all("train", shared, version, timeout_s=limit)
         self._step_s.append(time.monotonic() - started)
         return reports[0]
+
+    async def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
+        """Whether engine and learner agree on freshly sampled turns. Raises Diverged if they do not."""
+        found: list[float | None] = await self._all("check_parity", list(turns), version, timeout_s=_FIRST_STEP_S)
+        return found[0]
 
     async def delivery(self, version: int) -> Delivery:
         """The current weights, on the way that the engines were started for."""

@@ -54,7 +54,13 @@ def mixed_share(trajectories: Sequence[Trajectory]) -> float:
 
 
 def record(
-    groups: Sequence[Group], report: UpdateReport, *, iteration: int, clock: Clock, around: Surroundings
+    groups: Sequence[Group],
+    report: UpdateReport,
+    *,
+    iteration: int,
+    clock: Clock,
+    around: Surroundings,
+    parity: float | None,
 ) -> IterationRecord:
     """The record of one iteration that trained on `groups` and made policy version `report.version + 1`."""
     trajectories = [t for group in groups for t in group.trajectories]
@@ -93,7 +99,7 @@ def record(
         grad_norm=m.get("grad_norm"),
         advantage_abs_p99=m.get("advantage_abs_p99"),
         ess=m.get("effective_sample_share"),
-        parity=report.parity,
+        parity=parity,
         wait_s=clock.wait_s,
         train_s=clock.train_s,
         publish_s=clock.publish_s,

@@ -63,8 +63,10 @@ class Observer:
         """Since training began."""
         return time.monotonic() - self._began
 
-    async def iteration(self, taken: Taken, report: UpdateReport, clock: measure.Clock, iteration: int) -> None:
-        """One iteration is done."""
+    async def iteration(
+        self, taken: Taken, report: UpdateReport, clock: measure.Clock, iteration: int, parity: float | None
+    ) -> None:
+        """One iteration is done; `parity` is of the version it published."""
         system = self._system
         depth = await system.buffer.depth()
         balance = await system.ledger.balance()
@@ -85,7 +87,7 @@ class Observer:
         if not balance.holds:
             raise AssertionError(f"the ledger does not balance: {balance}")
         groups = [leased.group for leased in taken.groups]
-        line = measure.record(groups, report, iteration=iteration, clock=clock, around=around)
+        line = measure.record(groups, report, iteration=iteration, clock=clock, around=around, parity=parity)
         self._iteration = iteration
         self._metrics.record(line)
         self._view.update(line)

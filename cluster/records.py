@@ -60,7 +60,7 @@ class IterationRecord(
     ess: Number
     """Effective sample size of the importance weights, as a share of the tokens."""
     parity: Number
-    """Mean absolute difference between the engine's and the learner's log-probs."""
+    """Mean absolute difference between the engines' and the learner's log-probs on the version just published."""
     wait_s: Number
     """Seconds the learner waited for groups."""
     train_s: Number

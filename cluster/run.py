@@ -23,7 +23,7 @@ import msgspec
 from milepost.cluster import measure
 from milepost.cluster.config import RunConfig
 from milepost.cluster.console import LiveView
-from milepost.cluster.exits import ConfigError, DependencyLost, Exit, Stopped, WatchdogExpired
+from milepost.cluster.exits import DependencyLost, Exit, Stopped, WatchdogExpired
 from milepost.cluster.learners import LearnerLost
 from milepost.cluster.metrics import Metrics
 from milepost.cluster.observe import Observer
@@ -31,15 +31,17 @@ from milepost.cluster.preflight import check_world
 from milepost.cluster.ready import Final, NothingReady, Taken
 from milepost.cluster.redis_server import BufferUnavailable
 from milepost.cluster.runs import RunFolder
+from milepost.cluster.start import first_policy, newest_checkpoint
 from milepost.cluster.system import System
+from milepost.envs.types import Group
 from milepost.learner import checkpoint
 from milepost.learner.loop import UpdateReport
-from milepost.learner.model import resolve
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _TEND_EVERY_S = 1.0
 _TAKE_SLICE_S = 2.0
+_PARITY_PROMPTS = 4
 _STEP_SHARE_OF_GRACE = 0.5
 
 
@@ -149,6 +151,7 @@ class Run:
         publishing = time.monotonic()
         self.observer.activity("publishing weights")
         await self._publish()
+        parity = await self._agreement(groups)
         ended = time.monotonic()
         clock = measure.Clock(
             total_s=self.observer.seconds,
@@ -158,7 +161,7 @@ class Run:
             publish_s=ended - publishing,
             overlap_s=min(overlap, trained - took),
         )
-        await self._patiently(lambda: self.observer.iteration(taken, report, clock, self._iteration))
+        await self._patiently(lambda: self.observer.iteration(taken, report, clock, self._iteration, parity))
         every = self._config.run.eval_every
         if every and self._iteration % every == 0 and self._iteration < self._config.run.iterations:
             await self.observer.evaluation(self._iteration, self._version)
@@ -190,6 +193,12 @@ class Run:
         await self._patiently(lambda: self._system.ledger.set_versions(published=self._version))
         self._system.weights.keep_only(self._version)
 
+    async def _agreement(self, groups: list[Group]) -> float | None:
+        """How far engines and learner are apart on the version just published, on a few prompts of these groups."""
+        prompts = [group.trajectories[0].turns[-1].prompt_ids for group in groups[:_PARITY_PROMPTS]]
+        turns = await self._system.engines.sample(prompts)
+        return await self._system.learners.check_parity(turns, self._version) if turns else None
+
     async def _checkpoint(self, consumed: dict[str, Final]) -> None:
         """Save the current weights unless that was done, and settle what they consumed."""
         if self._saved == self._version:
@@ -205,7 +214,7 @@ class Run:
         """Bring a lost learner back from the newest valid checkpoint, and everyone else to the same point."""
         self.observer.note(f"learner lost ({lost}); starting it again from the newest checkpoint")
         await self._system.ledger.pause()
-        found = _newest_checkpoint(self._folder, self.observer)
+        found = newest_checkpoint(self._folder, self.observer)
         await self._system.learners.recover(found.path if found else None)
         self._iteration = found.manifest.record.iteration if found else 0
         self._version = found.manifest.record.policy_version if found else 0
@@ -258,24 +267,6 @@ def _outcomes(report: UpdateReport, group_ids: list[str]) -> dict[str, Final]:
     }
 
 
-def _newest_checkpoint(folder: RunFolder, observer: Observer) -> checkpoint.Found | None:
-    try:
-        found = checkpoint.newest_valid(folder.checkpoints)
-    except checkpoint.CheckpointError as error:
-        raise DependencyLost(f"{error}; restore one from a copy, or start a new run") from error
-    for problem in found.problems if found else ():
-        observer.note(f"checkpoint passed over: {problem}")
-    return found
-
-
-def _first_policy(config: RunConfig, observer: Observer) -> Path:
-    observer.phase("preparing the first policy")
-    try:
-        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", observer.note)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
     """Train; what `milepost train` does after reading its arguments. Returns when all iterations are done.
 
@@ -288,8 +279,8 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
         run = Run(config, folder, view, metrics)
         how = "failed"
         try:
-            found = _newest_checkpoint(folder, run.observer) if resume else None
-            model = found.path / "policy" if found else _first_policy(config, run.observer)
+            found = newest_checkpoint(folder, run.observer) if resume else None
+            model = found.path / "policy" if found else first_policy(config, run.observer)
             asyncio.run(_signalled(run, model, found))
             how = "finished"
         except Exit as end:

@@ -30,10 +30,10 @@ from deepspeed.utils import safe_set_full_grad
 from torch import Tensor
 
 from milepost.learner.config import LearnerConfig
-from milepost.learner.loop import LossFn, StepMetrics
 from milepost.learner.metrics import add
 from milepost.learner.pack import MicroBatch
 from milepost.learner.policy import batch_logprobs, layer_of, load_policy, write_policy
+from milepost.learner.training import LossFn, StepMetrics
 
 TAG: Final = "engine"
 LAYOUT: Final = "layout.json"
@@ -57,7 +57,7 @@ class Seat:
 
 
 class DeepSpeedEngine:
-    """A causal language model with its optimizer. Implements `milepost.learner.loop.TrainingEngine`."""
+    """A causal language model with its optimizer. Implements `milepost.learner.training.TrainingEngine`."""
 
     def __init__(
         self,

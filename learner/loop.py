@@ -10,72 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-from milepost.envs.types import Group
+from milepost.envs.types import Group, Turn
 from milepost.learner import pack
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.assignment import Credit, CreditConfig, CreditGroup, from_group, rescale_to_unit_std
 from milepost.learner.credit.strategies import build
 from milepost.learner.filter import FilterConfig, Verdict, keep_groups
 from milepost.learner.loss import LossConfig, LossTerms, Policies, denominator, policy_loss
-from milepost.learner.metrics import add, credit_metrics, mean, mismatch_sums, parity_sums, timed, token_metrics
+from milepost.learner.metrics import (
+    add,
+    credit_metrics,
+    mean,
+    mismatch_sums,
+    parity_sums,
+    parity_sums_of,
+    timed,
+    token_metrics,
+)
 from milepost.learner.pack import MicroBatch
-from milepost.learner.sample import Sample, samples
-
-LossFn = Callable[[int, MicroBatch, Tensor, Tensor], LossTerms]
-"""Of the micro-batch's number, the micro-batch on the device, its log-probs and entropies `[B, L]`."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepMetrics:
-    """What one optimizer step did. `sums` are over all ranks and all trained tokens."""
-
-    applied: bool
-    """False: something was not finite, and weights and optimizer state are as before."""
-    loss: float
-    grad_norm: float
-    lr: float
-    sums: Mapping[str, float]
-
-
-class TrainingEngine(Protocol):
-    """A model split over ranks. Every method is collective: all ranks call it, in the same order."""
-
-    rank: int
-    world_size: int
-
-    def update(
-        self,
-        micro_batches: Sequence[MicroBatch],
-        loss_fn: LossFn,
-        *,
-        temperature: float,
-        approve: Callable[[Mapping[str, float]], None],
-    ) -> StepMetrics:
-        """One optimizer step. `approve` sees the summed numbers before it; what it raises cancels the step."""
-        ...
-
-    def token_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
-        """Log-probs `[B, L]` of each micro-batch's own tokens under the current weights, without gradient."""
-        ...
-
-    def reference_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
-        """The same under the frozen starting policy."""
-        ...
-
-    def all_sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sum of every value over ranks; all ranks pass the same names."""
-        ...
-
-    def all_equal(self, value: int) -> bool:
-        """Whether all ranks passed the same `value`, below 2**53."""
-        ...
+from milepost.learner.sample import Sample, lone_samples, samples
+from milepost.learner.training import StepMetrics, TrainingEngine
 
 
 class ParityError(RuntimeError):
@@ -161,7 +121,7 @@ class LearnerRank:
             credits = self._rescale([graphs[k] for k in kept], [credits[k] for k in kept])
         with timed(seconds, "pack"):
             pool = _samples([groups[k] for k in kept], credits)
-            shares = self._shares(pool)
+            shares = self._shares(pool, steps=self._config.minibatches)
         steps, parity = self._steps(shares, version, seconds)
         sums: dict[str, float] = {}
         for step in steps:
@@ -183,6 +143,20 @@ class LearnerRank:
             seconds=seconds,
         )
 
+    def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
+        """Mean |log-prob of learner - of engine| per token over turns that `version` sampled, the same on every rank.
+
+        For asynchronous runs, whose groups hold no token of the current version. None if no token is of `version`.
+
+        Raises:
+            ParityError: the mean is over the limit.
+        """
+        (share,) = self._shares(lone_samples(turns), steps=1)
+        sums = parity_sums_of(share.micro_batches, self._logprobs(share), version)
+        sums = self._engine.all_sum(sums)
+        self._check_parity(sums, version)
+        return mean(sums, "parity_current", "tokens_current")
+
     def _check_same_work(self, groups: Sequence[Group], version: int) -> None:
         if not self._engine.all_equal(_fingerprint(groups, version)):
             raise ValueError(
@@ -202,10 +176,10 @@ class LearnerRank:
         ]
         return rescale_to_unit_std(credits, weights)
 
-    def _shares(self, pool: Sequence[Sample]) -> list[_Share]:
+    def _shares(self, pool: Sequence[Sample], *, steps: int) -> list[_Share]:
         """This rank's micro-batches for each optimizer step; all ranks get equally many."""
         shares = []
-        for part in pack.minibatches(pool, self._config.minibatches):
+        for part in pack.minibatches(pool, steps):
             ranks = pack.plan(
                 part, num_ranks=self._engine.world_size, max_tokens=self._config.max_tokens_per_micro_batch
             )
@@ -225,8 +199,7 @@ class LearnerRank:
             with timed(seconds, "proximal"):
                 shares = [replace(share, proximal=self._logprobs(share)) for share in shares]
                 for share in shares:
-                    for batch, logprobs in zip(share.micro_batches, share.proximal or (), strict=True):
-                        add(parity, parity_sums(batch, logprobs.to(batch.loss_mask.device), version))
+                    add(parity, parity_sums_of(share.micro_batches, share.proximal or (), version))
                 parity = self._engine.all_sum(parity)
                 self._check_parity(parity, version)
         steps = []
@@ -264,8 +237,7 @@ class LearnerRank:
         if gap is not None and not gap <= self._config.parity_limit:
             raise ParityError(
                 f"learner and engine differ by {gap:.3g} nats per token over {sums['tokens_current']:.0f} tokens of "
-                f"version {version}, limit {self._config.parity_limit:.3g}: compare temperature, dtype and weights of "
-                f"both; no step was made"
+                f"version {version}, limit {self._config.parity_limit:.3g}: compare their weights, temperature, dtype"
             )
 
     def _count_skipped(self, step: StepMetrics) -> None:

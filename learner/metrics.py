@@ -49,6 +49,14 @@ def parity_sums(batch: MicroBatch, logprobs: Tensor, version: int) -> dict[str, 
     }
 
 
+def parity_sums_of(batches: Sequence[MicroBatch], logprobs: Sequence[Tensor], version: int) -> dict[str, float]:
+    """`parity_sums` added up over micro-batches."""
+    total: dict[str, float] = {}
+    for batch, found in zip(batches, logprobs, strict=True):
+        add(total, parity_sums(batch, found.to(batch.loss_mask.device), version))
+    return total
+
+
 def mismatch_sums(batch: MicroBatch, proximal: Tensor, config: LossConfig) -> dict[str, float]:
     """The sums of `Mismatch` between proximal and rollout policy, named `mismatch_...`."""
     behind = log_ratio(proximal.detach(), batch.rollout_logprobs)[batch.loss_mask]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost.envs.types import Trajectory, Turn
+from milepost.envs.types import Task, Trajectory, Turn
 
 NO_VERSION = -1
 """Version of a token that no policy sampled."""
@@ -73,6 +73,13 @@ def samples(trajectory: Trajectory, step_advantages: Sequence[float] | NDArray[n
     starts = [k for k in range(len(trajectory.turns)) if k == 0 or not _appends(*trajectory.turns[k - 1 : k + 1])]
     ends = [*starts[1:], len(trajectory.turns)]
     return [_merge(trajectory, trajectory.turns[a:b], advantages[a:b]) for a, b in zip(starts, ends, strict=True)]
+
+
+def lone_samples(turns: Sequence[Turn]) -> list[Sample]:
+    """One sample per turn with no advantage: for comparing log-probs, where only the tokens matter."""
+    task = Task(env="", seed=0, split="train")
+    lone = [Trajectory(task=task, group_id="", index=0, turns=[turn], outcome="truncated") for turn in turns]
+    return [sample for trajectory in lone for sample in samples(trajectory, [0.0])]
 
 
 def _appends(turn: Turn, following: Turn) -> bool:

@@ -156,6 +156,8 @@ def check_updates(report: dict[str, Any], minibatches: int) -> None:
     assert report["metrics"]["effective_sample_share"] == pytest.approx(1, abs=1e-4)
     assert report["metrics"]["entropy"] == pytest.approx(4.1, abs=0.2)
     assert "differ by 0.5 nats" in report["parity_error"]
+    assert report["probe"] < 1e-5
+    assert "differ by 0.5 nats" in report["probe_error"]
     assert report["nothing"] == [0, None, ["zero_variance"] * 3]
     assert report["unchanged"]
     assert report["stale"] == [minibatches, None, pytest.approx(0.5, abs=0.05)]

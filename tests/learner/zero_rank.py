@@ -214,11 +214,17 @@ def updates(engine: DeepSpeedEngine, config: LearnerConfig) -> dict[str, Any]:
         "breaks": first.prefix_breaks,
     }
     before = digest(engine)
+    freshly = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=6)
+    saw["probe"] = rank.check_parity(freshly[0].trajectories[0].turns, 6)
     off = with_logprobs(engine, some_groups(solved=2), shift=0.5, version=6)
     try:
         rank.train(off, 6)
     except ParityError as error:
         saw["parity_error"] = str(error)
+    try:
+        rank.check_parity(off[0].trajectories[0].turns, 6)
+    except ParityError as error:
+        saw["probe_error"] = str(error)
     try:
         rank.train(fresh if engine.rank else fresh[:1], 6)
     except ValueError as error:

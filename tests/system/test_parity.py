@@ -47,10 +47,9 @@ def test_a_skipped_weight_update_ends_the_run_before_the_next_step(
     [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("milepost: ")]
     assert "learner and engine differ by" in line
     assert f"of version {_SKIPPED}" in line
-    assert "no step was made" in line
     folder = find(tmp_path / "runs", "latest")
     records = iterations(read_records(folder.metrics))
-    assert [record.iteration for record in records] == [1, _SKIPPED]
+    assert [record.iteration for record in records] == [1]  # the second one published what it had not loaded
     assert all(record.parity is not None and record.parity < 1e-3 for record in records)
     saved = checkpoint.newest_valid(folder.checkpoints)
     assert saved is not None

@@ -1,0 +1,61 @@
+"""What the learner's loop asks of a training engine, and what a step answers. Loads no framework but torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from milepost.learner.loss import LossTerms
+from milepost.learner.pack import MicroBatch
+
+LossFn = Callable[[int, MicroBatch, Tensor, Tensor], LossTerms]
+"""Of the micro-batch's number, the micro-batch on the device, its log-probs and entropies `[B, L]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """What one optimizer step did. `sums` are over all ranks and all trained tokens."""
+
+    applied: bool
+    """False: something was not finite, and weights and optimizer state are as before."""
+    loss: float
+    grad_norm: float
+    lr: float
+    sums: Mapping[str, float]
+
+
+class TrainingEngine(Protocol):
+    """A model split over ranks. Every method is collective: all ranks call it, in the same order."""
+
+    rank: int
+    world_size: int
+
+    def update(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        loss_fn: LossFn,
+        *,
+        temperature: float,
+        approve: Callable[[Mapping[str, float]], None],
+    ) -> StepMetrics:
+        """One optimizer step. `approve` sees the summed numbers before it; what it raises cancels the step."""
+        ...
+
+    def token_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
+        """Log-probs `[B, L]` of each micro-batch's own tokens under the current weights, without gradient."""
+        ...
+
+    def reference_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
+        """The same under the frozen starting policy."""
+        ...
+
+    def all_sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sum of every value over ranks; all ranks pass the same names."""
+        ...
+
+    def all_equal(self, value: int) -> bool:
+        """Whether all ranks passed the same `value`, below 2**53."""
+        ...
