@@ -212,14 +212,6 @@ class DeepSpeedEngine:
         if loaded is None:
             raise EngineError(f"DeepSpeed found no checkpoint {TAG!r} in {folder}")
 
-    def close(self) -> None:
-        """Leave together with the other ranks, so that none closes a connection another still uses; once a process."""
-        try:
-            torch.distributed.barrier()
-        finally:
-            self._engine.destroy()
-            torch.distributed.destroy_process_group()
-
     @torch.no_grad()
     def _without_gradient(self, model: Any, micro_batches: Sequence[MicroBatch], temperature: float) -> list[Tensor]:
         return [batch_logprobs(model, batch.to(self._device), temperature)[0] for batch in micro_batches]
