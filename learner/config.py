@@ -21,6 +21,7 @@ class LearnerConfig(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay")
     grad_clip: float = Field(1.0, gt=0, description="Largest global norm of a step's gradient")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps over which the rate rises linearly")
+    decay_steps: int = Field(0, ge=0, description="Steps over which it then falls linearly to a tenth; 0: constant")
     minibatches: int = Field(1, ge=1, description="Optimizer steps per update; above 1 costs one more forward pass")
     max_tokens_per_micro_batch: int = Field(16384, ge=2, description="With padding; bounds the memory of a pass")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, 4/3 of the time")

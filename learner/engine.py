@@ -37,6 +37,7 @@ from milepost.learner.training import LossFn, StepMetrics
 
 TAG: Final = "engine"
 LAYOUT: Final = "layout.json"
+LOWEST_RATE: Final = 0.1
 
 # DeepSpeed's own calls: torch would say so at every step, and nobody here can change it
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*_tensor` is deprecated", category=FutureWarning)
@@ -98,7 +99,7 @@ class DeepSpeedEngine:
             model=module,
             model_parameters=module.parameters(),
             config=_deepspeed_config(config),
-            lr_scheduler=partial(_schedule, warmup_steps=config.warmup_steps),
+            lr_scheduler=partial(_schedule, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps),
             dist_init_required=False,
         )
         self._engine.train()  # dropout is zero, so this differs from eval() by gradient checkpointing alone
@@ -287,6 +288,17 @@ def _deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
     }
 
 
-def _schedule(optimizer: torch.optim.Optimizer, *, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear rise over `warmup_steps` steps, the first of them not zero, then constant."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup_steps + 1)))
+def _schedule(
+    optimizer: torch.optim.Optimizer, *, warmup_steps: int, decay_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The rate of `learning_rate_factor`, stepped once per optimizer step."""
+    factor = partial(learning_rate_factor, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def learning_rate_factor(step: int, *, warmup_steps: int, decay_steps: int) -> float:
+    """Linear rise over `warmup_steps` steps, the first of them not zero, then linear fall to a tenth, then constant."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    fallen = min(1.0, (step - warmup_steps) / decay_steps) if decay_steps else 0.0
+    return 1.0 - (1.0 - LOWEST_RATE) * fallen
