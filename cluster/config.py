@@ -28,7 +28,8 @@ from milepost.cluster.metrics import MetricsConfig
 from milepost.cluster.overrides import apply, leaves
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.assignment import CreditConfig
+from milepost.learner.credit.crbc import CRBCConfig
+from milepost.learner.credit.strategies import DEFAULT, SETTINGS, CreditConfig
 from milepost.learner.filter import FilterConfig
 from milepost.learner.loss import LossConfig
 from milepost.learner.model import ModelConfig
@@ -99,7 +100,7 @@ class RunConfig(BaseModel):
     sampling: SamplingConfig = SamplingConfig()
     actors: ActorConfig = ActorConfig()
     reward: RewardSection = RewardSection()
-    credit: CreditConfig = CreditConfig()
+    credit: CreditConfig = CRBCConfig()
     filter: FilterConfig = FilterConfig()
     loss: LossConfig = LossConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -205,10 +206,14 @@ def _source(key: str, overridden: Sequence[str], path: Path) -> str:
 
 def _complaint(detail: ErrorDetails, overridden: Sequence[str], path: Path) -> str:
     parts = [str(part) for part in detail["loc"]]
+    if detail["type"] == "union_tag_invalid":
+        return _unknown_strategy(detail, path, overridden)
+    strategy = parts.pop(1) if len(parts) > 1 and parts[0] == "credit" else None  # pydantic names the union's member
     key = ".".join(parts)
     source = _source(key, overridden, path)
     if detail["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key}{_nearest(parts)}"
+        of = f" of strategy {strategy}" if strategy else ""
+        return f"{source}: unknown key {key}{of}{_nearest(parts, strategy)}"
     reason = detail["msg"].removeprefix("Value error, ")
     where = (
         f"{key} = {detail['input']!r}: "
@@ -220,9 +225,16 @@ def _complaint(detail: ErrorDetails, overridden: Sequence[str], path: Path) -> s
     return f"{source}: {where}{reason[:1].lower()}{reason[1:]}"
 
 
-def _nearest(parts: Sequence[str]) -> str:
+def _unknown_strategy(detail: ErrorDetails, path: Path, overridden: Sequence[str]) -> str:
+    named = detail["ctx"]["tag"]
+    close = difflib.get_close_matches(named, SETTINGS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
+    return f"{_source('credit.strategy', overridden, path)}: credit.strategy = {named!r}: no such strategy; {hint}"
+
+
+def _nearest(parts: Sequence[str], strategy: str | None) -> str:
     """The known name that `parts` most likely means: in its own section first, then anywhere."""
-    known = list(_known_keys(RunConfig))
+    known = list(_known_keys(RunConfig, strategy=strategy))
     section = ".".join(parts[:-1])
     beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
     close = difflib.get_close_matches(parts[-1], beside, n=1)
@@ -234,8 +246,9 @@ def _nearest(parts: Sequence[str]) -> str:
     return f"; known here: {', '.join(sorted(beside))}" if beside else ""
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _known_keys(model: type[BaseModel], prefix: str = "", *, strategy: str | None) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _known_keys(field.annotation, f"{prefix}{name}.")
+        kind = SETTINGS[strategy or DEFAULT] if name == "credit" else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _known_keys(kind, f"{prefix}{name}.", strategy=strategy)

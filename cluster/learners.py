@@ -28,7 +28,7 @@ from milepost.cluster.weights import Delivery, FileDelivery, NcclDelivery, Weigh
 from milepost.envs.types import Group, Turn
 from milepost.learner import checkpoint
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.assignment import CreditConfig
+from milepost.learner.credit.strategies import CreditConfig
 from milepost.learner.engine import DeepSpeedEngine, Seat
 from milepost.learner.filter import FilterConfig
 from milepost.learner.loop import DivergenceError, LearnerRank, ParityError, UpdateReport

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from milepost.learner.credit.assignment import Credit, CreditGroup
-from milepost.learner.credit.starpo import reward_std
+from milepost.learner.credit.baseline import reward_std
 
 Reason = Literal["unfiltered", "top_p", "step_signal", "zero_variance", "low_variance"]
 REASONS: tuple[Reason, ...] = get_args(Reason)

@@ -19,8 +19,9 @@ from torch import Tensor
 from milepost.envs.types import Group, Turn
 from milepost.learner import pack
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.assignment import Credit, CreditConfig, CreditGroup, from_group, rescale_to_unit_std
-from milepost.learner.credit.strategies import build
+from milepost.learner.credit.assignment import Credit, CreditGroup, from_group
+from milepost.learner.credit.scaling import scaled
+from milepost.learner.credit.strategies import CreditConfig, build
 from milepost.learner.filter import FilterConfig, Verdict, keep_groups
 from milepost.learner.loss import LossConfig, LossTerms, Policies, denominator, policy_loss
 from milepost.learner.metrics import (
@@ -118,7 +119,7 @@ class LearnerRank:
             credits = [self._strategy.assign(graph) for graph in graphs]
             verdicts = keep_groups(graphs, credits, self._filter)
             kept = [k for k, verdict in enumerate(verdicts) if verdict.keep]
-            credits = self._rescale([graphs[k] for k in kept], [credits[k] for k in kept])
+            credits = self._scaled([graphs[k] for k in kept], [credits[k] for k in kept])
         with timed(seconds, "pack"):
             pool = _samples([groups[k] for k in kept], credits)
             shares = self._shares(pool, steps=self._config.minibatches)
@@ -164,8 +165,8 @@ class LearnerRank:
                 f"version {version} and groups {[group.group_id for group in groups]}"
             )
 
-    def _rescale(self, graphs: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
-        """Unit deviation over the batch, each turn counted as often as the loss counts it."""
+    def _scaled(self, graphs: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
+        """On one scale over the batch, each turn counted as often as the loss counts it."""
         by_token = self._loss.aggregation == "token"
         weights = [
             [
@@ -174,7 +175,7 @@ class LearnerRank:
             ]
             for graph in graphs
         ]
-        return rescale_to_unit_std(credits, weights)
+        return scaled(credits, weights, self._strategy.scaling)
 
     def _shares(self, pool: Sequence[Sample], *, steps: int) -> list[_Share]:
         """This rank's micro-batches for each optimizer step; all ranks get equally many."""
@@ -250,12 +251,13 @@ class LearnerRank:
 
 
 def _samples(groups: Sequence[Group], credits: Sequence[Credit]) -> list[Sample]:
-    return [
-        sample
-        for group, credit in zip(groups, credits, strict=True)
-        for trajectory, advantages in zip(group.trajectories, credit.total, strict=True)
-        for sample in samples(trajectory, advantages)
-    ]
+    found: list[Sample] = []
+    for group, credit in zip(groups, credits, strict=True):
+        for i, trajectory in enumerate(group.trajectories):
+            advantages = credit.total[i] if credit.token_total is None else credit.token_total[i]
+            targets = None if credit.value_targets is None else credit.value_targets[i]
+            found.extend(samples(trajectory, advantages, targets))
+    return found
 
 
 def _fingerprint(groups: Sequence[Group], version: int) -> int:

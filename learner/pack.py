@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from milepost.learner.sample import NO_VERSION, Sample
+from milepost.learner.sample import NO_TURN, NO_VERSION, Sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +32,10 @@ class MicroBatch:
     rollout_logprobs: Tensor
     versions: Tensor
     turn_lengths: Tensor
+    turn_index: Tensor
+    value_mask: Tensor
+    """True where a critic is trained."""
+    value_targets: Tensor
 
     def to(self, device: torch.device) -> Self:
         """The same micro-batch on another device."""
@@ -104,6 +108,9 @@ def collate(batch: Sequence[Sample]) -> MicroBatch:
         rollout_logprobs=_pad([s.rollout_logprobs for s in batch], attention, np.float32(0)),
         versions=_pad([s.versions for s in batch], attention, NO_VERSION),
         turn_lengths=_pad([s.turn_lengths for s in batch], attention, 0),
+        turn_index=_pad([s.turn_index for s in batch], attention, NO_TURN),
+        value_mask=_pad([s.value_mask for s in batch], attention, False),
+        value_targets=_pad([s.value_targets for s in batch], attention, np.float32(0)),
     )
 
 

@@ -8,15 +8,19 @@ Token ids and log-probs are those the inference engine returned; nothing is deco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from milepost.envs.types import Task, Trajectory, Turn
 
+Floats = NDArray[np.floating]
+
 NO_VERSION = -1
 """Version of a token that no policy sampled."""
+NO_TURN = -1
+"""Turn of a token that no policy sampled."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +39,15 @@ class Sample:
     """Policy version that sampled the token; `NO_VERSION` elsewhere."""
     turn_lengths: NDArray[np.int64]
     """How many tokens the policy sampled in the token's turn; 0 where it sampled none."""
+    turn_index: NDArray[np.int64]
+    """Which turn of its trajectory sampled the token, from 0; `NO_TURN` elsewhere."""
+    value_mask: NDArray[np.bool_]
+    """True where a critic is trained: on its estimate before the token was sampled."""
+    value_targets: NDArray[np.float32]
+    """What the critic should say there; 0 elsewhere."""
 
     def __post_init__(self) -> None:
-        arrays = (self.loss_mask, self.advantages, self.rollout_logprobs, self.versions, self.turn_lengths)
-        lengths = [array.shape for array in arrays]
+        lengths = [getattr(self, f.name).shape for f in fields(self) if f.name not in ("group_id", "index")]
         if any(shape != self.token_ids.shape for shape in lengths):
             raise ValueError(f"sample {self.group_id}/{self.index}: arrays of {lengths}, tokens {self.token_ids.shape}")
         if self.loss_mask[0]:
@@ -53,26 +62,35 @@ class Sample:
         return int(self.loss_mask.sum())
 
 
-def samples(trajectory: Trajectory, step_advantages: Sequence[float] | NDArray[np.floating]) -> list[Sample]:
+def samples(
+    trajectory: Trajectory,
+    advantages: Sequence[float | Floats] | Floats,
+    value_targets: Sequence[Floats] | None = None,
+) -> list[Sample]:
     """One sample per run of append-only turns: a trajectory of one sample has no prefix break.
 
     Args:
-        step_advantages: `[T]`, one per turn; every sampled token of the turn gets it.
+        advantages: T items, one per turn: a number for all of its tokens, or `[L_t]`, one per token.
+        value_targets: T arrays `[n]`, n <= L_t: what a critic should say before each of the turn's first n tokens.
 
     Raises:
-        ValueError: not one finite advantage per turn.
+        ValueError: not one advantage per turn, or a number that is not finite.
 
     Source: token-in token-out with step-native records, as in StepPO (arXiv 2604.18401).
     """
-    advantages = np.asarray(step_advantages, dtype=np.float32)
-    where = f"trajectory {trajectory.group_id}/{trajectory.index}"
-    if advantages.shape != (len(trajectory.turns),):
-        raise ValueError(f"{where}: advantages of shape {advantages.shape} for {len(trajectory.turns)} turns")
-    if not np.isfinite(advantages).all():
-        raise ValueError(f"{where}: an advantage is not finite: {advantages.tolist()}")
-    starts = [k for k in range(len(trajectory.turns)) if k == 0 or not _appends(*trajectory.turns[k - 1 : k + 1])]
-    ends = [*starts[1:], len(trajectory.turns)]
-    return [_merge(trajectory, trajectory.turns[a:b], advantages[a:b]) for a, b in zip(starts, ends, strict=True)]
+    turns, where = trajectory.turns, f"trajectory {trajectory.group_id}/{trajectory.index}"
+    targets = [np.zeros(0)] * len(turns) if value_targets is None else list(value_targets)
+    if len(advantages) != len(turns) or len(targets) != len(turns):
+        raise ValueError(f"{where}: {len(advantages)} advantages and {len(targets)} targets for {len(turns)} turns")
+    for what in (*advantages, *targets):
+        if not np.isfinite(what).all():
+            raise ValueError(f"{where}: an advantage or a value target is not finite: {what}")
+    starts = [k for k in range(len(turns)) if k == 0 or not _appends(*turns[k - 1 : k + 1])]
+    ends = [*starts[1:], len(turns)]
+    return [
+        _merge(trajectory, range(a, b), advantages=list(advantages[a:b]), targets=targets[a:b])
+        for a, b in zip(starts, ends, strict=True)
+    ]
 
 
 def lone_samples(turns: Sequence[Turn]) -> list[Sample]:
@@ -88,7 +106,10 @@ def _appends(turn: Turn, following: Turn) -> bool:
     return following.prompt_ids[: len(before)] == before
 
 
-def _merge(trajectory: Trajectory, turns: Sequence[Turn], advantages: NDArray[np.float32]) -> Sample:
+def _merge(
+    trajectory: Trajectory, indices: range, *, advantages: Sequence[float | Floats], targets: Sequence[Floats]
+) -> Sample:
+    turns = trajectory.turns[indices.start : indices.stop]
     length = len(turns[-1].prompt_ids) + len(turns[-1].response_ids)
     sample = Sample(
         group_id=trajectory.group_id,
@@ -99,14 +120,20 @@ def _merge(trajectory: Trajectory, turns: Sequence[Turn], advantages: NDArray[np
         rollout_logprobs=np.zeros(length, dtype=np.float32),
         versions=np.full(length, NO_VERSION, dtype=np.int64),
         turn_lengths=np.zeros(length, dtype=np.int64),
+        turn_index=np.full(length, NO_TURN, dtype=np.int64),
+        value_mask=np.zeros(length, dtype=np.bool_),
+        value_targets=np.zeros(length, dtype=np.float32),
     )
-    for turn, advantage in zip(turns, advantages, strict=True):
+    for index, turn, advantage, target in zip(indices, turns, advantages, targets, strict=True):
         start = len(turn.prompt_ids)
         sampled = slice(start, start + len(turn.response_ids))
         sample.loss_mask[sampled] = True
         sample.advantages[sampled] = advantage
         sample.rollout_logprobs[sampled] = turn.logprobs
         sample.turn_lengths[sampled] = len(turn.response_ids)
+        sample.turn_index[sampled] = index
+        sample.value_mask[start : start + len(target)] = True
+        sample.value_targets[start : start + len(target)] = target
         for span in turn.versions:
             sample.versions[start + span.start : start + span.end] = span.version
     return sample

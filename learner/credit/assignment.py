@@ -8,17 +8,21 @@ groups are trained on (`milepost.learner.filter`), nor how a turn's advantage re
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol, Self
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from milepost.envs.types import Group, Outcome, Trajectory, Turn
 
 Floats = NDArray[np.float64]
+
+Need = Literal["critic", "entropy", "history_gain", "progress"]
+"""What a strategy reads beyond states, actions and rewards; each names where the fields of `CreditTurn` come from."""
+
+Scaling = Literal["unit_std", "whiten_turns", "whiten_tokens"]
+"""How a batch of totals is brought to the scale of the loss; see `milepost.learner.credit.scaling`."""
 
 INVALID: Final = "<invalid>"
 """The action of every turn whose response held no valid action."""
@@ -37,10 +41,16 @@ class CreditTurn:
     invalid: bool
     num_tokens: int
     """Tokens the policy sampled in this turn, at least 1."""
+    progress: float | None = None
+    """Share of the way to the goal after the turn, in [0, 1], where the environment knows it."""
     entropy: float | None = None
     """Mean entropy of those tokens in nats, where the learner computed it."""
+    history_gain: float | None = None
+    """Mean log-prob of those tokens with goal and history in the context less without them, in nats."""
     value: float | None = None
-    """A critic's estimate for `anchor`, where there is a critic."""
+    """A critic's estimate before the turn's first token, where there is a critic."""
+    token_values: tuple[float, ...] | None = None
+    """A critic's estimate before each of the turn's tokens, `[num_tokens]`; the first is `value`."""
 
     def __post_init__(self) -> None:
         if self.invalid != (self.action == INVALID):
@@ -51,6 +61,11 @@ class CreditTurn:
             raise ValueError(f"reward is {self.reward}, not a finite number")
         if self.num_tokens < 1:
             raise ValueError(f"num_tokens is {self.num_tokens}; a turn holds at least one sampled token")
+        estimates = (self.progress, self.entropy, self.history_gain, self.value, *(self.token_values or ()))
+        if not all(x is None or math.isfinite(x) for x in estimates):
+            raise ValueError("progress, entropy, history_gain or a value is not a finite number")
+        if self.token_values is not None and len(self.token_values) != self.num_tokens:
+            raise ValueError(f"{len(self.token_values)} token_values for {self.num_tokens} tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +98,31 @@ class CreditTrajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class PastTransition:
+    """A transition of earlier groups of the task. Raises ValueError unless `count` is positive and finite."""
+
+    anchor: str
+    action: str
+    target: str | None
+    """The state it led to; None where the episode ended."""
+    won: bool
+    """Whether it ended in success; False where it did not end."""
+    count: float
+    """How often it was seen, less what has faded since."""
+
+    def __post_init__(self) -> None:
+        if not (self.count > 0 and math.isfinite(self.count)):
+            raise ValueError(f"count of a past transition is {self.count}; it must be positive and finite")
+
+
+@dataclass(frozen=True, slots=True)
 class CreditGroup:
     """All surviving trajectories of one task from one start. Raises ValueError if there are none."""
 
     task_id: str
     trajectories: tuple[CreditTrajectory, ...]
+    history: tuple[PastTransition, ...] = ()
+    """What earlier groups of the same task met; enriches transition graphs, is never trained on."""
 
     def __post_init__(self) -> None:
         if not self.trajectories:
@@ -107,47 +142,33 @@ class Credit:
     step_adv: tuple[Floats, ...]
     """G arrays `[T_i]`, unweighted."""
     coverage: tuple[NDArray[np.int8], ...]
-    """G arrays `[T_i]` of 0 and 1: 1 where the turn had another action of the same state to be compared with."""
+    """G arrays `[T_i]` of 0 and 1: 1 where the step advantage rests on a comparison or an estimate of its own."""
     total: tuple[Floats, ...]
     """G arrays `[T_i]`: the advantage the loss uses."""
     state_value: dict[str, float]
     """Estimated value of every state the group acted in; empty for strategies that estimate none."""
     diagnostics: dict[str, float]
+    token_total: tuple[tuple[Floats, ...], ...] | None = None
+    """G tuples of T_i arrays `[num_tokens]`: what the loss uses instead of `total`, where tokens differ in a turn."""
+    value_targets: tuple[tuple[Floats, ...], ...] | None = None
+    """G tuples of T_i arrays: what the critic should have said before the first n tokens of the turn, n >= 1."""
 
 
 class Strategy(Protocol):
     """Turns a group into advantages. Invariant under reordering of the trajectories; every output is finite."""
 
-    requires: frozenset[str]
-    """Optional turn fields (`entropy`, `value`) that the strategy reads; checked when a run starts."""
+    requires: ClassVar[frozenset[Need]]
+    """What it reads beyond states, actions and rewards; checked when a run starts."""
+    scaling: ClassVar[Scaling]
+    """How its totals are brought to one scale over a batch."""
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Advantages of every turn of `group`."""
+        """Advantages of every turn of `group`.
+
+        Raises:
+            ValueError: a turn lacks a field that the strategy requires; names group, trajectory and turn.
+        """
         ...
-
-
-class CreditConfig(BaseModel):
-    """How a turn earns its advantage: `w_trajectory * trajectory advantage + w_step * step advantage`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    strategy: Literal["crbc", "starpo"] = Field(
-        "crbc", description="crbc credits state transitions; starpo gives each turn its trajectory's advantage only"
-    )
-    baseline: Literal["grpo", "rloo", "dr_grpo"] = Field(
-        "grpo", description="Trajectory advantage: grpo (R-mean)/std, rloo R-mean of the others, dr_grpo R-mean"
-    )
-    invalid_penalty: float = Field(0.1, ge=0, description="Taken from a trajectory's return for each invalid turn")
-    w_trajectory: float = Field(1.0, ge=0, description="Weight of the trajectory advantage")
-    w_step: float = Field(5.0, ge=0, description="Weight of the step advantage (crbc)")
-    beta: float = Field(0.98, gt=0, lt=1, description="Discount per turn of the probability of success (crbc)")
-    sigma_min: float = Field(0.1, gt=0, description="Smallest per-state scale a step advantage is divided by (crbc)")
-
-    @model_validator(mode="after")
-    def _some_weight_is_positive(self) -> Self:
-        if self.w_trajectory == 0 and (self.strategy == "starpo" or self.w_step == 0):
-            raise ValueError(f"strategy {self.strategy} with these weights gives every turn 0; raise w_trajectory")
-        return self
 
 
 def from_group(group: Group) -> CreditGroup:
@@ -177,54 +198,5 @@ def _from_turn(turn: Turn) -> CreditTurn:
         reward=turn.reward,
         invalid=turn.action is None,
         num_tokens=len(turn.response_ids),
+        progress=turn.progress,
     )
-
-
-def rescale_to_unit_std(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]]) -> list[Credit]:
-    """Divide every `total` of a batch by the batch's standard deviation over steps; nothing is centred.
-
-    Clipping, KL weight and learning rate then mean the same whatever `w_step` is (the pitfall of a step weight of 5).
-    The deviation is the population's, taken about the weighted mean. A batch whose totals don't vary stays as it is.
-    The divisor is reported as the diagnostic `batch_std`.
-
-    Args:
-        credits: one per group of the batch, N groups.
-        weights: N sequences of G arrays `[T_i]`, each >= 0: how often a step counts (its tokens, 1, or 0 to leave out).
-
-    Raises:
-        ValueError: weights and credits differ in shape, or a weight is negative or not finite.
-    """
-    _check_weights(credits, weights)
-    if not credits:
-        return []
-    totals = np.concatenate([x for credit in credits for x in credit.total])
-    flat_weights = np.concatenate([np.asarray(w, dtype=np.float64) for group in weights for w in group])
-    divisor = _std(totals, flat_weights)
-    return [
-        replace(
-            credit,
-            total=tuple(x / divisor for x in credit.total),
-            diagnostics={**credit.diagnostics, "batch_std": divisor},
-        )
-        for credit in credits
-    ]
-
-
-def _std(values: Floats, weights: Floats) -> float:
-    """Weighted population standard deviation; 1 where the counted values differ by no more than rounding."""
-    counted = values[weights > 0]
-    if counted.size == 0 or np.ptp(counted) <= 1e-9 * np.max(np.abs(counted)):
-        return 1.0
-    mean = np.average(values, weights=weights)
-    return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
-
-
-def _check_weights(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]]) -> None:
-    have = [[x.shape for x in credit.total] for credit in credits]
-    given = [[np.shape(w) for w in group] for group in weights]
-    if have != given:
-        raise ValueError(f"weights have shapes {given} but the credits' totals have {have}")
-    for group in weights:
-        for w in group:
-            if not np.all(np.isfinite(w)) or np.any(np.asarray(w) < 0):
-                raise ValueError("a step weight is negative or not finite; use token counts, 1 or 0")

@@ -7,15 +7,27 @@ speaks. Under stochastic transitions or from few visits it is a noisy estimate, 
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from milepost.learner.credit.assignment import Credit, CreditConfig, CreditGroup, Floats
+from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
+from milepost.learner.credit.baseline import outcome_diagnostics, trajectory_advantages
 from milepost.learner.credit.graph import GraphValues, TransitionGraph, build_graph, solve_values
-from milepost.learner.credit.starpo import outcome_diagnostics, trajectory_advantages
+from milepost.learner.credit.settings import StepSettings
 
 ROUNDING = 1e-12
 """Values lie in [0, 1]: a smaller |Q - V| is an artefact of the solve."""
+
+
+class CRBCConfig(StepSettings):
+    """A turn's credit is what its action was worth more than its state."""
+
+    strategy: Literal["crbc"] = Field("crbc", description="credit for state transitions, judged by the whole group")
+    w_step: float = Field(5.0, ge=0, description="Weight of the step advantage")
+    beta: float = Field(0.98, gt=0, lt=1, description="Discount per turn of the probability of success")
+    sigma_min: float = Field(0.1, gt=0, description="Smallest per-state scale a step advantage is divided by")
 
 
 class CRBC:
@@ -35,9 +47,10 @@ class CRBC:
     computed as in `StarPO`.
     """
 
-    requires: frozenset[str] = frozenset()
+    requires: ClassVar[frozenset[Need]] = frozenset()
+    scaling: ClassVar[Scaling] = "unit_std"
 
-    def __init__(self, config: CreditConfig) -> None:
+    def __init__(self, config: CRBCConfig) -> None:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:

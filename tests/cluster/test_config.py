@@ -5,6 +5,7 @@ import pytest
 from milepost.cluster import config as configs
 from milepost.cluster.config import RunConfig, config_hash, dump, load, refuse_change
 from milepost.cluster.exits import ConfigError
+from milepost.learner.credit.strategies import SETTINGS
 
 
 @pytest.fixture
@@ -170,9 +171,24 @@ def test_a_resumed_run_may_go_on_longer_but_not_otherwise(toml):
 
 
 def test_no_section_has_more_fields_than_a_person_reads():
-    for name, field in RunConfig.model_fields.items():
-        assert len(field.annotation.model_fields) <= 15, name
-        assert all(f.description for f in field.annotation.model_fields.values()), name
+    sections = {name: field.annotation for name, field in RunConfig.model_fields.items() if name != "credit"}
+    for name, section in (sections | SETTINGS).items():
+        assert len(section.model_fields) <= 15, name
+        assert all(f.description for f in section.model_fields.values()), name
+
+
+def test_the_keys_of_the_credit_section_are_those_of_its_strategy(toml):
+    assert load(toml('[credit]\nstrategy = "starpo"\nbaseline = "rloo"\n')).credit.strategy == "starpo"
+    message = complaint(toml('[credit]\nstrategy = "starpo"\nbeta = 0.9\n'))
+    assert "unknown key credit.beta of strategy starpo" in message
+    assert "credit.strategy = 'crcb': no such strategy; did you mean crbc?" in complaint(
+        toml(""), "credit.strategy=crcb"
+    )
+    assert (
+        complaint(toml(""), "credit.bta=0.9")
+        == "--set: unknown key credit.bta of strategy crbc; did you mean credit.beta?"
+    )
+    assert complaint(toml(""), "credit.beta=1.5").startswith("--set: credit.beta = 1.5: ")
 
 
 def test_the_configs_that_are_delivered_are_valid():

@@ -1,6 +1,7 @@
 """The words of credit: what is taken over from a recorded group, what is refused, and the batch scale."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from milepost.envs.types import Group, Task, Trajectory, Turn, VersionSpan
 from milepost.learner.credit.assignment import (
     INVALID,
     Credit,
-    CreditConfig,
     CreditGroup,
     CreditTrajectory,
     CreditTurn,
+    Scaling,
     from_group,
-    rescale_to_unit_std,
 )
-from milepost.learner.credit.strategies import STRATEGIES, build
+from milepost.learner.credit.scaling import scaled
+from milepost.learner.credit.strategies import SETTINGS, build, settings
 
 TASK = Task(env="pkg.lake:Lake", seed=3, split="train")
 
@@ -110,7 +111,7 @@ def test_a_turn_that_contradicts_itself_is_refused(change: dict[str, object]) ->
         {"w_step": -1.0},
         {"w_step": float("inf")},
         {"invalid_penalty": -0.1},
-        {"strategy": "gigpo"},
+        {"strategy": "nobody"},
         {"baseline": "std"},
         {"w_steps": 5.0},
         {"w_step": 0.0, "w_trajectory": 0.0},
@@ -119,41 +120,47 @@ def test_a_turn_that_contradicts_itself_is_refused(change: dict[str, object]) ->
 )
 def test_settings_that_cannot_train_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        CreditConfig(**setting)
+        settings(**setting)
 
 
 def test_every_strategy_the_config_can_name_is_built() -> None:
-    assert set(STRATEGIES) == {"crbc", "starpo"}
-    for name in STRATEGIES:
-        assert build(CreditConfig(strategy=name)).requires == frozenset()
+    assert {"crbc", "starpo"} <= set(SETTINGS)
+    for name, kind in SETTINGS.items():
+        config = settings(strategy=name)
+        assert isinstance(config, kind)
+        assert build(config).scaling in get_args(Scaling)
 
 
 def test_a_batch_is_divided_by_its_standard_deviation_and_not_centred() -> None:
     # [1, 3, 5]: mean 3, variance (4 + 0 + 4) / 3.
-    scaled = rescale_to_unit_std([credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([1.0, 1.0])], [np.array([1.0])]])
-    assert flat(scaled) == pytest.approx([0.612372, 1.837117, 3.061862], abs=1e-6)
-    assert np.std(flat(scaled)) == pytest.approx(1.0)
-    assert scaled[0].diagnostics == pytest.approx({"coverage": 0.5, "batch_std": (8 / 3) ** 0.5})
+    rescaled = scaled(
+        [credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([1.0, 1.0])], [np.array([1.0])]], "unit_std"
+    )
+    assert flat(rescaled) == pytest.approx([0.612372, 1.837117, 3.061862], abs=1e-6)
+    assert np.std(flat(rescaled)) == pytest.approx(1.0)
+    assert rescaled[0].diagnostics == pytest.approx({"coverage": 0.5, "batch_std": (8 / 3) ** 0.5})
 
 
 def test_steps_count_as_often_as_their_weight() -> None:
     # 1 counts three times, 3 not at all, 5 once: mean 2, variance (3 * 1 + 9) / 4 = 3.
-    scaled = rescale_to_unit_std([credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([3.0, 0.0])], [np.array([1.0])]])
-    assert flat(scaled) == pytest.approx([1 / 3**0.5, 3**0.5, 5 / 3**0.5])
+    rescaled = scaled(
+        [credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([3.0, 0.0])], [np.array([1.0])]], "unit_std"
+    )
+    assert flat(rescaled) == pytest.approx([1 / 3**0.5, 3**0.5, 5 / 3**0.5])
 
 
 @pytest.mark.parametrize("totals", [[0.0, 0.0, 0.0], [0.7, 0.7, 0.7], [2.0]])
 def test_a_batch_that_does_not_vary_stays_as_it_is(totals: list[float]) -> None:
-    scaled = rescale_to_unit_std([credit_of(totals)], [[np.ones(len(totals))]])
-    assert flat(scaled) == totals
+    rescaled = scaled([credit_of(totals)], [[np.ones(len(totals))]], "unit_std")
+    assert flat(rescaled) == totals
 
 
 def test_a_batch_of_which_no_step_counts_stays_as_it_is() -> None:
-    assert flat(rescale_to_unit_std([credit_of([1.0, 2.0])], [[np.zeros(2)]])) == [1.0, 2.0]
+    assert flat(scaled([credit_of([1.0, 2.0])], [[np.zeros(2)]], "unit_std")) == [1.0, 2.0]
 
 
 def test_an_empty_batch_stays_empty() -> None:
-    assert rescale_to_unit_std([], []) == []
+    assert scaled([], [], "unit_std") == []
 
 
 @pytest.mark.parametrize(
@@ -161,4 +168,4 @@ def test_an_empty_batch_stays_empty() -> None:
 )
 def test_weights_that_do_not_fit_are_refused(weights: list[list[np.ndarray]]) -> None:
     with pytest.raises(ValueError, match="weight"):
-        rescale_to_unit_std([credit_of([1.0, 2.0])], weights)
+        scaled([credit_of([1.0, 2.0])], weights, "unit_std")

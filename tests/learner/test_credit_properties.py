@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from milepost.learner.credit.assignment import (
     INVALID,
     Credit,
-    CreditConfig,
     CreditGroup,
     CreditTrajectory,
     CreditTurn,
 )
-from milepost.learner.credit.strategies import STRATEGIES, build
+from milepost.learner.credit.crbc import CRBCConfig
+from milepost.learner.credit.settings import CreditSettings
+from milepost.learner.credit.starpo import StarPOConfig
+from milepost.learner.credit.strategies import SETTINGS, build
+from milepost.learner.credit.strategies import settings as credit_settings
 
 OUTCOMES = ("success", "failure", "truncated")
 CONFIGS = [
-    CreditConfig(strategy=strategy, baseline=baseline)
-    for strategy, baseline in itertools.product(STRATEGIES, ("grpo", "rloo", "dr_grpo"))
+    credit_settings(strategy=strategy, baseline=baseline)
+    for strategy, baseline in itertools.product(SETTINGS, ("grpo", "rloo", "dr_grpo"))
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.strategy}-{c.baseline}")
 # A shared machine may pause at any time.
@@ -72,7 +75,7 @@ def assert_finite(credit: Credit) -> None:
 @every_config
 @unhurried
 @given(group=groups())
-def test_every_output_is_finite_and_has_the_shape_of_the_group(config: CreditConfig, group: CreditGroup) -> None:
+def test_every_output_is_finite_and_has_the_shape_of_the_group(config: CreditSettings, group: CreditGroup) -> None:
     credit = build(config).assign(group)
     assert_finite(credit)
     lengths = [len(trajectory.turns) for trajectory in group.trajectories]
@@ -86,7 +89,7 @@ def test_every_output_is_finite_and_has_the_shape_of_the_group(config: CreditCon
 @unhurried
 @given(data=st.data(), group=groups())
 def test_the_order_of_the_trajectories_does_not_matter(
-    config: CreditConfig, data: st.DataObject, group: CreditGroup
+    config: CreditSettings, data: st.DataObject, group: CreditGroup
 ) -> None:
     order = data.draw(st.permutations(range(len(group.trajectories))))
     shuffled = CreditGroup("g", tuple(group.trajectories[i] for i in order))
@@ -102,8 +105,8 @@ def test_the_order_of_the_trajectories_does_not_matter(
 @unhurried
 @given(group=groups(), baseline=st.sampled_from(["grpo", "rloo", "dr_grpo"]))
 def test_without_a_step_weight_crbc_is_starpo(group: CreditGroup, baseline: str) -> None:
-    closure = build(CreditConfig(strategy="crbc", w_step=0.0, baseline=baseline)).assign(group)
-    plain = build(CreditConfig(strategy="starpo", baseline=baseline)).assign(group)
+    closure = build(CRBCConfig(w_step=0.0, baseline=baseline)).assign(group)
+    plain = build(StarPOConfig(baseline=baseline)).assign(group)
     for have, want in zip(closure.total, plain.total, strict=True):
         np.testing.assert_array_equal(have, want)
 
@@ -111,14 +114,14 @@ def test_without_a_step_weight_crbc_is_starpo(group: CreditGroup, baseline: str)
 @every_config
 @unhurried
 @given(group=groups(max_size=1))
-def test_a_group_of_one_has_no_trajectory_advantage(config: CreditConfig, group: CreditGroup) -> None:
+def test_a_group_of_one_has_no_trajectory_advantage(config: CreditSettings, group: CreditGroup) -> None:
     assert build(config).assign(group).traj_adv.tolist() == [0.0]
 
 
 @every_config
 @unhurried
 @given(group=groups())
-def test_trajectory_advantages_of_a_group_sum_to_zero(config: CreditConfig, group: CreditGroup) -> None:
+def test_trajectory_advantages_of_a_group_sum_to_zero(config: CreditSettings, group: CreditGroup) -> None:
     advantages = build(config).assign(group).traj_adv
     assert abs(advantages.sum()) <= 1e-9 * max(1.0, np.abs(advantages).max())
 
@@ -126,7 +129,7 @@ def test_trajectory_advantages_of_a_group_sum_to_zero(config: CreditConfig, grou
 @unhurried
 @given(group=groups(outcomes=("failure", "truncated")))
 def test_a_group_without_success_earns_no_step_credit(group: CreditGroup) -> None:
-    credit = build(CreditConfig()).assign(group)
+    credit = build(CRBCConfig()).assign(group)
     assert set(credit.state_value.values()) == {0.0}
     assert all(not np.any(steps) for steps in credit.step_adv)
 
@@ -134,7 +137,7 @@ def test_a_group_without_success_earns_no_step_credit(group: CreditGroup) -> Non
 @unhurried
 @given(group=groups(outcomes=("success",)))
 def test_a_group_of_successes_values_every_state(group: CreditGroup) -> None:
-    credit = build(CreditConfig()).assign(group)
+    credit = build(CRBCConfig()).assign(group)
     assert_finite(credit)
     assert all(0.0 < value <= 0.98 for value in credit.state_value.values())
 
@@ -142,7 +145,7 @@ def test_a_group_of_successes_values_every_state(group: CreditGroup) -> None:
 @unhurried
 @given(group=groups())
 def test_a_state_with_one_action_earns_no_step_credit(group: CreditGroup) -> None:
-    credit = build(CreditConfig()).assign(group)
+    credit = build(CRBCConfig()).assign(group)
     actions = defaultdict(set)
     for trajectory in group.trajectories:
         for turn in trajectory.turns:
@@ -156,7 +159,7 @@ def test_a_state_with_one_action_earns_no_step_credit(group: CreditGroup) -> Non
 @given(group=groups())
 def test_step_credit_of_crbc_sums_to_zero_over_the_visits_of_a_state(group: CreditGroup) -> None:
     by_state = defaultdict(list)
-    for turn, _, step, _ in visits(group, build(CreditConfig()).assign(group)):
+    for turn, _, step, _ in visits(group, build(CRBCConfig()).assign(group)):
         by_state[turn.anchor].append(step)
     assert all(abs(sum(steps)) < 1e-9 for steps in by_state.values())
 
@@ -165,7 +168,7 @@ def test_step_credit_of_crbc_sums_to_zero_over_the_visits_of_a_state(group: Cred
 @given(group=groups())
 def test_all_occurrences_of_an_action_in_a_state_share_their_credit(group: CreditGroup) -> None:
     by_pair = defaultdict(set)
-    for turn, _, step, _ in visits(group, build(CreditConfig()).assign(group)):
+    for turn, _, step, _ in visits(group, build(CRBCConfig()).assign(group)):
         by_pair[turn.anchor, turn.action].add(step)
     assert all(len(steps) == 1 for steps in by_pair.values())
 
@@ -173,7 +176,7 @@ def test_all_occurrences_of_an_action_in_a_state_share_their_credit(group: Credi
 @unhurried
 @given(group=groups(), beta=st.sampled_from([0.5, 0.98, 0.9999]))
 def test_a_states_value_is_the_discounted_mean_of_where_its_visits_led(group: CreditGroup, beta: float) -> None:
-    credit = build(CreditConfig(beta=beta)).assign(group)
+    credit = build(CRBCConfig(beta=beta)).assign(group)
     led_to = defaultdict(list)
     for trajectory in group.trajectories:
         for turn in trajectory.turns[:-1]:
@@ -188,8 +191,8 @@ def test_a_states_value_is_the_discounted_mean_of_where_its_visits_led(group: Cr
 @unhurried
 @given(group=groups(), copies=st.integers(2, 4))
 def test_a_duplicated_group_earns_the_same_step_credit(group: CreditGroup, copies: int) -> None:
-    credit = build(CreditConfig()).assign(group)
-    repeated = build(CreditConfig()).assign(CreditGroup("g", group.trajectories * copies))
+    credit = build(CRBCConfig()).assign(group)
+    repeated = build(CRBCConfig()).assign(CreditGroup("g", group.trajectories * copies))
     for i, steps in enumerate(repeated.step_adv):
         np.testing.assert_allclose(steps, credit.step_adv[i % len(group.trajectories)], rtol=0, atol=1e-12)
 
@@ -200,7 +203,7 @@ def test_failure_and_truncation_end_in_the_same_terminal(group: CreditGroup) -> 
     renamed = tuple(
         CreditTrajectory("failure" if t.outcome == "truncated" else t.outcome, t.turns) for t in group.trajectories
     )
-    credit, other = build(CreditConfig()).assign(group), build(CreditConfig()).assign(CreditGroup("g", renamed))
+    credit, other = build(CRBCConfig()).assign(group), build(CRBCConfig()).assign(CreditGroup("g", renamed))
     assert other.state_value == credit.state_value
 
 
@@ -218,7 +221,7 @@ def test_the_names_of_states_carry_no_meaning(group: CreditGroup) -> None:
         )
         for t in group.trajectories
     )
-    credit, other = build(CreditConfig()).assign(group), build(CreditConfig()).assign(CreditGroup("g", renamed))
+    credit, other = build(CRBCConfig()).assign(group), build(CRBCConfig()).assign(CreditGroup("g", renamed))
     for have, want in zip(other.step_adv, credit.step_adv, strict=True):
         np.testing.assert_allclose(have, want, rtol=0, atol=1e-9)
 
@@ -226,21 +229,21 @@ def test_the_names_of_states_carry_no_meaning(group: CreditGroup) -> None:
 def test_a_self_loop_is_worth_one_turn_of_delay() -> None:
     # V(A) = beta * (V(A) / 2 + 1 / 2) with beta = .5: V = 1/3, Q(loop) = 1/6, Q(go) = 1/2, sigma = 1/6.
     group = CreditGroup("g", (path("success", ("A", "loop", "A"), ("A", "go", "A")),))
-    credit = build(CreditConfig(beta=0.5)).assign(group)
+    credit = build(CRBCConfig(beta=0.5)).assign(group)
     assert credit.state_value == pytest.approx({"A": 1 / 3})
     np.testing.assert_allclose(credit.step_adv[0], [-1.0, 1.0])
 
 
 def test_a_cycle_nobody_leaves_is_worth_nothing() -> None:
     circle = path("truncated", ("A", "x", "B"), ("B", "x", "A"), ("A", "x", "B"))
-    credit = build(CreditConfig(beta=0.999999)).assign(CreditGroup("g", (circle, circle)))
+    credit = build(CRBCConfig(beta=0.999999)).assign(CreditGroup("g", (circle, circle)))
     assert credit.state_value == {"A": 0.0, "B": 0.0}
 
 
 def test_of_two_ways_to_succeed_the_shorter_earns_more() -> None:
     short = path("success", ("A", "x", "B"))
     long = path("success", ("A", "y", "B"), ("B", "x", "C"), ("C", "x", "D"))
-    credit = build(CreditConfig()).assign(CreditGroup("g", (short, long)))
+    credit = build(CRBCConfig()).assign(CreditGroup("g", (short, long)))
     # Q(A, x) = .98, Q(A, y) = .98 ** 3, V their mean; their distance is under sigma_min = .1.
     half = (0.98 - 0.98**3) / 2
     assert credit.step_adv[0][0] == pytest.approx(half / 0.1)
@@ -253,14 +256,14 @@ def test_equally_good_actions_earn_exactly_nothing() -> None:
     ways = tuple(
         path(outcome, ("A", action, action), (action, "x", "end")) for action in "pqrst" for outcome in OUTCOMES[:2]
     )
-    credit = build(CreditConfig()).assign(CreditGroup("g", ways))
+    credit = build(CRBCConfig()).assign(CreditGroup("g", ways))
     assert [steps.tolist() for steps in credit.step_adv] == [[0.0, 0.0]] * 10
     assert [covered.tolist() for covered in credit.coverage] == [[1, 0]] * 10
 
 
 def test_an_invalid_turn_is_compared_with_the_valid_actions_of_its_state() -> None:
     garbled = CreditTrajectory("failure", (CreditTurn("A", INVALID, "A", 0.0, True, num_tokens=1),))
-    credit = build(CreditConfig()).assign(CreditGroup("g", (garbled, path("success", ("A", "x", "A")))))
+    credit = build(CRBCConfig()).assign(CreditGroup("g", (garbled, path("success", ("A", "x", "A")))))
     assert credit.step_adv[0][0] == pytest.approx(-1.0)
     assert credit.step_adv[1][0] == pytest.approx(1.0)
     assert credit.diagnostics["invalid_share"] == 0.5
@@ -276,7 +279,7 @@ def test_aliasing_counts_repeated_actions_that_led_to_different_states() -> None
         ),
     )
     # (A, x) and (B, y) repeat; only (A, x) leads to two states. C is the one state visited once, of six turns.
-    diagnostics = build(CreditConfig()).assign(group).diagnostics
+    diagnostics = build(CRBCConfig()).assign(group).diagnostics
     assert diagnostics["aliased_share"] == 0.5
     assert diagnostics["singleton_share"] == pytest.approx(1 / 6)
     assert diagnostics["coverage"] == pytest.approx(3 / 6)
@@ -284,6 +287,6 @@ def test_aliasing_counts_repeated_actions_that_led_to_different_states() -> None
 
 def test_a_path_through_a_thousand_states_is_discounted_turn_by_turn() -> None:
     edges = [(f"{i:04d}", "x", f"{i + 1:04d}") for i in range(1000)]
-    credit = build(CreditConfig()).assign(CreditGroup("g", (path("success", *edges),)))
+    credit = build(CRBCConfig()).assign(CreditGroup("g", (path("success", *edges),)))
     assert credit.state_value["0000"] == pytest.approx(0.98**1000, rel=1e-9)
     assert credit.state_value["0999"] == pytest.approx(0.98)

@@ -7,8 +7,10 @@ T3: A -y-> C -r-> B -p-> success     T4: A -y-> C -w-> C -w-> C   (time-out)
 import numpy as np
 import pytest
 
-from milepost.learner.credit.assignment import Credit, CreditConfig, CreditGroup, CreditTrajectory, CreditTurn
+from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTrajectory, CreditTurn
+from milepost.learner.credit.crbc import CRBCConfig
 from milepost.learner.credit.graph import build_graph, solve_values
+from milepost.learner.credit.starpo import StarPOConfig
 from milepost.learner.credit.strategies import build
 
 PATHS = (
@@ -35,7 +37,7 @@ def toy4() -> CreditGroup:
 
 @pytest.fixture(scope="module")
 def credit() -> Credit:
-    return build(CreditConfig()).assign(toy4())
+    return build(CRBCConfig()).assign(toy4())
 
 
 def assert_turns_equal(got: tuple[np.ndarray, ...], expected: tuple[list[float], ...]) -> None:
@@ -109,7 +111,7 @@ def test_a_useless_self_loop_is_punished_like_every_other_occurrence_of_its_acti
 
 
 def test_starpo_gives_every_turn_its_trajectorys_advantage() -> None:
-    credit = build(CreditConfig(strategy="starpo")).assign(toy4())
+    credit = build(StarPOConfig()).assign(toy4())
     high, low = [0.8660], [-0.8660]
     assert_turns_equal(credit.total, (high * 2, low * 3, high * 3, low * 3))
     assert credit.state_value == {}

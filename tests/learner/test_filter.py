@@ -5,11 +5,12 @@ from pydantic import ValidationError
 
 from milepost.learner.credit.assignment import (
     INVALID,
-    CreditConfig,
     CreditGroup,
     CreditTrajectory,
     CreditTurn,
 )
+from milepost.learner.credit.crbc import CRBCConfig
+from milepost.learner.credit.starpo import StarPOConfig
 from milepost.learner.credit.strategies import build
 from milepost.learner.filter import REASONS, FilterConfig, Verdict, keep_groups
 
@@ -38,7 +39,7 @@ def spread(score: float) -> CreditGroup:
 
 
 def judge(groups: list[CreditGroup], *, w_step: float = 5.0, **config: object) -> list[Verdict]:
-    strategy = build(CreditConfig(w_step=w_step))
+    strategy = build(CRBCConfig(w_step=w_step))
     return keep_groups(groups, [strategy.assign(group) for group in groups], FilterConfig(**config))
 
 
@@ -98,7 +99,7 @@ def test_step_credit_that_does_not_reach_the_total_keeps_no_group() -> None:
 
 def test_penalties_do_not_count_as_reward_variance() -> None:
     group = CreditGroup("g", (trajectory(0.0, action=INVALID), trajectory(0.0)))
-    strategy = build(CreditConfig(strategy="starpo"))
+    strategy = build(StarPOConfig())
     credit = strategy.assign(group)
     assert credit.traj_adv[0] < 0
     assert keep_groups([group], [credit], FilterConfig()) == [Verdict(False, "zero_variance", 0.0)]

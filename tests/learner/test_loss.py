@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from milepost.learner import offpolicy
 from milepost.learner.loss import LossConfig, Policies, denominator, policy_loss, surrogate, token_logprobs
 from milepost.learner.pack import MicroBatch
-from milepost.learner.sample import Sample
+from milepost.learner.sample import NO_TURN, Sample
 
 
 def micro_batch(advantages: list[list[float]], rollout: list[list[float]], lengths: list[list[int]]) -> MicroBatch:
@@ -23,6 +23,9 @@ def micro_batch(advantages: list[list[float]], rollout: list[list[float]], lengt
         rollout_logprobs=torch.tensor(rollout),
         versions=torch.zeros_like(turn_lengths),
         turn_lengths=turn_lengths,
+        turn_index=torch.where(turn_lengths > 0, 0, NO_TURN),
+        value_mask=turn_lengths < 0,
+        value_targets=torch.zeros(turn_lengths.shape),
     )
 
 
@@ -93,6 +96,9 @@ def as_sample(batch: MicroBatch, row: int) -> Sample:
         rollout_logprobs=column(batch.rollout_logprobs, 0).numpy(),
         versions=column(batch.versions, 0).numpy(),
         turn_lengths=column(batch.turn_lengths, 0).numpy(),
+        turn_index=column(batch.turn_index, NO_TURN).numpy(),
+        value_mask=column(batch.value_mask, 0).numpy(),
+        value_targets=column(batch.value_targets, 0).numpy(),
     )
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.learner.pack import collate, minibatches, padded_tokens, plan
-from milepost.learner.sample import NO_VERSION, Sample
+from milepost.learner.sample import NO_TURN, NO_VERSION, Sample
 
 
 def sample(length: int, group: str = "g", index: int = 0, trained: int = 1) -> Sample:
@@ -20,6 +20,9 @@ def sample(length: int, group: str = "g", index: int = 0, trained: int = 1) -> S
         rollout_logprobs=np.where(mask, np.float32(-1), np.float32(0)),
         versions=np.where(mask, 4, NO_VERSION),
         turn_lengths=np.where(mask, trained, 0),
+        turn_index=np.where(mask, 0, NO_TURN),
+        value_mask=np.zeros_like(mask),
+        value_targets=np.zeros(len(mask), dtype=np.float32),
     )
 
 

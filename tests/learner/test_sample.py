@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
-from milepost.learner.sample import NO_VERSION, samples
+from milepost.learner.sample import NO_TURN, NO_VERSION, samples
 
 TASK = Task(env="x:Y", seed=0, split="train")
 
@@ -36,6 +36,8 @@ def test_append_only_turns_become_one_sequence_with_a_mask_over_sampled_tokens()
     assert sample.rollout_logprobs.tolist() == pytest.approx([0, 0, -0.5, -0.6, 0, -0.5])
     assert sample.versions.tolist() == [NO_VERSION, NO_VERSION, 3, 3, NO_VERSION, 4]
     assert sample.turn_lengths.tolist() == [0, 0, 2, 2, 0, 1]
+    assert sample.turn_index.tolist() == [NO_TURN, NO_TURN, 0, 0, NO_TURN, 1]
+    assert not sample.value_mask.any()
     assert (sample.group_id, sample.index, sample.num_trained, len(sample)) == ("g", 2, 3, 6)
 
 
@@ -91,3 +93,15 @@ def test_every_sampled_token_is_trained_exactly_once(plan: list[tuple[list[int],
     assert [a for s in cut for a in s.advantages[s.loss_mask].tolist()] == [
         k for k, t in enumerate(turns) for _ in t.response_ids
     ]
+
+
+def test_tokens_of_one_turn_may_differ_in_advantage():
+    (sample,) = samples(trajectory([turn([1, 2], [7, 8]), turn([1, 2, 7, 8, 9], [5])]), [np.array([0.5, -0.5]), 2.0])
+    assert sample.advantages.tolist() == [0, 0, 0.5, -0.5, 0, 2.0]
+
+
+def test_a_critic_is_trained_before_the_first_tokens_of_a_turn_that_have_a_target():
+    turns = [turn([1, 2], [7, 8]), turn([1, 2, 7, 8, 9], [5, 6])]
+    (sample,) = samples(trajectory(turns), [0.0, 0.0], [np.array([0.25]), np.array([0.5, 1.0])])
+    assert sample.value_mask.tolist() == [False, False, True, False, False, True, True]
+    assert sample.value_targets.tolist() == [0, 0, 0.25, 0, 0, 0.5, 1.0]

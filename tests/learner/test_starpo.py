@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from milepost.learner.credit.assignment import INVALID, CreditConfig, CreditGroup, CreditTrajectory, CreditTurn
-from milepost.learner.credit.starpo import reward_std, trajectory_advantages
+from milepost.learner.credit.assignment import INVALID, CreditGroup, CreditTrajectory, CreditTurn
+from milepost.learner.credit.baseline import reward_std, trajectory_advantages
+from milepost.learner.credit.starpo import StarPOConfig
 from milepost.learner.credit.strategies import build
 
 
@@ -31,13 +32,13 @@ def group(*trajectories: CreditTrajectory) -> CreditGroup:
     ],
 )
 def test_one_success_of_four_under_each_baseline(baseline: str, expected: list[float]) -> None:
-    strategy = build(CreditConfig(strategy="starpo", baseline=baseline))
+    strategy = build(StarPOConfig(baseline=baseline))
     credit = strategy.assign(group(trajectory(1.0), trajectory(0.0), trajectory(0.0), trajectory(0.0)))
     np.testing.assert_allclose(credit.traj_adv, expected, rtol=1e-12)
 
 
 def test_malformed_turns_cost_before_the_returns_are_normalised() -> None:
-    strategy = build(CreditConfig(strategy="starpo"))
+    strategy = build(StarPOConfig())
     played = group(trajectory(1.0), trajectory(0.0), trajectory(0.0, invalid=2), trajectory(0.0))
     credit = strategy.assign(played)
     np.testing.assert_allclose(credit.traj_adv, [1.4771, -0.3693, -0.7385, -0.3693], atol=5e-5, rtol=0)
@@ -47,14 +48,14 @@ def test_malformed_turns_cost_before_the_returns_are_normalised() -> None:
 
 def test_the_size_of_the_penalty_is_configured() -> None:
     played = group(trajectory(0.0, invalid=1), trajectory(0.0))
-    harsh = build(CreditConfig(strategy="starpo", baseline="dr_grpo", invalid_penalty=0.5)).assign(played)
+    harsh = build(StarPOConfig(baseline="dr_grpo", invalid_penalty=0.5)).assign(played)
     assert harsh.traj_adv.tolist() == pytest.approx([-0.25, 0.25])
-    free = build(CreditConfig(strategy="starpo", invalid_penalty=0.0)).assign(played)
+    free = build(StarPOConfig(invalid_penalty=0.0)).assign(played)
     assert free.traj_adv.tolist() == [0.0, 0.0]
 
 
 def test_every_turn_of_a_long_trajectory_gets_the_same_weighted_advantage() -> None:
-    strategy = build(CreditConfig(strategy="starpo", w_trajectory=2.0))
+    strategy = build(StarPOConfig(w_trajectory=2.0))
     credit = strategy.assign(group(trajectory(1.0, valid=9), trajectory(0.0)))
     # Once per trajectory: the nine turns don't move the mean of the two returns.
     np.testing.assert_allclose(credit.total[0], [2 * 0.5 / 0.5**0.5] * 9)

@@ -13,7 +13,7 @@ import torch
 
 from milepost.envs.types import Group, Task, Trajectory, Turn, VersionSpan
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.assignment import CreditConfig
+from milepost.learner.credit.crbc import CRBCConfig
 from milepost.learner.engine import DeepSpeedEngine, EngineError, Seat
 from milepost.learner.filter import FilterConfig
 from milepost.learner.loop import LearnerRank, ParityError
@@ -201,7 +201,7 @@ def run_loop(job: dict[str, Any]) -> dict[str, Any]:
 def updates(engine: DeepSpeedEngine, config: LearnerConfig) -> dict[str, Any]:
     """A good update, one whose log-probs don't fit, one with other groups per rank, an empty and a stale one."""
     rank = LearnerRank(
-        engine, config, loss=LOSS, credit=CreditConfig(), filter_config=FilterConfig(), temperature=TEMPERATURE
+        engine, config, loss=LOSS, credit=CRBCConfig(), filter_config=FilterConfig(), temperature=TEMPERATURE
     )
     fresh = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=5)
     first = rank.train(fresh, 5)

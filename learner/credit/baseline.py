@@ -1,0 +1,66 @@
+"""The trajectory advantage, which most strategies add to their step advantage, and the facts every group has.
+
+Statistics run once per trajectory, not once per turn: a long trajectory does not weigh more than a short one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from milepost.learner.credit.assignment import CreditGroup, Floats
+
+Baseline = Literal["grpo", "rloo", "dr_grpo"]
+
+ROUNDING = 1e-9
+"""Returns that differ by less than this share of the largest one, or of 1, differ by rounding only."""
+
+
+def trajectory_advantages(rewards: Floats, *, baseline: Baseline) -> Floats:
+    """Compare each trajectory's return with its group.
+
+    `grpo`: (R - mean) / std with ddof=1. `rloo` (arXiv 2402.14740): R - mean of the others. `dr_grpo` (arXiv
+    2503.20783): R - mean. A group of one and a group without spread get exactly 0.
+
+    Args:
+        rewards: `[G]` returns after penalties.
+
+    Returns:
+        `[G]` advantages.
+    """
+    n = len(rewards)
+    if not has_spread(rewards):
+        return np.zeros(n)
+    deviation = rewards - math.fsum(rewards) / n
+    if baseline == "grpo":
+        return deviation / reward_std(rewards)
+    return deviation * (n / (n - 1)) if baseline == "rloo" else deviation
+
+
+def reward_std(rewards: Floats) -> float:
+    """Standard deviation (ddof=1) of `[G]` returns; exactly 0 for a group of one or without spread."""
+    if not has_spread(rewards):
+        return 0.0
+    n = len(rewards)
+    # Exact summation makes the result independent of the trajectories' order.
+    mean = math.fsum(rewards) / n
+    return math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / (n - 1))
+
+
+def has_spread(rewards: Floats) -> bool:
+    """Whether `[G]` returns differ by more than rounding."""
+    return bool(np.ptp(rewards) > ROUNDING * max(1.0, float(np.max(np.abs(rewards)))))
+
+
+def outcome_diagnostics(group: CreditGroup) -> dict[str, float]:
+    """What a dashboard wants of any group: success rate, reward mean and spread (un-penalised), invalid turns."""
+    rewards = group.penalised_rewards(0.0)
+    num_turns = sum(len(trajectory.turns) for trajectory in group.trajectories)
+    return {
+        "success_rate": sum(t.outcome == "success" for t in group.trajectories) / len(group.trajectories),
+        "reward_mean": math.fsum(rewards) / len(rewards),
+        "reward_std": reward_std(rewards),
+        "invalid_share": sum(t.num_invalid for t in group.trajectories) / num_turns,
+    }

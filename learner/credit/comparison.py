@@ -1,0 +1,93 @@
+"""Comparing turns with their peers: turns that stood in the same place are judged against each other.
+
+Pure arithmetic on flat arrays over all N turns of a group, trajectory after trajectory. A turn without a peer is not
+judged: its advantage is exactly 0, never its raw value over 1, and so is that of peers whose values don't differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTurn, Floats
+from milepost.learner.credit.baseline import outcome_diagnostics, trajectory_advantages
+from milepost.learner.credit.settings import StepSettings
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Scale = Literal["std", "none"]
+
+ROUNDING = 1e-9
+"""Values of peers that differ by less than this share of the largest one, or of 1, differ by rounding only."""
+
+
+def flat_turns(group: CreditGroup) -> list[CreditTurn]:
+    """All N turns of the group, trajectory after trajectory."""
+    return [turn for trajectory in group.trajectories for turn in trajectory.turns]
+
+
+def per_trajectory(values: Floats, group: CreditGroup) -> tuple[Floats, ...]:
+    """The inverse of `flat_turns` for an array `[N]`: G arrays `[T_i]`."""
+    ends = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories])
+    return tuple(np.split(values, ends[:-1]))
+
+
+def labels(keys: Sequence[Hashable]) -> Ints:
+    """`[N]` numbers 0, 1, ...: equal exactly where the keys are."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def compare(values: Floats, peers: Ints, *, scale: Scale, ddof: Literal[0, 1] = 1) -> tuple[Floats, Bools]:
+    """`value - mean`, divided by the standard deviation if `scale` says so, each within its peers.
+
+    Args:
+        values: `[N]`.
+        peers: `[N]` labels; equal labels are peers.
+        ddof: 1 for the unbiased deviation, 0 for the population's.
+
+    Returns:
+        `[N]` advantages and `[N]` whether there was a peer to compare with.
+    """
+    count = np.bincount(peers)[peers]
+    deviation = values - (np.bincount(peers, weights=values) / np.bincount(peers))[peers]
+    largest = np.zeros(len(np.bincount(peers)))
+    np.maximum.at(largest, peers, np.abs(values))
+    spread = np.zeros_like(largest)
+    np.maximum.at(spread, peers, np.abs(deviation))
+    differ = (count >= 2) & (spread > ROUNDING * np.maximum(1.0, largest))[peers]
+    if scale == "std":
+        squares = np.bincount(peers, weights=deviation**2)[peers]
+        deviation = deviation / np.sqrt(np.where(differ, squares / np.maximum(count - ddof, 1), 1.0))
+    return np.where(differ, deviation, 0.0), count >= 2
+
+
+def combined(
+    group: CreditGroup,
+    settings: StepSettings,
+    step_adv: Floats,
+    covered: Bools,
+    *,
+    state_value: dict[str, float],
+    diagnostics: dict[str, float],
+) -> Credit:
+    """`w_trajectory * A_i + w_step * step_adv` with the facts every group has.
+
+    Args:
+        step_adv: `[N]` over the turns of `flat_turns`.
+        covered: `[N]`.
+    """
+    rewards = group.penalised_rewards(settings.invalid_penalty)
+    traj_adv = trajectory_advantages(rewards, baseline=settings.baseline)
+    steps = per_trajectory(step_adv, group)
+    return Credit(
+        traj_adv=traj_adv,
+        step_adv=steps,
+        coverage=tuple(x.astype(np.int8) for x in per_trajectory(covered.astype(np.float64), group)),
+        total=tuple(settings.w_trajectory * a + settings.w_step * s for a, s in zip(traj_adv, steps, strict=True)),
+        state_value=state_value,
+        diagnostics=outcome_diagnostics(group) | {"coverage": float(np.mean(covered))} | diagnostics,
+    )

@@ -1,0 +1,89 @@
+"""One scale for a batch of advantages: clipping, KL weight and learning rate then mean the same for every strategy.
+
+Works on whole batches, after filter and modulators and before any split over ranks. Never applied to a group alone:
+what a group earned in comparison with other groups must survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from milepost.learner.credit.assignment import Credit, Floats, Scaling
+
+ROUNDING = 1e-9
+"""Values that differ by less than this share of the largest one differ by rounding only."""
+
+
+def scaled(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]], scaling: Scaling) -> list[Credit]:
+    """Bring the totals of a batch to the scale of the loss.
+
+    `unit_std` divides by the batch's standard deviation over turns and centres nothing, so a sign stays a sign; that is
+    ours, for the pitfall of a step weight of 5. `whiten_turns` also subtracts the mean, every turn counting once
+    (StepPO, arXiv 2604.18401); `whiten_tokens` does so over tokens, and whitens `token_total` (VAGEN's bi-level GAE).
+    Deviations are the population's for `unit_std` and ddof=1 when whitening. A batch without spread is not divided.
+    The divisor is reported as the diagnostic `batch_std`.
+
+    Args:
+        credits: one per group of the batch, N groups.
+        weights: N sequences of G arrays `[T_i]`, each >= 0: how often the loss counts a turn (`unit_std` only).
+
+    Raises:
+        ValueError: weights and credits differ in shape, a weight is negative or not finite, or `whiten_tokens` meets
+            a credit without `token_total`.
+    """
+    _check_weights(credits, weights)
+    if not credits:
+        return []
+    if scaling == "unit_std":
+        values = np.concatenate([x for credit in credits for x in credit.total])
+        divisor = _weighted_std(values, np.concatenate([np.asarray(w, np.float64) for g in weights for w in g]))
+        return [_moved(credit, 0.0, divisor) for credit in credits]
+    if scaling == "whiten_turns":
+        values = np.concatenate([x for credit in credits for x in credit.total])
+    else:
+        values = np.concatenate([x for credit in credits for turns in _token_totals(credit) for x in turns])
+    divisor = float(np.std(values, ddof=1)) if _has_spread(values) else 1.0
+    return [_moved(credit, float(np.mean(values)), divisor) for credit in credits]
+
+
+def _moved(credit: Credit, centre: float, divisor: float) -> Credit:
+    """`(total - centre) / divisor`, for turns and tokens alike."""
+    tokens = credit.token_total
+    return replace(
+        credit,
+        total=tuple((x - centre) / divisor for x in credit.total),
+        token_total=None if tokens is None else tuple(tuple((x - centre) / divisor for x in turns) for turns in tokens),
+        diagnostics={**credit.diagnostics, "batch_std": divisor},
+    )
+
+
+def _token_totals(credit: Credit) -> tuple[tuple[Floats, ...], ...]:
+    if credit.token_total is None:
+        raise ValueError("whiten_tokens needs token_total in every credit; this strategy credits turns")
+    return credit.token_total
+
+
+def _weighted_std(values: Floats, weights: Floats) -> float:
+    """Weighted population standard deviation about the weighted mean; 1 where the counted values don't vary."""
+    if not _has_spread(values[weights > 0]):
+        return 1.0
+    mean = np.average(values, weights=weights)
+    return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+
+
+def _has_spread(values: Floats) -> bool:
+    return values.size > 1 and bool(np.ptp(values) > ROUNDING * np.max(np.abs(values)))
+
+
+def _check_weights(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]]) -> None:
+    have = [[x.shape for x in credit.total] for credit in credits]
+    given = [[np.shape(w) for w in group] for group in weights]
+    if have != given:
+        raise ValueError(f"weights have shapes {given} but the credits' totals have {have}")
+    for group in weights:
+        for w in group:
+            if not np.all(np.isfinite(w)) or np.any(np.asarray(w) < 0):
+                raise ValueError("a turn's weight is negative or not finite; use token counts, 1 or 0")

@@ -1,0 +1,38 @@
+"""Settings that several credit strategies share. Each strategy's own stand in its file; nothing here computes."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from milepost.learner.credit.baseline import Baseline
+
+
+class CreditSettings(BaseModel):
+    """What every strategy has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    invalid_penalty: float = Field(0.1, ge=0, description="Taken from the return for each turn without a valid action")
+
+
+class TrajectorySettings(CreditSettings):
+    """Of strategies with a trajectory advantage."""
+
+    baseline: Baseline = Field(
+        "grpo", description="Trajectory advantage: grpo (R-mean)/std, rloo R-mean of the others, dr_grpo R-mean"
+    )
+    w_trajectory: float = Field(1.0, ge=0, description="Weight of the trajectory advantage")
+
+
+class StepSettings(TrajectorySettings):
+    """Of strategies that add a step advantage: `w_trajectory * trajectory advantage + w_step * step advantage`."""
+
+    w_step: float = Field(1.0, ge=0, description="Weight of the step advantage")
+
+    @model_validator(mode="after")
+    def _some_weight_is_positive(self) -> Self:
+        if self.w_trajectory == 0 and self.w_step == 0:
+            raise ValueError("w_trajectory and w_step are both 0: every turn would get 0; raise one of them")
+        return self
