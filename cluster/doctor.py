@@ -155,25 +155,17 @@ def _metrics_port(config: RunConfig) -> Finding:
 def _redis(config: RunConfig) -> Finding:
     try:
         if config.buffer.url_env:
-            asyncio.run(_check_redis(config.buffer.url))
+            asyncio.run(redis_server.check_url(config.buffer.url))
             return Finding("ok", "the buffer's Redis keeps an append-only file and evicts nothing")
         with (
             tempfile.TemporaryDirectory(prefix="milepost-doctor-") as folder,
             redis_server.start(Path(folder)) as server,
         ):
-            asyncio.run(_check_redis(server.url))
+            asyncio.run(redis_server.check_url(server.url))
         major, minor = redis_server.server_version(redis_server.find_binary())
         return Finding("ok", f"embedded Redis {major}.{minor} starts, keeps an append-only file and evicts nothing")
     except (BufferUnavailable, BufferRefused) as error:
         return Finding("fail", "Redis", str(error))
-
-
-async def _check_redis(url: str) -> None:
-    client = redis_server.connect(url)
-    try:
-        await redis_server.check_server(client)
-    finally:
-        await client.aclose()
 
 
 def _parity(config: RunConfig) -> Finding:

@@ -43,19 +43,11 @@ def check_start(config: RunConfig) -> None:
             require_model(folder)
             check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
-            asyncio.run(_check_redis(config.buffer.url))
+            asyncio.run(redis_server.check_url(config.buffer.url))
     except (ModelError, BufferRefused) as error:
         raise ConfigError(str(error)) from error
     except BufferUnavailable as error:
         raise DependencyLost(str(error)) from error
-
-
-async def _check_redis(url: str) -> None:
-    client = redis_server.connect(url)
-    try:
-        await redis_server.check_server(client)
-    finally:
-        await client.aclose()
 
 
 def check_world(config: RunConfig) -> ScenarioSet:

@@ -275,6 +275,15 @@ async def check_server(client: AsyncRedis) -> None:
         raise BufferRefused("Redis keeps no append-only file and would lose the buffer: run CONFIG SET appendonly yes")
 
 
+async def check_url(url: str) -> None:
+    """`check_server` of the server behind `url`, on a connection of its own."""
+    client = connect(url)
+    try:
+        await check_server(client)
+    finally:
+        await client.aclose()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
