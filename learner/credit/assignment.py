@@ -157,8 +157,11 @@ class Credit:
 class Strategy(Protocol):
     """Turns a group into advantages. Invariant under reordering of the trajectories; every output is finite."""
 
-    requires: ClassVar[frozenset[Need]]
-    """What it reads beyond states, actions and rewards; checked when a run starts."""
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it reads beyond states, actions and rewards; checked when a run starts."""
+        ...
+
     scaling: ClassVar[Scaling]
     """How its totals are brought to one scale over a batch."""
 

@@ -52,6 +52,13 @@ def compare(values: Floats, peers: Ints, *, scale: Scale, ddof: Literal[0, 1] = 
     Returns:
         `[N]` advantages and `[N]` whether there was a peer to compare with.
     """
+    order = np.argsort(values, kind="stable")  # sums in order of size don't depend on the trajectories' order
+    advantages, judged = np.empty(len(values)), np.empty(len(values), dtype=np.bool_)
+    advantages[order], judged[order] = _compare_sorted(values[order], peers[order], scale, ddof)
+    return advantages, judged
+
+
+def _compare_sorted(values: Floats, peers: Ints, scale: Scale, ddof: int) -> tuple[Floats, Bools]:
     count = np.bincount(peers)[peers]
     deviation = values - (np.bincount(peers, weights=values) / np.bincount(peers))[peers]
     largest = np.zeros(len(np.bincount(peers)))

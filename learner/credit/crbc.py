@@ -7,27 +7,50 @@ speaks. Under stochastic transitions or from few visits it is a noisy estimate, 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
-from milepost.learner.credit.baseline import outcome_diagnostics, trajectory_advantages
-from milepost.learner.credit.graph import GraphValues, TransitionGraph, build_graph, solve_values
-from milepost.learner.credit.settings import StepSettings
+from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTrajectory, Floats, Need, Scaling
+from milepost.learner.credit.comparison import combined
+from milepost.learner.credit.graph import (
+    GraphValues,
+    TransitionGraph,
+    backed_up,
+    build_graph,
+    graph_diagnostics,
+    solve_values,
+    visit_local_values,
+)
+from milepost.learner.credit.settings import GraphSettings
 
 ROUNDING = 1e-12
-"""Values lie in [0, 1]: a smaller |Q - V| is an artefact of the solve."""
+"""A |Q - V| below this share of the largest |V|, or of 1, is an artefact of the solve."""
 
 
-class CRBCConfig(StepSettings):
+class CRBCConfig(GraphSettings):
     """A turn's credit is what its action was worth more than its state."""
 
     strategy: Literal["crbc"] = Field("crbc", description="credit for state transitions, judged by the whole group")
     w_step: float = Field(5.0, ge=0, description="Weight of the step advantage")
-    beta: float = Field(0.98, gt=0, lt=1, description="Discount per turn of the probability of success")
+    beta: float = Field(0.98, gt=0, lt=1, description="Discount per turn of what a trajectory ends with")
     sigma_min: float = Field(0.1, gt=0, description="Smallest per-state scale a step advantage is divided by")
+    objective: Literal["success", "return"] = Field(
+        "success", description="What a state's value predicts: the probability of success, or the return"
+    )
+    shrinkage: float = Field(0.0, ge=0, description="k of the factor N/(N+k) on credit that rests on N visits; 0: none")
+    depth: int | None = Field(
+        None, ge=0, description="Bellman backups of the realised returns; unset: the closure, 0: each visit on its own"
+    )
+
+    @model_validator(mode="after")
+    def _the_past_is_known_by_its_outcomes_only(self) -> Self:
+        if self.history_decay > 0 and (self.objective == "return" or self.depth is not None):
+            raise ValueError(
+                "history_decay needs objective 'success' and no depth: of past transitions only the outcome is kept"
+            )
+        return self
 
 
 class CRBC:
@@ -41,10 +64,21 @@ class CRBC:
         A[i, t]  = w_trajectory * A_i + w_step * A_S(s, a)
 
     V, Q and sigma come from `solve_values`; A_i from `trajectory_advantages`. All occurrences of (s, a) share their
-    credit, and A_S averages to 0 over the turns in each state. Published: the closure, the scale, the weights (1, 5),
-    beta .98. Ours: an unparsable response is an action of its own (`INVALID`), so it is compared with the valid ones;
-    success is the recorded outcome instead of R = 1, so shaped rewards move the trajectory advantage only; A_i is
-    computed as in `StarPO`.
+    credit, and A_S averages to 0 over all visits of a state. Published: the closure, the scale, the weights (1, 5),
+    beta .98, and `depth` K: V^(K) = T^K V^(0), Q^(K) = B V^(K-1), where V^(0)(s) is the mean of beta^(T-t) R over the
+    visits of s; for K = 0, Q^(0) is that mean over the visits of (s, a).
+
+    Ours: an unparsable response is an action of its own (`INVALID`), so it is compared with the valid ones; success
+    is the recorded outcome instead of R = 1, so shaped rewards move the trajectory advantage only; A_i is computed as
+    in `StarPO`. Also ours, and off by default:
+
+    * `objective = "return"`, for real-valued rewards: an edge that ends is worth E[R | edge], the mean return without
+      penalties of the trajectories that ended there, instead of 1 or 0. V, sigma and `sigma_min` are then in units of
+      the return.
+    * `shrinkage` k: A_S is multiplied by N/(N + k), N = N(s, a), because P(x|s,a) from few visits is optimistic. A_S
+      then no longer averages to 0 over a state's visits: rare actions move less than frequent ones.
+    * history: counts of earlier groups enter P, mu and N (after TIGPO, arXiv 2609.03383). A_S then averages to 0 over
+      the group's visits and the past ones together.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
@@ -54,56 +88,68 @@ class CRBC:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages, with V(s) for every state the group acted in."""
-        config = self._config
-        rewards = group.penalised_rewards(config.invalid_penalty)
-        traj_adv = trajectory_advantages(rewards, baseline=config.baseline)
+        """Trajectory and step advantages, with V(s) for every state of the graph.
+
+        Raises:
+            ValueError: the group has a history, and the objective is the return or a depth is set.
+        """
         graph = build_graph(group)
-        values = solve_values(graph, beta=config.beta)
-        pair_adv = _pair_advantages(graph, values, sigma_min=config.sigma_min)
+        values = self._values(group, graph)
+        pair_adv = self._pair_advantages(graph, values)
         pair_covered = graph.num_actions[graph.pair_state] >= 2
-        rows = [[graph.pair_index[turn.anchor, turn.action] for turn in t.turns] for t in group.trajectories]
-        step_adv = tuple(pair_adv[r] for r in rows)
-        return Credit(
-            traj_adv=traj_adv,
-            step_adv=step_adv,
-            coverage=tuple(pair_covered[r].astype(np.int8) for r in rows),
-            total=tuple(
-                config.w_trajectory * a + config.w_step * step for a, step in zip(traj_adv, step_adv, strict=True)
-            ),
+        turn_pair = graph.turn_pair
+        visits = np.bincount(turn_pair, minlength=len(pair_adv))
+        return combined(
+            group,
+            self._config,
+            pair_adv[turn_pair],
+            pair_covered[turn_pair],
             state_value=dict(zip(graph.states, values.value.tolist(), strict=True)),
-            diagnostics=outcome_diagnostics(group) | _graph_diagnostics(group, graph, pair_adv),
+            diagnostics=graph_diagnostics(group, graph)
+            | {
+                "step_adv_rms": math.sqrt(float(np.sum(visits * pair_adv**2)) / len(turn_pair)),
+                "step_adv_max": float(np.max(np.abs(pair_adv[turn_pair]))),
+            },
         )
 
+    def _values(self, group: CreditGroup, graph: TransitionGraph) -> GraphValues:
+        config = self._config
+        if config.objective == "success" and config.depth is None:
+            return solve_values(graph, beta=config.beta)
+        if group.history:
+            raise ValueError(
+                f"group {group.task_id} has a history, of which only the outcomes are known: "
+                "use objective 'success' without a depth"
+            )
+        returns = np.array([self._worth(trajectory) for trajectory in group.trajectories])
+        end_value = _mean_at_ends(group, graph, returns)
+        if config.depth is None:
+            return solve_values(graph, beta=config.beta, end_value=end_value)
+        to_go = [np.arange(len(trajectory.turns), 0, -1) for trajectory in group.trajectories]
+        realised = [r * config.beta**n for r, n in zip(returns, to_go, strict=True)]
+        start = visit_local_values(graph, np.concatenate(realised))
+        return backed_up(graph, start, beta=config.beta, depth=config.depth, end_value=end_value)
 
-def _pair_advantages(graph: TransitionGraph, values: GraphValues, *, sigma_min: float) -> Floats:
-    """`[P]` A_S of each state-action pair; 0 in states where one action was tried."""
-    gap = values.q - values.value[graph.pair_state]
-    scale = np.maximum(values.sigma, sigma_min)[graph.pair_state]
-    informed = (graph.num_actions[graph.pair_state] >= 2) & (np.abs(gap) > ROUNDING)
-    return np.where(informed, gap / scale, 0.0)
+    def _worth(self, trajectory: CreditTrajectory) -> float:
+        """What a trajectory ended with, in units of the objective."""
+        return trajectory.reward if self._config.objective == "return" else float(trajectory.outcome == "success")
+
+    def _pair_advantages(self, graph: TransitionGraph, values: GraphValues) -> Floats:
+        """`[P]` A_S of each state-action pair; 0 in states where one action was tried."""
+        gap = values.q - values.value[graph.pair_state]
+        scale = np.maximum(values.sigma, self._config.sigma_min)[graph.pair_state]
+        rounding = ROUNDING * max(1.0, float(np.max(np.abs(values.value))))
+        informed = (graph.num_actions[graph.pair_state] >= 2) & (np.abs(gap) > rounding)
+        trust = graph.pair_visits / (graph.pair_visits + self._config.shrinkage)
+        return np.where(informed, trust * gap / scale, 0.0)
 
 
-def _graph_diagnostics(group: CreditGroup, graph: TransitionGraph, pair_adv: Floats) -> dict[str, float]:
-    """How well the anchors suit the task: too fine gives singletons and no coverage, too coarse gives aliasing.
-
-    `coverage`, `singleton_share`: share of turns in a state with several actions, in a state visited once.
-    `aliased_share`: share of the repeated (s, a) that were seen to lead to different states.
-    """
-    num_turns = int(graph.state_visits.sum())
-    covered = graph.num_actions >= 2
-    successors: dict[int, set[str]] = {}
-    for trajectory in group.trajectories:
-        for turn in trajectory.turns:
-            successors.setdefault(graph.pair_index[turn.anchor, turn.action], set()).add(turn.next_anchor)
-    repeated = np.flatnonzero(graph.pair_visits >= 2)
-    aliased = sum(len(successors[int(pair)]) > 1 for pair in repeated)
-    mean_square = float(np.sum(graph.pair_visits * pair_adv**2)) / num_turns
-    return {
-        "states": float(len(graph.states)),
-        "coverage": float(graph.state_visits[covered].sum()) / num_turns,
-        "singleton_share": float(np.count_nonzero(graph.state_visits == 1)) / num_turns,
-        "aliased_share": aliased / len(repeated) if len(repeated) else 0.0,
-        "step_adv_rms": math.sqrt(mean_square),
-        "step_adv_max": float(np.max(np.abs(pair_adv))),
-    }
+def _mean_at_ends(group: CreditGroup, graph: TransitionGraph, returns: Floats) -> Floats:
+    """`[E]` mean of `returns` `[G]` over the trajectories that ended with an edge; 0 where none did."""
+    last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
+    # Summed in an order that does not depend on the trajectories'.
+    order = np.lexsort((returns, graph.turn_edge[last]))
+    edge, num_edges = graph.turn_edge[last][order], len(graph.edge_count)
+    count = np.bincount(edge, minlength=num_edges)
+    mean: Floats = np.bincount(edge, weights=returns[order], minlength=num_edges) / np.maximum(count, 1)
+    return mean

@@ -1,13 +1,14 @@
 """The empirical transition graph of one group: what all its trajectories together saw of the environment.
 
 Nodes are anchors in which somebody acted, plus two terminals: success, and no success (failure or truncation: a time
-limit counts as part of the task). Only counts are kept, so the graph does not depend on the order of the trajectories.
-It is an estimate of what the policy met, not a causal model: few visits make it optimistic or pessimistic.
+limit counts as part of the task). What earlier groups of the task saw (`CreditGroup.history`) counts like the group's
+own turns, as far as it has not faded. Only counts are kept, so the graph does not depend on the order of the
+trajectories. It is an estimate of what the policies met, not a causal model: few visits make it optimistic or
+pessimistic.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, eye_array
 from scipy.sparse.linalg import spsolve
 
-from milepost.learner.credit.assignment import CreditGroup, Floats
+from milepost.learner.credit.assignment import CreditGroup, Floats, PastTransition
+from milepost.learner.credit.history import grounded
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransitionGraph:
-    """Transition counts N(s, a, x) of S states, P state-action pairs and E edges."""
+    """Transition counts N(s, a, x) of S states, P state-action pairs and E edges, and the N turns of the group."""
 
     states: tuple[str, ...]
     """`[S]` anchors, sorted."""
@@ -34,75 +36,112 @@ class TransitionGraph:
     """`[E]` row of each edge's pair."""
     edge_target: Ints
     """`[E]` row of the state an edge leads to; S for success, S + 1 for no success."""
-    edge_count: Ints
-    """`[E]` N(s, a, x), at least 1."""
+    edge_count: Floats
+    """`[E]` N(s, a, x): the group's turns, plus what has not faded of its history."""
+    turn_edge: Ints
+    """`[N]` row of the edge each turn of the group took, trajectory after trajectory."""
 
     @property
-    def pair_visits(self) -> Ints:
+    def turn_pair(self) -> Ints:
+        """`[N]` row of the pair of each turn of the group."""
+        return self.edge_pair[self.turn_edge]
+
+    @property
+    def edge_state(self) -> Ints:
+        """`[E]` row of the state each edge leaves."""
+        return self.pair_state[self.edge_pair]
+
+    @property
+    def pair_visits(self) -> Floats:
         """`[P]` N(s, a)."""
-        return np.bincount(self.edge_pair, weights=self.edge_count, minlength=len(self.pair_index)).astype(np.int64)
+        return _sums(self.edge_pair, self.edge_count, len(self.pair_index))
 
     @property
-    def state_visits(self) -> Ints:
+    def state_visits(self) -> Floats:
         """`[S]` N(s)."""
-        return np.bincount(self.pair_state, weights=self.pair_visits, minlength=len(self.states)).astype(np.int64)
+        return _sums(self.pair_state, self.pair_visits, len(self.states))
+
+    @property
+    def mu(self) -> Floats:
+        """`[P]` mu(a|s) = N(s, a) / N(s)."""
+        visits = self.pair_visits
+        share: Floats = visits / _sums(self.pair_state, visits, len(self.states))[self.pair_state]
+        return share
 
     @property
     def num_actions(self) -> Ints:
         """`[S]` number of different actions taken in each state."""
-        return np.bincount(self.pair_state, minlength=len(self.states)).astype(np.int64)
+        return np.bincount(self.pair_state, minlength=len(self.states))
+
+    @property
+    def won(self) -> Floats:
+        """`[E]` 1 for edges that end in success, else 0."""
+        won: Floats = np.where(self.edge_target == len(self.states), 1.0, 0.0)
+        return won
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphValues:
-    """Discounted probability of success under the group's own behaviour."""
+    """What states and actions are worth under the behaviour in the graph, discounted per turn.
+
+    By default the probability of success, in [0, 1]; with returns at the ends, in units of the return.
+    """
 
     value: Floats
-    """`[S]` V(s), in [0, 1]."""
+    """`[S]` V(s)."""
     q: Floats
-    """`[P]` Q(s, a), in [0, 1]."""
+    """`[P]` Q(s, a)."""
     sigma: Floats
     """`[S]` standard deviation of Q(s, a) over the actions as often as they were taken."""
 
 
 def build_graph(group: CreditGroup) -> TransitionGraph:
-    """Count every transition of `group`. The last turn of a trajectory leads to the terminal of its outcome."""
+    """Count every transition of `group` and of its history.
+
+    The last turn of a trajectory leads to the terminal of its outcome. States known from the history only are states
+    of the graph; a past transition into a state that nobody is known to have acted in is left out.
+    """
     turns = [turn for trajectory in group.trajectories for turn in trajectory.turns]
-    states = tuple(sorted({turn.anchor for turn in turns}))
-    pairs = sorted({(turn.anchor, turn.action) for turn in turns})
+    past = grounded(group.history, {turn.anchor for turn in turns}) if group.history else []
+    moves = [(turn.anchor, turn.action) for turn in turns] + [(p.anchor, p.action) for p in past]
+    states = tuple(sorted({anchor for anchor, _ in moves}))
     state_index = {state: row for row, state in enumerate(states)}
-    pair_index = {pair: row for row, pair in enumerate(pairs)}
-    counts: Counter[tuple[int, int]] = Counter()
-    for trajectory in group.trajectories:
-        for turn in trajectory.turns[:-1]:
-            counts[pair_index[turn.anchor, turn.action], state_index[turn.next_anchor]] += 1
-        last = trajectory.turns[-1]
-        terminal = len(states) if trajectory.outcome == "success" else len(states) + 1
-        counts[pair_index[last.anchor, last.action], terminal] += 1
-    edges = np.array([(pair, target, n) for (pair, target), n in sorted(counts.items())], dtype=np.int64)
+    pair_index = {pair: row for row, pair in enumerate(sorted(set(moves)))}
+    pair_state = np.array([state_index[anchor] for anchor, _ in pair_index], dtype=np.int64)
+    move_pair = np.array([pair_index[move] for move in moves], dtype=np.int64)
+    target = np.concatenate(
+        [_targets(group, pair_state[move_pair[: len(turns)]], len(states)), _ends(past, state_index)]
+    )
+    edges, row = np.unique(move_pair * (len(states) + 2) + target, return_inverse=True)
     return TransitionGraph(
         states=states,
         pair_index=pair_index,
-        pair_state=np.array([state_index[anchor] for anchor, _ in pairs], dtype=np.int64),
-        edge_pair=edges[:, 0],
-        edge_target=edges[:, 1],
-        edge_count=edges[:, 2],
+        pair_state=pair_state,
+        edge_pair=edges // (len(states) + 2),
+        edge_target=edges % (len(states) + 2),
+        # The group's whole numbers come first: their sums are exact in any order of the trajectories.
+        edge_count=_sums(row, np.concatenate([np.ones(len(turns)), [p.count for p in past]]), len(edges)),
+        turn_edge=row[: len(turns)],
     )
 
 
-def solve_values(graph: TransitionGraph, *, beta: float) -> GraphValues:
+def solve_values(graph: TransitionGraph, *, beta: float, end_value: Floats | None = None) -> GraphValues:
     """Policy evaluation on the empirical process by one sparse solve (CRBC, Ren et al. 2026).
 
     With mu(a|s) = N(s,a)/N(s) and P(x|s,a) = N(s,a,x)/N(s,a):
 
-        V = (I - beta M)^-1 b,   M(s,s') = sum_a mu P(s'|s,a),   b(s) = beta sum_a mu P(success|s,a)
-        Q(s,a) = beta sum_x P(x|s,a) V(x),   V(success) = 1, V(no success) = 0
+        V = (I - beta M)^-1 b,   M(s,s') = sum_a mu P(s'|s,a),   b(s) = beta sum_a mu sum_ends P(end|s,a) end_value
+        Q(s,a) = beta sum_x P(x|s,a) V(x),   V(end) = end_value
         sigma(s)^2 = sum_a mu (Q - V)^2
 
     Cycles are fine: for 0 < beta < 1 the matrix is strictly diagonally dominant, so the solution exists and is unique.
+
+    Args:
+        end_value: `[E]` what an edge that ends is worth, 0 for all others; 1 for success and 0 for no success if None.
     """
+    ends = graph.won if end_value is None else end_value
     num_states = len(graph.states)
-    edge_state = graph.pair_state[graph.edge_pair]
+    edge_state = graph.edge_state
     # mu(a|s) P(x|s,a) = N(s,a,x) / N(s)
     share = graph.edge_count / graph.state_visits[edge_state]
     inner = graph.edge_target < num_states
@@ -110,13 +149,96 @@ def solve_values(graph: TransitionGraph, *, beta: float) -> GraphValues:
         (share[inner], (edge_state[inner], graph.edge_target[inner])),
         shape=(num_states, num_states),
     )
-    won = graph.edge_target == num_states
-    b = beta * np.bincount(edge_state[won], weights=share[won], minlength=num_states)
-    # Rounding may leave the unit interval by one unit in the last place.
-    value = np.clip(spsolve(csc_array(eye_array(num_states) - beta * m), b), 0.0, 1.0)
-    target_value = np.append(value, [1.0, 0.0])[graph.edge_target]
-    backup = np.bincount(graph.edge_pair, weights=graph.edge_count * target_value, minlength=len(graph.pair_index))
-    q = beta * backup / graph.pair_visits
-    mu = graph.pair_visits / graph.state_visits[graph.pair_state]
-    variance = np.bincount(graph.pair_state, weights=mu * (q - value[graph.pair_state]) ** 2, minlength=num_states)
+    b = beta * _sums(edge_state, share * ends, num_states)
+    solved = spsolve(csc_array(eye_array(num_states) - beta * m), b)
+    # A value is a discounted mean of what the ends are worth; rounding may leave their range by the last place.
+    value = np.clip(solved, min(0.0, float(ends.min())), max(0.0, float(ends.max())))
+    return _judged(graph, value, _backup(graph, value, beta=beta, end_value=ends))
+
+
+def visit_local_values(graph: TransitionGraph, realised: Floats) -> GraphValues:
+    """Means of what was realised after the visits themselves: V^(0) of CRBC, which looks at no other rollout's future.
+
+    Args:
+        realised: `[N]` discounted return from each turn of the group on.
+
+    Raises:
+        ValueError: the graph holds a history, whose returns nobody knows.
+    """
+    if not np.array_equal(graph.edge_count, np.bincount(graph.turn_edge, minlength=len(graph.edge_count))):
+        raise ValueError("the graph holds past transitions: what was realised after them is not known")
+    # Summed in an order that does not depend on the trajectories'.
+    order = np.lexsort((realised, graph.turn_pair))
+    pair, returns = graph.turn_pair[order], realised[order]
+    q = np.bincount(pair, weights=returns) / np.bincount(pair)
+    state = graph.pair_state[pair]
+    return _judged(graph, np.bincount(state, weights=returns) / np.bincount(state), q)
+
+
+def backed_up(
+    graph: TransitionGraph, values: GraphValues, *, beta: float, depth: int, end_value: Floats
+) -> GraphValues:
+    """`depth` Bellman backups of `values`: V^(K) = T^K V^(0), Q^(K) = B V^(K-1) of CRBC; `values` itself for 0.
+
+    Args:
+        end_value: `[E]` as in `solve_values`.
+    """
+    value, q, mu = values.value, values.q, graph.mu
+    for _ in range(depth):
+        q = _backup(graph, value, beta=beta, end_value=end_value)
+        value = _sums(graph.pair_state, mu * q, len(graph.states))
+    return _judged(graph, value, q)
+
+
+def graph_diagnostics(group: CreditGroup, graph: TransitionGraph) -> dict[str, float]:
+    """How well the anchors suit the task: too fine gives singletons, too coarse gives aliasing.
+
+    `states`: of the graph. `singleton_share`: share of turns in a state that was visited once, ever. `aliased_share`:
+    share of the (s, a) that the group repeated which it saw lead to different states.
+    """
+    turn_pair = graph.turn_pair
+    next_anchors = [turn.next_anchor for trajectory in group.trajectories for turn in trajectory.turns]
+    led = {*zip(turn_pair.tolist(), next_anchors, strict=True)}
+    successors = np.bincount([pair for pair, _ in led], minlength=len(graph.pair_index))
+    repeated = np.bincount(turn_pair, minlength=len(graph.pair_index)) >= 2
+    num_repeated = int(np.count_nonzero(repeated))
+    alone = graph.state_visits[graph.pair_state[turn_pair]] <= 1
+    return {
+        "states": float(len(graph.states)),
+        "singleton_share": float(np.count_nonzero(alone)) / len(turn_pair),
+        "aliased_share": int(np.count_nonzero(successors[repeated] > 1)) / num_repeated if num_repeated else 0.0,
+    }
+
+
+def _targets(group: CreditGroup, turn_state: Ints, num_states: int) -> Ints:
+    """`[N]` row of the state each turn led to: the next turn's, or the terminal."""
+    target = np.roll(turn_state, -1)
+    last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
+    target[last] = [num_states + (trajectory.outcome != "success") for trajectory in group.trajectories]
+    return target
+
+
+def _ends(past: list[PastTransition], state_index: dict[str, int]) -> Ints:
+    """Row of the state or terminal that each past transition led to."""
+    rows = [len(state_index) + (not p.won) if p.target is None else state_index[p.target] for p in past]
+    return np.array(rows, dtype=np.int64)
+
+
+def _backup(graph: TransitionGraph, value: Floats, *, beta: float, end_value: Floats) -> Floats:
+    """`[P]` beta * expectation of where a pair led."""
+    target_value = np.append(value, [0.0, 0.0])[graph.edge_target] + end_value
+    backup = _sums(graph.edge_pair, graph.edge_count * target_value, len(graph.pair_index))
+    expected: Floats = beta * backup / graph.pair_visits
+    return expected
+
+
+def _judged(graph: TransitionGraph, value: Floats, q: Floats) -> GraphValues:
+    """The values with the spread of the actions' around their state's."""
+    spread = graph.mu * (q - value[graph.pair_state]) ** 2
+    variance = _sums(graph.pair_state, spread, len(graph.states))
     return GraphValues(value=value, q=q, sigma=np.sqrt(variance))
+
+
+def _sums(rows: Ints, weights: Floats, size: int) -> Floats:
+    """`[size]` sum of the weights in each row."""
+    return np.bincount(rows, weights=weights, minlength=size).astype(np.float64)

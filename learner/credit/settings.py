@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from milepost.learner.credit.baseline import Baseline
+from milepost.learner.credit.modulators import ModulatorConfig
 
 
 class CreditSettings(BaseModel):
@@ -15,6 +16,9 @@ class CreditSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     invalid_penalty: float = Field(0.1, ge=0, description="Taken from the return for each turn without a valid action")
+    modulators: tuple[ModulatorConfig, ...] = Field(
+        (), description='Entropy modulators, applied in order: [{ name = "aem" }] or [{ name = "empg" }]'
+    )
 
 
 class TrajectorySettings(CreditSettings):
@@ -36,3 +40,11 @@ class StepSettings(TrajectorySettings):
         if self.w_trajectory == 0 and self.w_step == 0:
             raise ValueError("w_trajectory and w_step are both 0: every turn would get 0; raise one of them")
         return self
+
+
+class GraphSettings(StepSettings):
+    """Of strategies that judge turns on a transition graph."""
+
+    history_decay: float = Field(
+        0.0, ge=0, lt=1, description="Share of a task's past transition counts kept per policy version; 0: no history"
+    )

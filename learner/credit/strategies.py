@@ -8,9 +8,19 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import Discriminator, Tag, TypeAdapter
 
 from milepost.learner.credit.assignment import Strategy
+from milepost.learner.credit.bilevel_gae import BiLevelGAE, BiLevelGAEConfig
 from milepost.learner.credit.crbc import CRBC, CRBCConfig
+from milepost.learner.credit.g2po import G2PO, G2POConfig
+from milepost.learner.credit.gigpo import GiGPO, GiGPOConfig
+from milepost.learner.credit.graphgpo import GraphGPO, GraphGPOConfig
+from milepost.learner.credit.graphhca import GraphHCA, GraphHCAConfig
+from milepost.learner.credit.hgpo import HGPO, HGPOConfig
+from milepost.learner.credit.pbrs import PBRS, PBRSConfig
+from milepost.learner.credit.salt import SALT, SALTConfig
 from milepost.learner.credit.settings import CreditSettings
+from milepost.learner.credit.stapo import STAPO, STAPOConfig
 from milepost.learner.credit.starpo import StarPO, StarPOConfig
+from milepost.learner.credit.steppo import StepPO, StepPOConfig
 
 DEFAULT: Final = "crbc"
 
@@ -21,13 +31,37 @@ def _named(value: Any) -> Any:
 
 
 CreditConfig = Annotated[
-    Annotated[CRBCConfig, Tag("crbc")] | Annotated[StarPOConfig, Tag("starpo")],
+    Annotated[StarPOConfig, Tag("starpo")]
+    | Annotated[GiGPOConfig, Tag("gigpo")]
+    | Annotated[HGPOConfig, Tag("hgpo")]
+    | Annotated[GraphGPOConfig, Tag("graphgpo")]
+    | Annotated[G2POConfig, Tag("g2po")]
+    | Annotated[GraphHCAConfig, Tag("graphhca")]
+    | Annotated[CRBCConfig, Tag("crbc")]
+    | Annotated[SALTConfig, Tag("salt")]
+    | Annotated[STAPOConfig, Tag("stapo")]
+    | Annotated[StepPOConfig, Tag("steppo")]
+    | Annotated[BiLevelGAEConfig, Tag("bilevel_gae")]
+    | Annotated[PBRSConfig, Tag("pbrs")],
     Discriminator(_named),
 ]
 """How a turn earns its advantage: the settings of one strategy."""
 
 _ADAPTER: TypeAdapter[CreditConfig] = TypeAdapter(CreditConfig)
-_BUILDERS: Final[dict[str, Callable[[Any], Strategy]]] = {"crbc": CRBC, "starpo": StarPO}
+_BUILDERS: Final[dict[str, Callable[[Any], Strategy]]] = {
+    "starpo": StarPO,
+    "gigpo": GiGPO,
+    "hgpo": HGPO,
+    "graphgpo": GraphGPO,
+    "g2po": G2PO,
+    "graphhca": GraphHCA,
+    "crbc": CRBC,
+    "salt": SALT,
+    "stapo": STAPO,
+    "steppo": StepPO,
+    "bilevel_gae": BiLevelGAE,
+    "pbrs": PBRS,
+}
 SETTINGS: Final[dict[str, type[CreditSettings]]] = {
     get_args(member)[1].tag: get_args(member)[0] for member in get_args(get_args(CreditConfig)[0])
 }

@@ -16,17 +16,23 @@ from milepost.learner.credit.assignment import (
     CreditTurn,
 )
 from milepost.learner.credit.crbc import CRBCConfig
-from milepost.learner.credit.settings import CreditSettings
+from milepost.learner.credit.settings import CreditSettings, StepSettings
 from milepost.learner.credit.starpo import StarPOConfig
 from milepost.learner.credit.strategies import SETTINGS, build
 from milepost.learner.credit.strategies import settings as credit_settings
 
 OUTCOMES = ("success", "failure", "truncated")
+BASELINES = ("grpo", "rloo", "dr_grpo")
 CONFIGS = [
-    credit_settings(strategy=strategy, baseline=baseline)
-    for strategy, baseline in itertools.product(SETTINGS, ("grpo", "rloo", "dr_grpo"))
+    *(StarPOConfig(baseline=baseline) for baseline in BASELINES),
+    *(credit_settings(strategy=name) for name in SETTINGS if name != "starpo"),
 ]
-every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.strategy}-{c.baseline}")
+STEP_CONFIGS = [
+    credit_settings(strategy=name, baseline=baseline, w_step=0.0, w_trajectory=1.0)
+    for (name, kind), baseline in zip(SETTINGS.items(), itertools.cycle(BASELINES), strict=False)
+    if issubclass(kind, StepSettings)
+]
+every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.strategy}-{getattr(c, 'baseline', '')}")
 # A shared machine may pause at any time.
 unhurried = settings(deadline=None, max_examples=60)
 
@@ -40,7 +46,15 @@ def turns_from(draw: st.DrawFn, start: str) -> tuple[CreditTurn, ...]:
         action = draw(st.sampled_from(["x", "y", "z", INVALID]))
         next_anchor = draw(st.sampled_from("ABCD"))
         reward = draw(st.sampled_from([0.0, 0.0, 0.1, -0.3, 1.0, 250.0]))
-        turns.append(CreditTurn(anchor, action, next_anchor, reward, action == INVALID, num_tokens=3))
+        values = tuple(draw(st.sampled_from([-1.0, 0.0, 0.3, 2.0])) for _ in range(2))
+        measured = {
+            "progress": draw(st.sampled_from([0.0, 0.5, 1.0])),
+            "entropy": draw(st.sampled_from([0.0, 0.2, 1.4])),
+            "history_gain": draw(st.sampled_from([-0.5, 0.0, 0.5])),
+            "value": values[0],
+            "token_values": values,
+        }
+        turns.append(CreditTurn(anchor, action, next_anchor, reward, action == INVALID, num_tokens=2, **measured))
         anchor = next_anchor
     return tuple(turns)
 
@@ -102,12 +116,41 @@ def test_the_order_of_the_trajectories_does_not_matter(
     assert other.state_value == credit.state_value
 
 
+@every_config
+def test_a_group_of_eight_long_trajectories_through_four_hundred_states_is_credited(config: CreditSettings) -> None:
+    draw = np.random.default_rng(0)
+    trajectories = []
+    for i in range(8):
+        states = draw.integers(0, 400, size=51)
+        turns = tuple(
+            CreditTurn(
+                str(states[t]),
+                f"a{draw.integers(4)}",
+                str(states[t + 1]),
+                float(t == 49 and i % 2),
+                False,
+                num_tokens=1,
+                progress=t / 50,
+                entropy=float(draw.random()),
+                history_gain=0.1,
+                value=0.5,
+                token_values=(0.5,),
+            )
+            for t in range(50)
+        )
+        trajectories.append(CreditTrajectory("success" if i % 2 else "truncated", turns))
+    credit = build(config).assign(CreditGroup("g", tuple(trajectories)))
+    assert_finite(credit)
+    assert any(np.any(total) for total in credit.total)
+
+
+@pytest.mark.parametrize("config", STEP_CONFIGS, ids=lambda c: f"{c.strategy}-{c.baseline}")
 @unhurried
-@given(group=groups(), baseline=st.sampled_from(["grpo", "rloo", "dr_grpo"]))
-def test_without_a_step_weight_crbc_is_starpo(group: CreditGroup, baseline: str) -> None:
-    closure = build(CRBCConfig(w_step=0.0, baseline=baseline)).assign(group)
-    plain = build(StarPOConfig(baseline=baseline)).assign(group)
-    for have, want in zip(closure.total, plain.total, strict=True):
+@given(group=groups())
+def test_without_a_step_weight_a_strategy_is_starpo(config: StepSettings, group: CreditGroup) -> None:
+    credit = build(config).assign(group)
+    plain = build(StarPOConfig(baseline=config.baseline)).assign(group)
+    for have, want in zip(credit.total, plain.total, strict=True):
         np.testing.assert_array_equal(have, want)
 
 

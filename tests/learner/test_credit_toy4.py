@@ -1,49 +1,22 @@
-"""TOY-4: one group of four rollouts over the states A, B, C whose credit is computed by hand.
-
-T1: A -x-> B -p-> success            T2: A -x-> B -q-> C -w-> C   (time-out)
-T3: A -y-> C -r-> B -p-> success     T4: A -y-> C -w-> C -w-> C   (time-out)
-"""
+"""The shared group TOY-4 under the default strategy and under StarPO."""
 
 import numpy as np
 import pytest
 
-from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTrajectory, CreditTurn
+from milepost.learner.credit.assignment import Credit
 from milepost.learner.credit.crbc import CRBCConfig
 from milepost.learner.credit.graph import build_graph, solve_values
 from milepost.learner.credit.starpo import StarPOConfig
 from milepost.learner.credit.strategies import build
+from tests.learner.toy4 import assert_turns_equal, toy4
 
-PATHS = (
-    ("success", [("A", "x", "B"), ("B", "p", "B")]),
-    ("truncated", [("A", "x", "B"), ("B", "q", "C"), ("C", "w", "C")]),
-    ("success", [("A", "y", "C"), ("C", "r", "B"), ("B", "p", "B")]),
-    ("truncated", [("A", "y", "C"), ("C", "w", "C"), ("C", "w", "C")]),
-)
 STEP = ([1.0, 0.7071], [1.0, -1.4142, -0.5774], [-1.0, 1.7321, 0.7071], [-1.0, -0.5774, -0.5774])
 TOTAL = ([5.8660, 4.4016], [4.1340, -7.9371, -3.7528], [-4.1340, 9.5263, 4.4016], [-5.8660, -3.7528, -3.7528])
-
-
-def toy4() -> CreditGroup:
-    trajectories = []
-    for outcome, edges in PATHS:
-        last = len(edges) - 1
-        turns = tuple(
-            CreditTurn(s, a, x, reward=float(outcome == "success" and t == last), invalid=False, num_tokens=1)
-            for t, (s, a, x) in enumerate(edges)
-        )
-        trajectories.append(CreditTrajectory(outcome, turns))
-    return CreditGroup("toy4", tuple(trajectories))
 
 
 @pytest.fixture(scope="module")
 def credit() -> Credit:
     return build(CRBCConfig()).assign(toy4())
-
-
-def assert_turns_equal(got: tuple[np.ndarray, ...], expected: tuple[list[float], ...]) -> None:
-    assert len(got) == len(expected)
-    for have, want in zip(got, expected, strict=True):
-        np.testing.assert_allclose(have, want, atol=5e-5, rtol=0)
 
 
 def test_the_trajectory_advantage_is_the_return_in_units_of_the_groups_deviation(credit: Credit) -> None:

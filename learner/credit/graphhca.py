@@ -1,0 +1,87 @@
+"""GraphHCA: a turn earns by how much its transition changed the log-probability of success.
+
+It judges realised transitions, not actions: two occurrences of one action in one state may get opposite credit. Built
+for deterministic environments that end at a goal; elsewhere the hindsight ratio is only an approximation.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
+from milepost.learner.credit.comparison import combined, compare
+from milepost.learner.credit.graph import TransitionGraph, build_graph, graph_diagnostics, solve_values
+from milepost.learner.credit.settings import GraphSettings
+
+
+class GraphHCAConfig(GraphSettings):
+    """A turn's credit is the change of the log-probability of success, compared with the other turns from its state."""
+
+    strategy: Literal["graphhca"] = Field("graphhca", description="credit for the change in log success probability")
+    beta: float = Field(0.95, gt=0, lt=1, description="Discount per turn of the probability of success")
+    floor: float = Field(0.01, gt=0, lt=1, description="Probabilities below it count as this, so a logarithm exists")
+
+
+class GraphHCA:
+    """Closed-form hindsight credit assignment on the group's graph (GraphHCA, Zhu et al., Beihang, 2026).
+
+    Idea: where transitions are deterministic, the hindsight ratio h(a|s, success) / mu(a|s) is Phi(s') / Phi(s), with
+    Phi the discounted probability of success under the behaviour itself. Its logarithm is a step's credit.
+
+        Phi(s)    = beta sum_a mu(a|s) Phi(s'),   Phi = 1 at success, 0 at no success
+        ell(i, t) = log max(Phi(s'), floor) - log max(Phi(s), floor)
+        A_S(i, t) = (ell - mean) / std over the group's turns in s (ddof=1); 0 for a single turn or without spread
+        A[i, t]   = w_trajectory * A_i + w_step * A_S(i, t)
+
+    Published: beta .95, floor .01, weights (1, 1), the comparison of transitions. Phi is V of `solve_values`.
+
+    Truncation dominates, as published: the last turn of a failed or truncated trajectory falls to the floor, 3 to 5
+    nats down, and sets the mean and the deviation of its state. A useless self-loop in the middle of such a trajectory
+    then looks good beside the same action at its end (+.576 against -.845 in our example of four rollouts), and
+    `floor` sets how much. We keep the comparison per transition, because that is the method; `CRBC` averages over the
+    occurrences of an action first and does not have this fault.
+
+    Ours: A_i is computed as in `StarPO`; an unparsable response is an action of its own. A history enters Phi; turns
+    are compared with the group's turns only.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset()
+    scaling: ClassVar[Scaling] = "unit_std"
+
+    def __init__(self, config: GraphHCAConfig) -> None:
+        self._config = config
+
+    def assign(self, group: CreditGroup) -> Credit:
+        """Trajectory and step advantages, with Phi(s) for every state of the graph."""
+        config = self._config
+        graph = build_graph(group)
+        phi = solve_values(graph, beta=config.beta).value
+        change = log_changes(graph, phi, floor=config.floor)
+        # In the order of the edges, so that sums do not depend on the order of the trajectories.
+        order = np.argsort(graph.turn_edge, kind="stable")
+        edge = graph.turn_edge[order]
+        step_adv, covered = np.empty(len(order)), np.empty(len(order), dtype=np.bool_)
+        _, peers = np.unique(graph.edge_state[edge], return_inverse=True)
+        step_adv[order], covered[order] = compare(change[edge], peers, scale="std")
+        return combined(
+            group,
+            config,
+            step_adv,
+            covered,
+            state_value=dict(zip(graph.states, phi.tolist(), strict=True)),
+            diagnostics=graph_diagnostics(group, graph),
+        )
+
+
+def log_changes(graph: TransitionGraph, phi: Floats, *, floor: float) -> Floats:
+    """`[E]` log Phi(s') - log Phi(s) of each edge, in nats; Phi counts as `floor` where it is smaller.
+
+    Args:
+        phi: `[S]` probabilities of success.
+    """
+    log_phi: Floats = np.log(np.maximum(np.append(phi, [1.0, 0.0]), floor))
+    change: Floats = log_phi[graph.edge_target] - log_phi[graph.edge_state]
+    return change
