@@ -1,99 +1,230 @@
-"""Which groups are worth an optimizer step: those whose trajectories differ, most different first.
+"""Which groups are worth an optimizer step, and with what weight: those that have most to teach come first.
 
 Groups without reward variance drown the signal in regularisation noise (RAGEN-2, arXiv 2604.06268). Credit is computed
 before groups are dropped, so a group whose rewards are all equal but whose turns still earned step credit is kept. The
-filter only judges; it changes no advantage, and an empty result means that the caller skips the optimizer step.
+filter only judges; `weighted` applies its weights. If no group is kept, the caller skips the optimizer step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from milepost.learner.credit.assignment import Credit, CreditGroup
+from milepost.learner.credit.assignment import Credit, CreditGroup, Need
 from milepost.learner.credit.baseline import reward_std
 
-Reason = Literal["unfiltered", "top_p", "step_signal", "zero_variance", "low_variance"]
+Method = Literal["top_p", "top_p_softmax", "top_k", "top_k_absolute", "min_p", "soft", "none"]
+Score = Literal["reward_std", "step_std", "length", "entropy"]
+Reason = Literal["unfiltered", "selected", "step_signal", "reward_signal", "zero_variance", "low_score"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
-"""Every reason a verdict can give: the first three keep a group, the last two drop it."""
+"""Every reason a verdict can give: the first four keep a group, the last two drop it."""
 
 SLACK = 0.01
-"""Published slack of the top-p sum, in units of reward."""
+"""Published slack of the linear top-p sum, in units of the score."""
+_ROUNDING = 1e-9
 
 
 class FilterConfig(BaseModel):
-    """Which groups reach the optimizer."""
+    """Which groups reach the optimizer, and how much they count."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    method: Literal["top_p", "none"] = Field(
-        "top_p", description="top_p keeps the groups with the largest reward std; none keeps all"
+    method: Method = Field(
+        "top_p",
+        description="top_p: largest scores up to a share of their sum; top_p_softmax: of their softmax; top_k: a share "
+        "of the groups; top_k_absolute: that many groups; min_p: a share of the largest score and up; soft: all, each "
+        "weighted by its score over the largest; none: all",
     )
-    top_p: float = Field(
-        0.9, gt=0, le=1, description="Share of the summed reward std to keep; 1 drops zero variance only"
+    value: float = Field(
+        0.9, gt=0, description="Share of top_p, top_p_softmax, top_k and min_p, at most 1; number of top_k_absolute"
     )
+    score: Score = Field(
+        "reward_std",
+        description="Of a group: reward_std of its returns; step_std of its turns' step credit; length in tokens per "
+        "trajectory; entropy in nats per token. The last two prefer long or undecided groups and are for comparison",
+    )
+    compensation: Literal["none", "linear", "sqrt"] = Field(
+        "none",
+        description="Multiply advantages by the kept share of the groups, or by its root: few groups, small step",
+    )
+
+    @model_validator(mode="after")
+    def _value_fits_the_method(self) -> Self:
+        if self.method == "top_k_absolute":
+            if self.value != int(self.value):
+                raise ValueError(
+                    f"value = {self.value:g} with method top_k_absolute: give a whole number of groups, e.g. value = 8"
+                )
+        elif self.value > 1:
+            raise ValueError(
+                f"value = {self.value:g} with method {self.method}: a share is at most 1, e.g. value = 0.9"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a group is trained on. `score` is the standard deviation (ddof=1) of its un-penalised returns."""
+    """Whether a group is trained on, and why."""
 
     keep: bool
     reason: Reason
     score: float
+    weight: float
+    """What the group's advantages are multiplied with after scaling; 0 for a group that is dropped."""
+
+
+def needs(config: FilterConfig) -> frozenset[Need]:
+    """What the score reads beyond states, actions and rewards; it must be measured before groups are judged."""
+    return frozenset({"entropy"} if config.method != "none" and config.score == "entropy" else ())
 
 
 def keep_groups(groups: Sequence[CreditGroup], credits: Sequence[Credit], config: FilterConfig) -> list[Verdict]:
     """Judge N groups together; the result has one verdict per group, in order.
 
-    `top_p` is the linear filter of RAGEN-2: with scores sorted in descending order, groups are taken until their sum
-    reaches `top_p * sum(scores) - 0.01`; where that is not positive, no group is taken. Equal scores are taken in order
-    of appearance. A group of zero variance (a score of exactly 0, see `reward_std`) is no candidate: it is kept for its
-    step credit or dropped.
+    A group without any signal (returns all equal, see `reward_std`, and no step credit that reaches the total) is
+    dropped under every method but `none`. A group with signal that its score doesn't see (a score of exactly 0) is kept
+    with weight 1. Among the others, `u` of them, in descending order, equal scores in order of appearance:
+
+    * `top_p`: taken until their sum reaches `value * sum(u) - 0.01`; where that is not positive, none. 1 takes all.
+    * `top_p_softmax`: the shortest prefix whose softmax reaches `value`.
+    * `top_k`: the first `max(1, floor(value * N))`. `top_k_absolute`: the first `value`.
+    * `min_p`: those with `u >= value * max(u)`.
+    * `soft`: all, with weight `u / max(u)`.
+
+    Then every weight is multiplied by the kept share of the N groups (`linear`), its root (`sqrt`) or 1. Source:
+    RAGEN-2 (arXiv 2604.06268) and its public code, `include_zero` off; `top_k` with 0.25 is the filter of StarPO-S
+    (arXiv 2504.20073). Ours: step credit counts as signal, and `step_std`.
 
     Raises:
-        ValueError: the numbers of groups and credits differ.
+        ValueError: the numbers of groups and credits differ, or the score needs an entropy that a turn lacks.
     """
     if len(groups) != len(credits):
         raise ValueError(f"{len(groups)} groups with {len(credits)} credits; pass one credit per group, in order")
-    scores = [reward_std(group.penalised_rewards(0.0)) for group in groups]
     if config.method == "none":
-        return [Verdict(True, "unfiltered", score) for score in scores]
-    chosen = _top_p(scores, config.top_p)
+        return [Verdict(True, "unfiltered", reward_std(group.penalised_rewards(0.0)), 1.0) for group in groups]
+    scores = [_score(group, credit, config.score) for group, credit in zip(groups, credits, strict=True)]
+    signals = [_signal(group, credit) for group, credit in zip(groups, credits, strict=True)]
+    candidates = [i for i, (u, signal) in enumerate(zip(scores, signals, strict=True)) if signal and u > 0]
+    candidates.sort(key=lambda i: -scores[i])
+    weights = _selected({i: scores[i] for i in candidates}, len(groups), config)
     verdicts = []
-    for index, (score, credit) in enumerate(zip(scores, credits, strict=True)):
-        if score == 0:
-            signal = _has_step_signal(credit)
-            verdicts.append(Verdict(signal, "step_signal" if signal else "zero_variance", score))
+    for i, (u, signal) in enumerate(zip(scores, signals, strict=True)):
+        if not signal:
+            verdicts.append(Verdict(False, "zero_variance", u, 0.0))
+        elif u == 0:
+            verdicts.append(Verdict(True, signal, u, 1.0))
         else:
-            keep = index in chosen
-            verdicts.append(Verdict(keep, "top_p" if keep else "low_variance", score))
-    return verdicts
+            verdicts.append(Verdict(i in weights, "selected" if i in weights else "low_score", u, weights.get(i, 0.0)))
+    return _compensated(verdicts, config.compensation)
 
 
-def _top_p(scores: Sequence[float], top_p: float) -> set[int]:
-    """Indices of the largest scores that together reach `top_p` of the sum, less the slack."""
-    candidates = sorted((i for i, u in enumerate(scores) if u > 0), key=lambda i: -scores[i])
-    if top_p == 1:
-        return set(candidates)
-    threshold = top_p * sum(scores[i] for i in candidates) - SLACK
-    chosen: set[int] = set()
-    reached = 0.0
-    for index in candidates:
-        if reached >= threshold:
-            break
-        reached += scores[index]
-        chosen.add(index)
-    return chosen
+def weighted(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> list[Credit]:
+    """Multiply every advantage that the loss uses by its group's weight.
+
+    Comes after `milepost.learner.credit.scaling.scaled`: before it, a common factor would cancel. An optimizer that
+    normalises its step, such as Adam, still undoes what stays the same from step to step.
+
+    Raises:
+        ValueError: the numbers of credits and verdicts differ.
+    """
+    if len(credits) != len(verdicts):
+        raise ValueError(
+            f"{len(credits)} credits with {len(verdicts)} verdicts; pass those of the kept groups, in order"
+        )
+    return [_times(credit, verdict.weight) for credit, verdict in zip(credits, verdicts, strict=True)]
 
 
-def _has_step_signal(credit: Credit) -> bool:
-    """Whether some covered turn earned step credit that also reached the total (a step weight of 0 keeps it out)."""
-    return any(
+def reason_counts(verdicts: Sequence[Verdict]) -> dict[Reason, int]:
+    """How many groups were kept or dropped for each reason; all reasons are there, also with 0."""
+    return {reason: sum(verdict.reason == reason for verdict in verdicts) for reason in REASONS}
+
+
+def _score(group: CreditGroup, credit: Credit, score: Score) -> float:
+    if score == "reward_std":
+        return reward_std(group.penalised_rewards(0.0))
+    if score == "step_std":
+        return float(np.std(np.concatenate(credit.step_adv)))
+    if score == "length":
+        return sum(turn.num_tokens for t in group.trajectories for turn in t.turns) / len(group.trajectories)
+    return _entropy(group)
+
+
+def _entropy(group: CreditGroup) -> float:
+    """Mean over all tokens of the group, in nats."""
+    tokens, total = 0, 0.0
+    for i, trajectory in enumerate(group.trajectories):
+        for t, turn in enumerate(trajectory.turns):
+            if turn.entropy is None:
+                raise ValueError(
+                    f"filter.score = entropy: group {group.task_id}, trajectory {i}, turn {t} has no entropy; "
+                    "it must be measured before groups are judged"
+                )
+            tokens += turn.num_tokens
+            total += turn.num_tokens * turn.entropy
+    return total / tokens
+
+
+def _signal(group: CreditGroup, credit: Credit) -> Literal["reward_signal", "step_signal"] | None:
+    """What the group can teach: its returns differ, or else its turns earned step credit; None if neither."""
+    if reward_std(group.penalised_rewards(0.0)) > 0:
+        return "reward_signal"
+    # a step weight of 0 keeps step credit out of the total
+    earned = any(
         bool(np.any((covered > 0) & (step != 0) & (total != 0)))
         for covered, step, total in zip(credit.coverage, credit.step_adv, credit.total, strict=True)
+    )
+    return "step_signal" if earned else None
+
+
+def _selected(scores: dict[int, float], num_groups: int, config: FilterConfig) -> dict[int, float]:
+    """Group -> weight of those taken. `scores` are of the candidates, in descending order."""
+    order = list(scores)
+    if not order:
+        return {}
+    if config.method == "soft":
+        return {i: u / scores[order[0]] for i, u in scores.items()}
+    if config.method == "top_k":
+        taken = order[: max(1, math.floor(config.value * num_groups + _ROUNDING))]
+    elif config.method == "top_k_absolute":
+        taken = order[: int(config.value)]
+    elif config.method == "min_p":
+        taken = [i for i in order if scores[i] >= config.value * scores[order[0]]]
+    else:
+        taken = _prefix(scores, config)
+    return dict.fromkeys(taken, 1.0)
+
+
+def _prefix(scores: dict[int, float], config: FilterConfig) -> list[int]:
+    """The candidates that together reach the share `config.value`, of the sum or of the softmax."""
+    if config.value == 1:
+        return list(scores)
+    values = np.array(list(scores.values()))
+    if config.method == "top_p":
+        mass, wanted = values, config.value * math.fsum(values) - SLACK
+    else:
+        mass, wanted = np.exp(values - values[0]), config.value
+        mass = mass / mass.sum()
+    before = np.concatenate(([0.0], np.cumsum(mass)[:-1]))
+    return [i for i, reached in zip(scores, before, strict=True) if reached < wanted]
+
+
+def _compensated(verdicts: Sequence[Verdict], how: Literal["none", "linear", "sqrt"]) -> list[Verdict]:
+    if how == "none" or not verdicts:
+        return list(verdicts)
+    share = sum(verdict.keep for verdict in verdicts) / len(verdicts)
+    factor = share if how == "linear" else math.sqrt(share)
+    return [replace(verdict, weight=verdict.weight * factor) for verdict in verdicts]
+
+
+def _times(credit: Credit, weight: float) -> Credit:
+    tokens = credit.token_total
+    return replace(
+        credit,
+        total=tuple(weight * x for x in credit.total),
+        token_total=None if tokens is None else tuple(tuple(weight * x for x in turns) for turns in tokens),
     )
