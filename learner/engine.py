@@ -1,18 +1,18 @@
-"""The model under training, split over ranks by DeepSpeed ZeRO: forward, backward, step, gather, save.
+"""A module and its optimizer, split over ranks by DeepSpeed ZeRO: forward, backward, step, gather, save.
 
-The only file that imports deepspeed. One engine per process. Every method is collective: all ranks call it in the same
-order with equally many micro-batches, or the exchange runs into its deadline (`collective_timeout_s`) and raises.
-Saved shards are pickles, as DeepSpeed writes them: load only folders whose hashes were verified
-(`milepost.learner.checkpoint`). Parallelism other than over data is not offered.
+The only file that imports deepspeed. A process joins the others once and may then hold several models, each with a
+ZeRO of its own. Every method is collective: all ranks call it in the same order with equally many micro-batches, or the
+exchange runs into its deadline (`collective_timeout_s`) and raises. Saved shards are pickles, as DeepSpeed writes them:
+load only folders whose hashes were verified (`milepost.learner.checkpoint`). Parallelism other than over data is not
+offered.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -30,13 +30,8 @@ from deepspeed.utils import safe_set_full_grad
 from torch import Tensor
 
 from milepost.learner.config import LearnerConfig
-from milepost.learner.metrics import add
-from milepost.learner.pack import MicroBatch
-from milepost.learner.policy import batch_logprobs, layer_of, load_policy, write_policy
-from milepost.learner.training import LossFn, StepMetrics
+from milepost.learner.policy import layer_of
 
-TAG: Final = "engine"
-LAYOUT: Final = "layout.json"
 LOWEST_RATE: Final = 0.1
 
 # DeepSpeed's own calls: torch would say so at every step, and nobody here can change it
@@ -44,7 +39,7 @@ warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*_tensor` is d
 
 
 class EngineError(RuntimeError):
-    """The model, the ranks or a saved state don't fit together; the message says which and what to do."""
+    """The models, the ranks or a saved state don't fit together; the message says which and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,121 +52,85 @@ class Seat:
     master_port: int
 
 
-class DeepSpeedEngine:
-    """A causal language model with its optimizer. Implements `milepost.learner.training.TrainingEngine`."""
+class ZeroModel:
+    """One module under training with AdamW. Calling it runs the module; `join` comes first."""
 
-    def __init__(
-        self,
-        model_path: Path,
-        config: LearnerConfig,
-        *,
-        seat: Seat,
-        seed: int,
-        device: torch.device,
-        with_reference: bool = False,
-    ) -> None:
-        """Join the other ranks and load the model.
+    def __init__(self, module: torch.nn.Module, config: LearnerConfig, *, lr: float, name: str) -> None:
+        """Split `module` over the ranks.
 
         Args:
-            model_path: folder in Hugging Face format, on this machine; nothing is downloaded.
-            device: `cpu` (gloo) or `cuda:<index>` (nccl).
-            with_reference: also keep a frozen whole copy of the model on every rank, for the KL term.
-
-        Raises:
-            FileNotFoundError: no model there.
-            EngineError: a rank did not come in time, or the device isn't what DeepSpeed found.
+            lr: highest learning rate; warm-up and decay are those of `config`.
+            name: of its folder in a checkpoint.
         """
-        self.rank = seat.rank
-        self.world_size = seat.world_size
-        self._config = config
-        self._model_path = model_path
-        self._device = device
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        torch.manual_seed(seed)
-        _check_device(device)
-        module = load_policy(model_path)
-        self._reference = load_policy(model_path).to(device).eval().requires_grad_(False) if with_reference else None
-        _join(seat, device, timedelta(seconds=config.collective_timeout_s))
-        if config.gradient_checkpointing:
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._zero_stage = config.zero_stage
+        self._name = name
         self._engine, _, _, _ = deepspeed.initialize(
             model=module,
             model_parameters=module.parameters(),
-            config=_deepspeed_config(config),
+            config=_deepspeed_config(config, lr),
             lr_scheduler=partial(_schedule, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps),
             dist_init_required=False,
         )
         self._engine.train()  # dropout is zero, so this differs from eval() by gradient checkpointing alone
 
-    def update(
-        self,
-        micro_batches: Sequence[MicroBatch],
-        loss_fn: LossFn,
-        *,
-        temperature: float,
-        approve: Callable[[Mapping[str, float]], None],
-    ) -> StepMetrics:
-        """One optimizer step on the sum of the micro-batches' losses over all ranks.
+    def __call__(self, **inputs: Any) -> Any:
+        """What the module answers."""
+        return self._engine(**inputs)
 
-        If the summed loss or the gradient's norm is not finite on any rank, no rank steps and the gradient is dropped.
-        `approve` gets the summed numbers before the step; if it raises, the gradient is dropped and the error goes on.
-        """
-        lr = float(self._engine.get_lr()[0])
-        sums: dict[str, float] = {}
-        for k, micro_batch in enumerate(micro_batches):
-            self._engine.set_gradient_accumulation_boundary(k == len(micro_batches) - 1)
-            batch = micro_batch.to(self._device)
-            logprobs, entropies = batch_logprobs(self._engine, batch, temperature)
-            terms = loss_fn(k, batch, logprobs, entropies)
-            # DeepSpeed averages gradients over ranks; the loss is already divided by the global denominator
-            self._engine.backward(terms.loss * self.world_size, scale_wrt_gas=False)
-            add(sums, terms.sums)
-            add(sums, {"loss": float(terms.loss.detach())})
-        sums = self.all_sum(sums)
-        loss = sums.pop("loss")
-        if not math.isfinite(loss):
-            self._drop_gradient()
-            return StepMetrics(applied=False, loss=loss, grad_norm=math.inf, lr=lr, sums=sums)
-        try:
-            approve(sums)
-        except Exception:
-            self._drop_gradient()
-            raise
-        grad_norm = self._apply()
-        return StepMetrics(applied=math.isfinite(grad_norm), loss=loss, grad_norm=grad_norm, lr=lr, sums=sums)
+    @property
+    def module(self) -> Any:
+        """The module itself; under ZeRO-3 its parameters are empty outside of a pass or a gathering."""
+        return self._engine.module
 
-    def token_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
-        """Log-probs `[B, L]` of trained tokens under the current weights, on the device; 0 where nothing is trained."""
-        return self._without_gradient(self._engine, micro_batches, temperature)
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._engine.get_lr()[0])
 
-    def reference_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
-        """The same under the frozen starting policy. Raises EngineError if the engine was made without one."""
-        if self._reference is None:
-            raise EngineError("this engine has no reference model; make it with with_reference=True for kl_coef > 0")
-        return self._without_gradient(self._reference, micro_batches, temperature)
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of `loss`, which is summed over ranks; `last`: no other comes before `step`."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        # DeepSpeed averages gradients over ranks; the loss is already divided by the global denominator
+        self._engine.backward(loss * torch.distributed.get_world_size(), scale_wrt_gas=False)
 
-    def all_sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sum of every value over ranks; all ranks pass the same names."""
-        names = sorted(values)
-        total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self._device)
-        torch.distributed.all_reduce(total)
-        return dict(zip(names, total.tolist(), strict=True))
+    def scale_rate(self, factor: float) -> None:
+        """Make the next step at `factor` of the scheduled learning rate."""
+        for group, scheduled in zip(
+            self._engine.optimizer.param_groups, self._engine.lr_scheduler.get_last_lr(), strict=True
+        ):
+            group["lr"] = factor * scheduled
 
-    def all_equal(self, value: int) -> bool:
-        """Whether all ranks passed the same `value`, below 2**53."""
-        both = torch.tensor([value, -value], dtype=torch.int64, device=self._device)
-        torch.distributed.all_reduce(both, op=torch.distributed.ReduceOp.MAX)
-        return bool(both[0] == -both[1])
+    def step(self) -> float:
+        """Step and return the gradient's norm; if it is not finite, no rank steps and this is inf."""
+        if self._zero_stage > 0:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            self.drop_gradient()
+            return math.inf
+        self._engine.step()
+        return norm
+
+    def drop_gradient(self) -> None:
+        """Forget the accumulated gradient. ZeRO holds it in shards, and clears them when it meets a NaN."""
+        if self._zero_stage == 0:
+            self._engine.zero_grad()
+            return
+        parameter = next(self._engine.module.parameters())
+        shape = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
+        safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._engine.device))
+        self._engine.step()
 
     def tensor_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and whole shape of what `full_tensors` yields, in its order, without gathering anything."""
         # ZeRO-3 leaves an empty shard in the parameter and its real shape beside it
-        shape = "ds_shape" if self._config.zero_stage == 3 else "shape"
+        shape = "ds_shape" if self._zero_stage == 3 else "shape"
         return [(n, p.dtype, tuple(getattr(p, shape))) for n, p in self._engine.module.named_parameters()]
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter, whole, by its name in the checkpoint; tied weights once.
+        """Every parameter, whole, by its name in the module; tied weights once.
 
         Under ZeRO-3 layers are gathered one at a time, so a tensor is valid only until the next is taken. All ranks
         iterate to the end together.
@@ -182,80 +141,37 @@ class DeepSpeedEngine:
                 for name, parameter in parameters.items():
                     yield name, parameter.detach()
 
-    def save_policy(self, folder: Path) -> None:
-        """Write the policy as a plain Hugging Face folder (safetensors and tokenizer), on rank 0."""
-        weights = {}
-        for name, tensor in self.full_tensors():
-            if self.rank == 0:
-                weights[name] = tensor.to("cpu", copy=True)
-        if self.rank == 0:
-            write_policy(self._engine.module, weights, source=self._model_path, folder=folder)
-
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and schedule, one shard per rank. `folder` is the same for all ranks."""
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-        if self.rank == 0:
-            (folder / LAYOUT).write_text(json.dumps(self._layout()))
-        torch.distributed.barrier()
+        self._engine.save_checkpoint(str(folder), tag=self._name, save_latest=False)
 
     def load(self, folder: Path) -> None:
         """Continue from `save`. Verify the folder first: it holds pickles, which are code.
 
         Raises:
-            EngineError: not a saved engine, or saved with other ranks or another ZeRO stage.
+            EngineError: nothing of this name was saved there.
         """
-        if not (folder / LAYOUT).is_file():
-            raise EngineError(f"no saved engine in {folder}: {LAYOUT} is missing")
-        saved = json.loads((folder / LAYOUT).read_text())
-        if saved != self._layout():
-            raise EngineError(f"{folder} was saved with {saved}, this run has {self._layout()}; resume with the same")
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=self._name)
         if loaded is None:
-            raise EngineError(f"DeepSpeed found no checkpoint {TAG!r} in {folder}")
-
-    @torch.no_grad()
-    def _without_gradient(self, model: Any, micro_batches: Sequence[MicroBatch], temperature: float) -> list[Tensor]:
-        return [batch_logprobs(model, batch.to(self._device), temperature)[0] for batch in micro_batches]
-
-    def _apply(self) -> float:
-        """Step and return the gradient's norm; if it is not finite, DeepSpeed steps on no rank and we return inf."""
-        if self._config.zero_stage > 0:
-            self._engine.step()
-            return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._engine.module.parameters()]))
-        if not math.isfinite(norm):
-            self._drop_gradient()
-            return math.inf
-        self._engine.step()
-        return norm
-
-    def _drop_gradient(self) -> None:
-        """Forget the accumulated gradient. ZeRO holds it in shards, and clears them when it meets a NaN."""
-        if self._config.zero_stage == 0:
-            self._engine.zero_grad()
-            return
-        parameter = next(self._engine.module.parameters())
-        shape = parameter.ds_shape if self._config.zero_stage == 3 else parameter.shape
-        safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._device))
-        self._engine.step()
-
-    def _layout(self) -> dict[str, int]:
-        return {"ranks": self.world_size, "zero_stage": self._config.zero_stage}
+            raise EngineError(f"DeepSpeed found no checkpoint {self._name!r} in {folder}")
 
 
-def _check_device(device: torch.device) -> None:
-    if (found := get_accelerator().device_name()) != device.type:
-        raise EngineError(
-            f"device is {device}, DeepSpeed found {found}: start the process with DS_ACCELERATOR={device.type}"
-        )
-
-
-def _join(seat: Seat, device: torch.device, timeout: timedelta) -> None:
+def join(seat: Seat, device: torch.device, timeout: timedelta) -> None:
     """Connect the ranks, with the deadline also on the groups that ZeRO makes for itself.
 
     DeepSpeed creates those without a timeout, so a frozen peer would hold the others for torch's default of half an
     hour. Its shared-memory operator, compiled at first use and used by inference alone, is left out.
+
+    Args:
+        device: `cpu` (gloo) or `cuda:<index>` (nccl).
+
+    Raises:
+        EngineError: a rank did not come in time, or the device isn't what DeepSpeed found.
     """
+    if (found := get_accelerator().device_name()) != device.type:
+        raise EngineError(
+            f"device is {device}, DeepSpeed found {found}: start the process with DS_ACCELERATOR={device.type}"
+        )
     os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed reads its device from here
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if device.type == "cpu" else "nccl"
@@ -271,7 +187,7 @@ def _join(seat: Seat, device: torch.device, timeout: timedelta) -> None:
     deepspeed.comm.comm.cdb = comm
 
 
-def _deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
+def _deepspeed_config(config: LearnerConfig, lr: float) -> dict[str, Any]:
     half = {"bf16": {"enabled": True, "check_grad_overflow": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return {
         # asked for, without effect: micro-batches vary in size and number
@@ -282,7 +198,7 @@ def _deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
         "zero_optimization": {"stage": config.zero_stage},
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": config.lr, "weight_decay": config.weight_decay, "torch_adam": True},
+            "params": {"lr": lr, "weight_decay": config.weight_decay, "torch_adam": True},
         },
         **(half if config.dtype == "bfloat16" else {}),
     }

@@ -1,50 +1,44 @@
 """One update of the policy: groups of trajectories in, an optimizer step (or several) out.
 
 Every rank runs this with the same groups: credit is cheap and computed redundantly, for advantages see whole groups;
-then each rank trains on its share. All decisions (skip, refuse, stop) follow from numbers that were summed over ranks,
-so all ranks take the same branch. What an engine must offer is declared here; which groups to train on, checkpoints and
-the way of new weights to the inference engines are the caller's.
+then each rank trains on its share (`milepost.learner.steps`). Which groups to train on, checkpoints and the way of new
+weights to the inference engines are the caller's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
-from torch import Tensor
+from typing import Final
 
 from milepost.envs.types import Group, Turn
 from milepost.learner import pack
-from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.assignment import Credit, CreditGroup, from_group
+from milepost.learner.credit.modulators import modulate
 from milepost.learner.credit.scaling import scaled
-from milepost.learner.credit.strategies import CreditConfig, build
-from milepost.learner.filter import FilterConfig, Verdict, keep_groups
-from milepost.learner.loss import LossConfig, LossTerms, Policies, denominator, policy_loss
-from milepost.learner.metrics import (
-    add,
-    credit_metrics,
-    mean,
-    mismatch_sums,
-    parity_sums,
-    parity_sums_of,
-    timed,
-    token_metrics,
+from milepost.learner.credit.strategies import build
+from milepost.learner.critic import critic_metrics
+from milepost.learner.filter import FilterConfig, Verdict, keep_groups, weighted
+from milepost.learner.loss import turn_weights
+from milepost.learner.measurement import MEASURED, Measured, measure
+from milepost.learner.metrics import credit_metrics, mean, timed, token_metrics
+from milepost.learner.mutual_information import (
+    MutualInformation,
+    cross_samples,
+    estimate,
+    first_turns,
+    score_matrix,
 )
-from milepost.learner.pack import MicroBatch
+from milepost.learner.recipe import Orders, Recipe
 from milepost.learner.sample import Sample, lone_samples, samples
+from milepost.learner.steps import Stepper, applied_sums
 from milepost.learner.training import StepMetrics, TrainingEngine
 
-
-class ParityError(RuntimeError):
-    """Engine and learner disagree on tokens of the current version; the step was cancelled, weights are unchanged."""
-
-
-class DivergenceError(RuntimeError):
-    """Several steps in a row had a loss or gradient that is not finite."""
+AS_USUAL: Final = Orders()
+_PROMPTS: Final = 8
+_RESPONSES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,40 +64,18 @@ class UpdateReport:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Share:
-    """This rank's part of one optimizer step."""
-
-    micro_batches: list[MicroBatch]
-    total: float
-    """Denominator of the loss, over all ranks."""
-    proximal: list[Tensor] | None = None
-    reference: list[Tensor] | None = None
-
-
 class LearnerRank:
-    """Trains one rank's share. State between updates: the engine's, and how many steps in a row were skipped."""
+    """Trains one rank's share. State between updates: the engine's, and the stepper's."""
 
-    def __init__(
-        self,
-        engine: TrainingEngine,
-        config: LearnerConfig,
-        *,
-        loss: LossConfig,
-        credit: CreditConfig,
-        filter_config: FilterConfig,
-        temperature: float,
-    ) -> None:
-        """`temperature` is the one that rollouts were sampled at: log-probs are of that distribution."""
+    def __init__(self, engine: TrainingEngine, recipe: Recipe) -> None:
+        """`engine` holds the critic of the recipe, if it has one."""
         self._engine = engine
-        self._config = config
-        self._loss = loss
-        self._temperature = temperature
-        self._strategy = build(credit)
-        self._filter = filter_config
-        self._skipped_in_a_row = 0
+        self._recipe = recipe
+        self._strategy = build(recipe.credit)
+        self._stepper = Stepper(engine, recipe)
+        self._marginal_std: float | None = None
 
-    def train(self, groups: Sequence[Group], version: int) -> UpdateReport:
+    def train(self, groups: Sequence[Group], version: int, orders: Orders = AS_USUAL) -> UpdateReport:
         """Train on `groups` with the weights of policy `version`; every rank passes the same.
 
         If the filter keeps nothing, no step is made and the report says so.
@@ -115,20 +87,20 @@ class LearnerRank:
         self._check_same_work(groups, version)
         seconds: dict[str, float] = {}
         with timed(seconds, "credit"):
-            graphs = [from_group(group) for group in groups]
-            credits = [self._strategy.assign(graph) for graph in graphs]
-            verdicts = keep_groups(graphs, credits, self._filter)
-            kept = [k for k, verdict in enumerate(verdicts) if verdict.keep]
-            credits = self._scaled([graphs[k] for k in kept], [credits[k] for k in kept])
+            graphs = _with_histories([from_group(group) for group in groups], orders)
+        measured = self._measured(groups, seconds)
+        with timed(seconds, "credit"):
+            judged_by = orders.filter or self._recipe.filter
+            verdicts, credits = self._credited(graphs if measured is None else measured.filled(graphs), judged_by)
         with timed(seconds, "pack"):
-            pool = _samples([groups[k] for k in kept], credits)
-            shares = self._shares(pool, steps=self._config.minibatches)
-        steps, parity = self._steps(shares, version, seconds)
-        sums: dict[str, float] = {}
-        for step in steps:
-            if step.applied:  # the sums of a skipped one may not be finite
-                add(sums, step.sums)
-        trajectories = sum(len(groups[k].trajectories) for k in kept)
+            kept = [group for group, verdict in zip(groups, verdicts, strict=True) if verdict.keep]
+            pool = _samples(kept, credits)
+            shares = self._stepper.shares(pool, steps=self._recipe.learner.minibatches, measured=measured)
+        critic_steps = self._stepper.critic_steps(shares, seconds)
+        steps, parity = self._stepper.policy_steps(
+            shares if self._policy_learns(version) else [], version, seconds, rate_factor=orders.rate_factor
+        )
+        sums = applied_sums([*critic_steps, *steps])
         return UpdateReport(
             version=version,
             optimizer_steps=sum(step.applied for step in steps),
@@ -137,10 +109,14 @@ class LearnerRank:
             verdicts=tuple(verdicts),
             tokens=sum(sample.num_trained for sample in pool),
             num_samples=len(pool),
-            prefix_breaks=len(pool) - trajectories,
+            prefix_breaks=len(pool) - sum(len(group.trajectories) for group in kept),
             parity=mean(parity, "parity_current", "tokens_current"),
             parity_all=mean(parity, "parity", "tokens"),
-            metrics=credit_metrics(credits, verdicts) | token_metrics(sums) | _step_metrics(steps),
+            metrics=credit_metrics(credits, verdicts)
+            | token_metrics(sums)
+            | critic_metrics(sums)
+            | _step_metrics(steps)
+            | _norm_metric("critic_grad_norm", critic_steps),
             seconds=seconds,
         )
 
@@ -152,11 +128,26 @@ class LearnerRank:
         Raises:
             ParityError: the mean is over the limit.
         """
-        (share,) = self._shares(lone_samples(turns), steps=1)
-        sums = parity_sums_of(share.micro_batches, self._logprobs(share), version)
-        sums = self._engine.all_sum(sums)
-        self._check_parity(sums, version)
-        return mean(sums, "parity_current", "tokens_current")
+        (share,) = self._stepper.shares(lone_samples(turns), steps=1, measured=None)
+        return self._stepper.check_parity(share, version)
+
+    def mutual_information(self, groups: Sequence[Group]) -> MutualInformation | None:
+        """How much first responses depend on their prompts under the current weights, the same on every rank.
+
+        None where the groups hold fewer than two different prompts.
+        """
+        turns = first_turns(groups, num_prompts=_PROMPTS, num_responses=_RESPONSES)
+        if not turns:
+            return None
+        cross = cross_samples(turns)
+        max_tokens = self._recipe.learner.max_tokens_per_micro_batch
+        rows = pack.plan(cross.samples, num_ranks=self._engine.world_size, max_tokens=max_tokens)[self._engine.rank]
+        batches = [pack.collate(members) for members in rows]
+        logprobs = self._engine.token_logprobs(batches, temperature=self._recipe.temperature)
+        scores = self._engine.all_sum_array(score_matrix(cross, rows, logprobs))
+        found = estimate(scores, cross.own, marginal_std=self._marginal_std)
+        self._marginal_std = found.marginal_std
+        return found
 
     def _check_same_work(self, groups: Sequence[Group], version: int) -> None:
         if not self._engine.all_equal(_fingerprint(groups, version)):
@@ -165,89 +156,49 @@ class LearnerRank:
                 f"version {version} and groups {[group.group_id for group in groups]}"
             )
 
+    def _credited(self, graphs: Sequence[CreditGroup], judged_by: FilterConfig) -> tuple[list[Verdict], list[Credit]]:
+        """A verdict for every group, and for those that are kept what the loss uses."""
+        credits = [self._strategy.assign(graph) for graph in graphs]
+        verdicts = keep_groups(graphs, credits, judged_by)
+        kept = [k for k, verdict in enumerate(verdicts) if verdict.keep]
+        chosen = [graphs[k] for k in kept]
+        modulated = modulate(chosen, [credits[k] for k in kept], self._recipe.credit.modulators)
+        return verdicts, weighted(self._scaled(chosen, modulated), [verdicts[k] for k in kept])
+
     def _scaled(self, graphs: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
         """On one scale over the batch, each turn counted as often as the loss counts it."""
-        by_token = self._loss.aggregation == "token"
         weights = [
             [
-                np.array([turn.num_tokens if by_token else 1 for turn in t.turns], dtype=np.float64)
+                turn_weights([turn.num_tokens for turn in t.turns], self._recipe.objective.loss.aggregation)
                 for t in graph.trajectories
             ]
             for graph in graphs
         ]
         return scaled(credits, weights, self._strategy.scaling)
 
-    def _shares(self, pool: Sequence[Sample], *, steps: int) -> list[_Share]:
-        """This rank's micro-batches for each optimizer step; all ranks get equally many."""
-        shares = []
-        for part in pack.minibatches(pool, steps):
-            ranks = pack.plan(
-                part, num_ranks=self._engine.world_size, max_tokens=self._config.max_tokens_per_micro_batch
-            )
-            micro_batches = [pack.collate(rows) for rows in ranks[self._engine.rank]]
-            shares.append(_Share(micro_batches, denominator(part, self._loss.aggregation)))
-        return shares
-
-    def _steps(
-        self, shares: Sequence[_Share], version: int, seconds: dict[str, float]
-    ) -> tuple[list[StepMetrics], dict[str, float]]:
-        """The optimizer steps and the parity sums, which are measured before the first of them.
-
-        With one step the proximal policy is the current one of the same pass; with several it is computed first.
-        """
-        parity: dict[str, float] = {}
-        if len(shares) > 1:
-            with timed(seconds, "proximal"):
-                shares = [replace(share, proximal=self._logprobs(share)) for share in shares]
-                for share in shares:
-                    add(parity, parity_sums_of(share.micro_batches, share.proximal or (), version))
-                parity = self._engine.all_sum(parity)
-                self._check_parity(parity, version)
-        steps = []
-        for share in shares:
-            with timed(seconds, "update"):
-                steps.append(self._step(share, version))
-            self._count_skipped(steps[-1])
-        return steps, parity if len(shares) > 1 or not steps else dict(steps[0].sums)
-
-    def _logprobs(self, share: _Share) -> list[Tensor]:
-        return self._engine.token_logprobs(share.micro_batches, temperature=self._temperature)
-
-    def _step(self, share: _Share, version: int) -> StepMetrics:
-        references = None
-        if self._loss.kl_coef > 0:
-            references = self._engine.reference_logprobs(share.micro_batches, temperature=self._temperature)
-
-        def loss_fn(k: int, batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
-            proximal = logprobs.detach() if share.proximal is None else share.proximal[k]
-            reference = None if references is None else references[k]
-            terms = policy_loss(batch, Policies(logprobs, proximal, reference), config=self._loss, total=share.total)
-            add(terms.sums, {"entropy": float(entropies[batch.loss_mask].double().sum())})
-            add(terms.sums, parity_sums(batch, proximal, version))
-            add(terms.sums, mismatch_sums(batch, proximal, self._loss))
-            return terms
-
-        def approve(sums: Mapping[str, float]) -> None:
-            if share.proximal is None:
-                self._check_parity(sums, version)
-
-        return self._engine.update(share.micro_batches, loss_fn, temperature=self._temperature, approve=approve)
-
-    def _check_parity(self, sums: Mapping[str, float], version: int) -> None:
-        gap = mean(sums, "parity_current", "tokens_current")
-        if gap is not None and not gap <= self._config.parity_limit:
-            raise ParityError(
-                f"learner and engine differ by {gap:.3g} nats per token over {sums['tokens_current']:.0f} tokens of "
-                f"version {version}, limit {self._config.parity_limit:.3g}: compare their weights, temperature, dtype"
+    def _measured(self, groups: Sequence[Group], seconds: dict[str, float]) -> Measured | None:
+        """What strategy and modulators read of the current weights, in all groups: they judge before the filter."""
+        recipe = self._recipe
+        if not recipe.needs & MEASURED or not groups:
+            return None
+        with timed(seconds, "measure"):
+            return measure(
+                self._engine,
+                groups,
+                needs=recipe.needs,
+                temperature=recipe.temperature,
+                max_tokens=recipe.learner.max_tokens_per_micro_batch,
             )
 
-    def _count_skipped(self, step: StepMetrics) -> None:
-        self._skipped_in_a_row = 0 if step.applied else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row >= self._config.stop_on_skipped:
-            raise DivergenceError(
-                f"{self._skipped_in_a_row} steps in a row had a loss or gradient that is not finite (last loss "
-                f"{step.loss}, gradient norm {step.grad_norm}): lower lr or go back to a checkpoint"
-            )
+    def _policy_learns(self, version: int) -> bool:
+        critic = self._recipe.trained_critic
+        return critic is None or version >= critic.warmup_updates
+
+
+def _with_histories(graphs: list[CreditGroup], orders: Orders) -> list[CreditGroup]:
+    if orders.histories is None:
+        return graphs
+    return [replace(graph, history=past) for graph, past in zip(graphs, orders.histories, strict=True)]
 
 
 def _samples(groups: Sequence[Group], credits: Sequence[Credit]) -> list[Sample]:
@@ -270,7 +221,11 @@ def _fingerprint(groups: Sequence[Group], version: int) -> int:
 
 
 def _step_metrics(steps: Sequence[StepMetrics]) -> dict[str, float]:
-    """Largest gradient norm and last learning rate; a norm that isn't finite is left to `skipped_steps`."""
+    """Largest gradient norm and last learning rate."""
+    return _norm_metric("grad_norm", steps) | ({"lr": steps[-1].lr} if steps else {})
+
+
+def _norm_metric(name: str, steps: Sequence[StepMetrics]) -> dict[str, float]:
+    """Largest gradient norm; one that isn't finite is left to `skipped_steps`."""
     norms = [step.grad_norm for step in steps if math.isfinite(step.grad_norm)]
-    metrics = {"grad_norm": max(norms)} if norms else {}
-    return metrics | ({"lr": steps[-1].lr} if steps else {})
+    return {name: max(norms)} if norms else {}

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from milepost.learner.credit.assignment import Credit
 from milepost.learner.filter import Verdict
-from milepost.learner.loss import LossConfig
-from milepost.learner.offpolicy import Mismatch, log_ratio
+from milepost.learner.mismatch import Mismatch
+from milepost.learner.offpolicy import OffPolicyConfig
 from milepost.learner.pack import MicroBatch
 
 PER_TOKEN = {
@@ -27,6 +27,7 @@ PER_TOKEN = {
     "clipped_high": "clip_fraction_high",
     "clipped_dual": "clip_fraction_dual",
     "reference_kl": "reference_kl",
+    "entropy_outside": "entropy_outside_share",
 }
 """Sum over trained tokens -> name of its mean."""
 
@@ -57,11 +58,9 @@ def parity_sums_of(batches: Sequence[MicroBatch], logprobs: Sequence[Tensor], ve
     return total
 
 
-def mismatch_sums(batch: MicroBatch, proximal: Tensor, config: LossConfig) -> dict[str, float]:
+def mismatch_sums(batch: MicroBatch, proximal: Tensor, config: OffPolicyConfig) -> dict[str, float]:
     """The sums of `Mismatch` between proximal and rollout policy, named `mismatch_...`."""
-    behind = log_ratio(proximal.detach(), batch.rollout_logprobs)[batch.loss_mask]
-    sums = Mismatch.of(behind, cap=config.importance_cap, band=config.ratio_band)
-    return {f"mismatch_{name}": value for name, value in asdict(sums).items()}
+    return {f"mismatch_{name}": value for name, value in asdict(Mismatch.of(batch, proximal, config)).items()}
 
 
 def mean(sums: Mapping[str, float], value: str, count: str) -> float | None:
@@ -75,13 +74,7 @@ def token_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         return {}
     rates = {name: sums[key] / sums["tokens"] for key, name in PER_TOKEN.items() if key in sums}
     mismatch = Mismatch(**{field.name: sums[f"mismatch_{field.name}"] for field in fields(Mismatch)})
-    return rates | {
-        "effective_sample_share": mismatch.effective_sample_share,
-        "mismatch_k3": mismatch.mean_k3,
-        "mismatch_chi2": mismatch.chi2,
-        "truncated_share": mismatch.truncated_share,
-        "masked_share": mismatch.masked_share,
-    }
+    return rates | mismatch.metrics()
 
 
 def credit_metrics(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> dict[str, float]:

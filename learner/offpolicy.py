@@ -1,20 +1,54 @@
-"""How far the policy that is trained is from the one that sampled: weights to correct it and numbers to watch.
+"""Corrections for tokens that another policy sampled than the one that is trained, and the proximal policy's log-probs.
 
 Inference engine and learner never agree exactly, and a trajectory may be versions old, so the proximal log-prob is
-never assumed to be the rollout's. Everything here works on `log_ratio = proximal - rollout` per token and is constant
-for the gradient. The corrections bound the weights; they don't make arbitrarily old data usable.
+never assumed to be the rollout's. Weights are functions of `log_ratio = proximal - rollout` per token and constant for
+the gradient. They bound the error; they don't make arbitrarily old data usable. Weights are not normalised to a batch
+mean of 1: that mean is known only after the last micro-batch's forward pass, when the first one's gradient is taken.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from typing import Final, Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-MAX_LOG_RATIO = 20.0
+from milepost.learner.pack import MicroBatch
+from milepost.learner.segments import Level, segments
+
+MAX_LOG_RATIO: Final = 20.0
 """Log-ratios are clamped to this magnitude before they are exponentiated."""
+
+
+class OffPolicyConfig(BaseModel):
+    """How tokens of older policies and of another engine are weighted, and which are left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    proximal: Literal["recompute", "approximate"] = Field(
+        "recompute",
+        description="Log-probs at the start of an update with several minibatches: recompute costs a forward pass, "
+        "approximate interpolates between rollout and current ones by policy version",
+    )
+    importance: Literal["token", "sequence", "none"] = Field(
+        "token", description="Weight pi_proximal / pi_rollout of each token, of a whole row's product, or none"
+    )
+    importance_cap: float = Field(2.0, ge=1, description="Upper bound of that weight")
+    ratio_band: tuple[float, float] | None = Field(
+        None, description="Tokens with pi_proximal / pi_rollout outside (low, high) get weight 0; none: keep all"
+    )
+    rejection_band: tuple[float, float] | None = Field(
+        None, description="Turns or rows whose geometric mean ratio is outside (low, high) get weight 0; none: keep all"
+    )
+    rejection_level: Level = Field("turn", description="What rejection_band judges: a turn or a row of merged turns")
+
+    @model_validator(mode="after")
+    def _bands_are_intervals_around_one(self) -> Self:
+        for name, band in (("ratio_band", self.ratio_band), ("rejection_band", self.rejection_band)):
+            if band is not None and not 0 <= band[0] < 1 < band[1]:
+                raise ValueError(f"{name} {band} must be 0 <= low < 1 < high, for example (0.2, 5.0)")
+        return self
 
 
 def log_ratio(proximal: Tensor, rollout: Tensor) -> Tensor:
@@ -23,12 +57,12 @@ def log_ratio(proximal: Tensor, rollout: Tensor) -> Tensor:
 
 
 def truncated_weights(log_ratios: Tensor, cap: float) -> Tensor:
-    """Token-level truncated importance weights `min(exp(log_ratio), cap)` (token TIS; AReaL, arXiv 2505.24298)."""
+    """Truncated importance weights `min(exp(log_ratio), cap)` (TIS; decoupled PPO, AReaL, arXiv 2505.24298)."""
     return log_ratios.exp().clamp(max=cap)
 
 
 def band_mask(log_ratios: Tensor, low: float, high: float) -> Tensor:
-    """True where `low <= exp(log_ratio) <= high`; tokens outside get weight 0 (IcePop)."""
+    """True where `low <= exp(log_ratio) <= high`; what is outside gets weight 0 (IcePop)."""
     ratios = log_ratios.exp()
     return (ratios >= low) & (ratios <= high)
 
@@ -38,55 +72,52 @@ def k3(log_ratios: Tensor) -> Tensor:
     return log_ratios.exp() - 1 - log_ratios
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """Sums over trained tokens from which the mismatch metrics follow; sums of several batches add up."""
+def kept_tokens(log_ratios: Tensor, batch: MicroBatch, config: OffPolicyConfig) -> Tensor:
+    """True `[N]` where neither the token's own ratio nor its turn's or row's geometric mean is outside its band.
 
-    tokens: float
-    ratio: float
-    """Sum of `rho = exp(log_ratio)`."""
-    ratio_squared: float
-    k3: float
-    truncated: float
-    """Number of tokens whose ratio exceeds the cap."""
-    masked: float
-    """Number of tokens outside the band."""
+    The geometric mean does not grow with length, a product would (geometric rejection sampling). Bands bound
+    `pi_proximal / pi_rollout`; a library that bounds the inverse writes (0.5, 5) as (0.2, 2).
+    """
+    keep = torch.ones_like(log_ratios, dtype=torch.bool)
+    if config.ratio_band is not None:
+        keep = band_mask(log_ratios, *config.ratio_band)
+    if config.rejection_band is not None:
+        spans = segments(batch, config.rejection_level)
+        keep = keep & band_mask(spans.mean(log_ratios), *config.rejection_band)[spans.index]
+    return keep
 
-    @classmethod
-    def of(cls, log_ratios: Tensor, *, cap: float, band: tuple[float, float] | None) -> Self:
-        """Sums over the given tokens, `[N]`."""
-        ratios = log_ratios.double().exp()
-        outside = torch.zeros_like(ratios) if band is None else ~band_mask(log_ratios, *band)
-        return cls(
-            tokens=float(ratios.numel()),
-            ratio=float(ratios.sum()),
-            ratio_squared=float(ratios.square().sum()),
-            k3=float(k3(log_ratios.double()).sum()),
-            truncated=float((ratios > cap).sum()),
-            masked=float(outside.sum()),
-        )
 
-    @property
-    def effective_sample_share(self) -> float:
-        """`(sum rho)^2 / (n sum rho^2)` in (0, 1]; 1 where all ratios are equal."""
-        return self.ratio**2 / (self.tokens * self.ratio_squared)
+def weights(log_ratios: Tensor, batch: MicroBatch, config: OffPolicyConfig) -> Tensor:
+    """The weight of each trained token's loss, `[N]` in [0, cap]; `log_ratios` `[N]` has no gradient.
 
-    @property
-    def chi2(self) -> float:
-        """`mean(rho^2) - 1`: chi-square divergence of proximal from rollout policy."""
-        return self.ratio_squared / self.tokens - 1
+    `importance = "sequence"` weights all tokens of a row by their product, which spreads with the row's length: it
+    suits rows of one short turn.
+    """
+    if config.importance == "token":
+        found = truncated_weights(log_ratios, config.importance_cap)
+    elif config.importance == "sequence":
+        rows = segments(batch, "sequence")
+        products = rows.total(log_ratios).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        found = truncated_weights(products, config.importance_cap)[rows.index]
+    else:
+        found = torch.ones_like(log_ratios)
+    return found * kept_tokens(log_ratios, batch, config)
 
-    @property
-    def mean_k3(self) -> float:
-        """Mean k3: KL(rollout || proximal) per token, in nats."""
-        return self.k3 / self.tokens
 
-    @property
-    def truncated_share(self) -> float:
-        """Share of tokens whose weight the cap cut."""
-        return self.truncated / self.tokens
+def approximate_proximal(
+    current: Tensor, rollout: Tensor, versions: Tensor, *, version: int, progress: float
+) -> Tensor:
+    """Log-probs of the proximal policy `version` by interpolation, shaped as `current`, without gradient.
 
-    @property
-    def masked_share(self) -> float:
-        """Share of tokens that the band set to weight 0."""
-        return self.masked / self.tokens
+    `rollout + alpha (current - rollout)`, `alpha = (version - versions) / (version + progress - versions)`: the rollout
+    policy is `version - versions` updates behind the proximal one, the current policy `progress` of an update ahead of
+    it. On tokens of `version` itself this is `rollout`: what engine and learner disagree on there goes uncorrected.
+
+    Source: the log-linear approximation of AReaL. Ours: `progress` is the share of the update's optimizer steps made so
+    far, in [0, 1], because a version stands for a whole update; AReaL takes 1 in every step. At 0 the policies
+    are the same and the result is `current`.
+    """
+    if progress == 0:
+        return current.detach()
+    behind = (version - versions).clamp(min=0)
+    return rollout + behind / (behind + progress) * (current.detach() - rollout)

@@ -1,131 +1,258 @@
 import math
+from itertools import product
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from milepost.learner import offpolicy
-from milepost.learner.loss import LossConfig, Policies, denominator, policy_loss, surrogate, token_logprobs
-from milepost.learner.pack import MicroBatch
-from milepost.learner.sample import NO_TURN, Sample
+from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
+from milepost.learner.loss import LossConfig, Policies, denominator, policy_loss, token_logprobs, turn_weights
+from milepost.learner.objective import Objective
+from milepost.learner.offpolicy import OffPolicyConfig
+from milepost.learner.pack import MicroBatch, collate
+from milepost.learner.sample import Sample, samples
+from tests.learner.token_batches import token_batch
+
+AGGREGATIONS = ("token", "turn", "sequence_token_sum", "sequence_token_mean", "sequence_token_sum_norm")
+EVERY_LOSS = list(product(("clip", "cispo", "sapo"), ("token", "turn", "sequence"), AGGREGATIONS))
+GEOMETRIC = {"clip_low": 3e-4, "clip_high": 4e-4}
 
 
-def micro_batch(advantages: list[list[float]], rollout: list[list[float]], lengths: list[list[int]]) -> MicroBatch:
-    """Every token is trained, except where its turn length is 0."""
-    turn_lengths = torch.tensor(lengths)
-    return MicroBatch(
-        input_ids=torch.ones_like(turn_lengths),
-        attention_mask=torch.ones_like(turn_lengths),
-        loss_mask=turn_lengths > 0,
-        advantages=torch.tensor(advantages),
-        rollout_logprobs=torch.tensor(rollout),
-        versions=torch.zeros_like(turn_lengths),
-        turn_lengths=turn_lengths,
-        turn_index=torch.where(turn_lengths > 0, 0, NO_TURN),
-        value_mask=turn_lengths < 0,
-        value_targets=torch.zeros(turn_lengths.shape),
+def loss_config(objective: str, ratio: str, aggregation: str) -> LossConfig:
+    bounds = {} if ratio == "token" else GEOMETRIC
+    length = 40 if aggregation == "sequence_token_sum_norm" else 0
+    return LossConfig.model_validate(
+        {"objective": objective, "ratio": ratio, "aggregation": aggregation, "max_length": length, **bounds}
     )
 
 
-def one_token(*, rollout: float, proximal: float, current: float, config: LossConfig) -> tuple[float, float]:
+def corrections(objective: str) -> OffPolicyConfig:
+    return OffPolicyConfig(
+        importance="none" if objective == "sapo" else "token", ratio_band=(0.2, 5.0), rejection_band=(0.7, 1.4)
+    )
+
+
+def one_token(
+    *, rollout: float, proximal: float, current: float, config: LossConfig, offpolicy: OffPolicyConfig
+) -> tuple[float, float]:
     """Loss and gradient of one token with advantage 1."""
     theta = torch.tensor([[current]], requires_grad=True)
-    batch = micro_batch([[1.0]], [[rollout]], [[1]])
-    terms = policy_loss(batch, Policies(theta, torch.tensor([[proximal]])), config=config, total=1.0)
+    batch = token_batch(turns=[[0]], advantages=[[1.0]], rollout=[[rollout]])
+    policies = Policies(theta, torch.tensor([[proximal]]))
+    terms = policy_loss(batch, policies, config=config, offpolicy=offpolicy, total=1.0)
     terms.loss.backward()
     assert theta.grad is not None
     return terms.loss.item(), theta.grad.item()
 
 
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "has_gradient"),
-    [(1.5, 1, -1.28, False), (1.5, -1, 1.5, True), (0.5, 1, -0.5, True), (0.5, -1, 0.8, False), (5.0, -1, 3.0, False)],
-)
-def test_the_clip_table(ratio: float, advantage: float, loss: float, has_gradient: bool):
-    ratios = torch.tensor([ratio], requires_grad=True)
-    losses = surrogate(ratios, torch.tensor([float(advantage)]), LossConfig())
-    losses.sum().backward()
-    assert losses.item() == pytest.approx(loss)
-    assert ratios.grad is not None
-    assert (ratios.grad.item() != 0) is has_gradient
-
-
 def test_decoupled_ratios_keep_a_gradient_that_clipping_around_the_rollout_policy_kills():
-    config = LossConfig(clip_low=0.2, clip_high=0.2)
-    loss, gradient = one_token(rollout=-1.0, proximal=-0.8, current=-0.7, config=config)
+    settings = {"config": LossConfig(clip_low=0.2, clip_high=0.2), "offpolicy": OffPolicyConfig()}
+    loss, gradient = one_token(rollout=-1.0, proximal=-0.8, current=-0.7, **settings)
     assert loss == pytest.approx(-1.3499, abs=1e-4)
     assert gradient == pytest.approx(-1.3499, abs=1e-4)
-    naive, dead = one_token(rollout=-1.0, proximal=-1.0, current=-0.7, config=config)
+    naive, dead = one_token(rollout=-1.0, proximal=-1.0, current=-0.7, **settings)
     assert naive == pytest.approx(-1.2)
     assert dead == 0
 
 
 def test_the_importance_weight_is_capped_and_a_band_sets_it_to_zero():
-    far = {"rollout": -3.0, "proximal": -1.0, "current": -1.0}
-    assert one_token(**far, config=LossConfig(importance_cap=2.0))[0] == pytest.approx(-2.0)
-    assert one_token(**far, config=LossConfig(ratio_band=(0.5, 5.0))) == (0.0, 0.0)
+    far: dict[str, Any] = {"rollout": -3.0, "proximal": -1.0, "current": -1.0, "config": LossConfig()}
+    assert one_token(**far, offpolicy=OffPolicyConfig(importance_cap=2.0))[0] == pytest.approx(-2.0)
+    assert one_token(**far, offpolicy=OffPolicyConfig(ratio_band=(0.5, 5.0))) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize(("aggregation", "expected"), [("token", 10 / 6), ("turn", 1.75)])
-def test_token_losses_1_3_and_2_2_2_0_aggregate(aggregation: str, expected: float):
-    config = LossConfig(aggregation=aggregation)
-    losses = [[1.0, 3.0, 9.0, 9.0], [2.0, 2.0, 2.0, 0.0]]
-    batch = micro_batch([[-x for x in row] for row in losses], [[0.0] * 4] * 2, [[2, 2, 0, 0], [4, 4, 4, 4]])
-    total = denominator([as_sample(batch, row) for row in range(2)], config.aggregation)
-    assert total == pytest.approx(6 if aggregation == "token" else 2)
-    logprobs = torch.zeros(2, 4)
-    assert policy_loss(batch, Policies(logprobs, logprobs), config=config, total=total).loss.item() == pytest.approx(
-        expected
+@pytest.mark.parametrize(
+    ("logs", "advantage", "loss", "alive"),
+    [
+        ([0.1, -0.2, 0.3], 1.0, -1.0004, False),
+        ([0.02, -0.01, 0.05], 1.0, -1.0004, False),
+        ([0.1, -0.2, 0.3], -1.0, 1.06894, True),
+        ([0.0001, 0.0, 0.0002], 1.0, -1.0001, True),
+    ],
+)
+def test_a_turn_is_clipped_as_one(logs: list[float], advantage: float, loss: float, alive: bool):
+    theta = torch.tensor([logs], dtype=torch.float64, requires_grad=True)
+    batch = token_batch(turns=[[0, 0, 0]], advantages=[[advantage] * 3])
+    config = LossConfig(ratio="turn", aggregation="turn", **GEOMETRIC)
+    policies = Policies(theta, torch.zeros(1, 3, dtype=torch.float64))
+    terms = policy_loss(batch, policies, config=config, offpolicy=OffPolicyConfig(), total=1.0)
+    terms.loss.backward()
+    assert terms.loss.item() == pytest.approx(loss, abs=1e-5)
+    assert theta.grad is not None
+    assert theta.grad.tolist() == [[pytest.approx(-advantage * math.exp(sum(logs) / 3) / 3 if alive else 0)] * 3]
+    assert terms.sums["clipped_high"] == (0 if alive else 3)
+
+
+def test_cispo_keeps_the_gradient_that_clipping_kills():
+    settings: dict[str, Any] = {"rollout": -2.0, "proximal": -2 - math.log(5), "current": -2.0}
+    offpolicy = OffPolicyConfig(importance="none")
+    loss, gradient = one_token(**settings, config=LossConfig(objective="cispo"), offpolicy=offpolicy)
+    assert (loss, gradient) == (pytest.approx(2.56), pytest.approx(-1.28))
+    assert one_token(**settings, config=LossConfig(), offpolicy=offpolicy) == (pytest.approx(-1.28), 0)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "max_length", "expected", "total"),
+    [
+        ("token", 0, 10 / 6, 6),
+        ("turn", 0, 1.75, 2),
+        ("sequence_token_sum", 0, 5.0, 2),
+        ("sequence_token_mean", 0, 1.75, 2),
+        ("sequence_token_sum_norm", 8, 0.625, 16),
+    ],
+)
+def test_token_losses_1_3_and_2_2_2_0_aggregate(aggregation: str, max_length: int, expected: float, total: float):
+    config = LossConfig.model_validate({"aggregation": aggregation, "max_length": max_length})
+    rows = [[9.0, 1.0, 3.0, 9.0, 9.0], [9.0, 2.0, 2.0, 2.0, 0.0]]
+    batch = token_batch(turns=[[-1, 0, 0, -1, -1], [-1, 0, 0, 0, 0]], advantages=[[-x for x in row] for row in rows])
+    assert denominator([as_sample(batch, row) for row in range(2)], config) == pytest.approx(total)
+    logprobs = torch.zeros(2, 5)
+    terms = policy_loss(
+        batch, Policies(logprobs, logprobs), config=config, offpolicy=OffPolicyConfig(importance="none"), total=total
     )
+    assert terms.loss.item() == pytest.approx(expected)
+
+
+def test_two_turns_of_one_row_count_once_as_a_row_and_twice_as_turns():
+    batch = token_batch(turns=[[-1, 0, 1, 1, 1]], advantages=[[0.0, -4.0, -1.0, -2.0, -3.0]])
+    logprobs = torch.zeros(1, 5)
+    found = {}
+    for aggregation in ("turn", "sequence_token_mean"):
+        config = LossConfig(aggregation=aggregation)
+        total = denominator([as_sample(batch, 0)], config)
+        terms = policy_loss(
+            batch, Policies(logprobs, logprobs), config=config, offpolicy=OffPolicyConfig(), total=total
+        )
+        found[aggregation] = terms.loss.item()
+    assert found == pytest.approx({"turn": (4 + 2) / 2, "sequence_token_mean": 10 / 4})
+
+
+def test_a_turn_weighs_in_the_batch_scale_as_it_does_in_the_loss():
+    assert turn_weights([1, 3], "token").tolist() == [1, 3]
+    assert turn_weights([1, 3], "turn").tolist() == [1, 1]
+    assert turn_weights([1, 3], "sequence_token_mean").tolist() == [0.25, 0.75]
 
 
 def as_sample(batch: MicroBatch, row: int) -> Sample:
-    """The row behind an untrained first token, as real samples have one."""
-
-    def column(values: torch.Tensor, first: float) -> torch.Tensor:
-        return torch.cat([torch.tensor([first], dtype=values.dtype), values[row]])
-
+    """The row of a hand-made batch, whose first token is not trained."""
     return Sample(
         group_id="g",
         index=row,
-        token_ids=column(batch.input_ids, 0).numpy(),
-        loss_mask=column(batch.loss_mask, 0).numpy(),
-        advantages=column(batch.advantages, 0).numpy(),
-        rollout_logprobs=column(batch.rollout_logprobs, 0).numpy(),
-        versions=column(batch.versions, 0).numpy(),
-        turn_lengths=column(batch.turn_lengths, 0).numpy(),
-        turn_index=column(batch.turn_index, NO_TURN).numpy(),
-        value_mask=column(batch.value_mask, 0).numpy(),
-        value_targets=column(batch.value_targets, 0).numpy(),
+        token_ids=batch.input_ids[row].numpy(),
+        loss_mask=batch.loss_mask[row].numpy(),
+        advantages=batch.advantages[row].numpy(),
+        rollout_logprobs=batch.rollout_logprobs[row].numpy(),
+        versions=batch.versions[row].numpy(),
+        turn_lengths=batch.turn_lengths[row].numpy(),
+        turn_index=batch.turn_index[row].numpy(),
+        value_mask=batch.value_mask[row].numpy(),
+        value_targets=batch.value_targets[row].numpy(),
     )
 
 
-def test_masked_tokens_get_no_gradient_even_if_they_are_not_finite():
-    theta = torch.tensor([[-1.0, float("nan"), -2.0]], requires_grad=True)
-    batch = micro_batch([[1.0, 7.0, -1.0]], [[-1.0, float("inf"), -2.0]], [[2, 0, 2]])
-    terms = policy_loss(batch, Policies(theta, theta), config=LossConfig(), total=2.0)
-    terms.loss.backward()
+@pytest.mark.parametrize(("objective", "ratio", "aggregation"), EVERY_LOSS)
+def test_masked_tokens_get_exactly_no_gradient_even_if_they_are_not_finite(
+    objective: str, ratio: str, aggregation: str
+):
+    theta = torch.tensor([[math.nan, -1.0, math.nan, -2.0], [0.0, -1.5, -3.0, math.inf]], requires_grad=True)
+    batch = token_batch(
+        turns=[[-1, 0, -1, 1], [-1, 0, 0, -1]],
+        advantages=[[9.0, 1.0, 7.0, -1.0], [math.inf, 0.5, -0.5, math.nan]],
+        rollout=[[0.0, -1.0, math.inf, -2.0], [5.0, -1.5, -3.0, math.nan]],
+    )
+    config, offpolicy = loss_config(objective, ratio, aggregation), corrections(objective)
+    reference = torch.full((2, 4), -1.25).masked_fill(~batch.loss_mask, math.nan)
+    policies = Policies(theta, theta.detach(), reference)
+    with_kl = config.model_copy(update={"kl_coef": 0.1})
+    policy_loss(batch, policies, config=with_kl, offpolicy=offpolicy, total=2.0).loss.backward()
     assert theta.grad is not None
-    assert theta.grad.tolist() == [[-0.5, 0.0, 0.5]]
+    assert theta.grad[~batch.loss_mask].tolist() == [0.0] * 4
+    assert (theta.grad[batch.loss_mask] != 0).all()
+    assert theta.grad.isfinite().all()
 
 
-def test_a_dummy_stays_in_the_graph_with_zero_gradient():
+@pytest.mark.parametrize(("objective", "ratio", "aggregation"), EVERY_LOSS)
+def test_a_dummy_stays_in_the_graph_with_zero_gradient(objective: str, ratio: str, aggregation: str):
     theta = torch.zeros(1, 2, requires_grad=True)
-    batch = micro_batch([[0.0, 0.0]], [[0.0, 0.0]], [[0, 0]])
-    terms = policy_loss(batch, Policies(theta, theta), config=LossConfig(), total=3.0)
+    batch = collate([])
+    config, offpolicy = loss_config(objective, ratio, aggregation), corrections(objective)
+    terms = policy_loss(batch, Policies(theta, theta), config=config, offpolicy=offpolicy, total=3.0)
     terms.loss.backward()
     assert theta.grad is not None
     assert theta.grad.tolist() == [[0.0, 0.0]]
     assert set(terms.sums.values()) == {0.0}
 
 
+VOCABULARY = 12
+
+
+def episodes() -> list[Sample]:
+    """Six samples of one to three turns of one to five tokens, with random advantages."""
+    rng = np.random.default_rng(3)
+    found = []
+    for index in range(6):
+        history: list[int] = []
+        turns = []
+        for step in range(1 + index % 3):
+            prompt = [*history, *rng.integers(0, VOCABULARY, 2).tolist()]
+            response = rng.integers(0, VOCABULARY, int(rng.integers(1, 6))).tolist()
+            history = prompt + response
+            turns.append(
+                Turn(
+                    prompt_ids=prompt,
+                    response_ids=response,
+                    logprobs=rng.normal(-2.5, 0.2, len(response)).tolist(),
+                    versions=[VersionSpan(version=0, start=0, end=len(response))],
+                    anchor=str(step),
+                    next_anchor=str(step + 1),
+                    action="a",
+                    reward=0.0,
+                )
+            )
+        task = Task(env="x:Y", seed=0, split="train")
+        whole = Trajectory(task=task, group_id="g", index=index, turns=turns, outcome="failure")
+        found.extend(samples(whole, rng.normal(0, 1, len(turns)).tolist()))
+    return found
+
+
+def bigram_logprobs(table: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    """Log-probs `[B, L]` of a model that sees the last token only."""
+    logprobs, _ = token_logprobs(table[batch.input_ids[:, :-1]], batch.input_ids[:, 1:], 1.0)
+    return torch.nn.functional.pad(logprobs, (1, 0))
+
+
+def gradient_over(parts: list[list[Sample]], config: LossConfig, offpolicy: OffPolicyConfig) -> torch.Tensor:
+    """Of a bigram model's table, added up over micro-batches; the proximal model is another one nearby."""
+    generator = torch.Generator().manual_seed(5)
+    table = torch.randn(VOCABULARY, VOCABULARY, generator=generator) * 0.1
+    spread = 0.3 if config.ratio == "token" else 1e-3
+    nearby = table + spread * torch.randn(VOCABULARY, VOCABULARY, generator=generator)
+    table.requires_grad_()
+    total = denominator([sample for part in parts for sample in part], config)
+    for part in parts:
+        batch = collate(part)
+        policies = Policies(bigram_logprobs(table, batch), bigram_logprobs(nearby, batch))
+        policy_loss(batch, policies, config=config, offpolicy=offpolicy, total=total).loss.backward()
+    assert table.grad is not None
+    return table.grad
+
+
+@pytest.mark.parametrize(("objective", "ratio", "aggregation"), EVERY_LOSS)
+def test_micro_batches_add_up_to_the_gradient_of_one_batch(objective: str, ratio: str, aggregation: str):
+    config, offpolicy, pool = loss_config(objective, ratio, aggregation), corrections(objective), episodes()
+    whole = gradient_over([pool], config, offpolicy)
+    parts = gradient_over([pool[4:], [pool[0]], [], pool[1:4]], config, offpolicy)
+    assert whole.abs().max() > 1e-3
+    assert (whole - parts).abs().max() < 1e-6
+
+
 def test_kl_to_the_reference_is_k3_and_pulls_towards_it():
     theta = torch.tensor([[-1.0]], requires_grad=True)
-    batch = micro_batch([[0.0]], [[-1.0]], [[1]])
-    reference = torch.tensor([[-0.5]])
-    terms = policy_loss(batch, Policies(theta, theta, reference), config=LossConfig(kl_coef=0.1), total=1.0)
+    batch = token_batch(turns=[[0]], advantages=[[0.0]], rollout=[[-1.0]])
+    policies = Policies(theta, theta, torch.tensor([[-0.5]]))
+    terms = policy_loss(batch, policies, config=LossConfig(kl_coef=0.1), offpolicy=OffPolicyConfig(), total=1.0)
     terms.loss.backward()
     assert terms.loss.item() == pytest.approx(0.1 * (math.exp(0.5) - 1 - 0.5), rel=1e-5)
     assert theta.grad is not None
@@ -133,12 +260,16 @@ def test_kl_to_the_reference_is_k3_and_pulls_towards_it():
     assert terms.sums["reference_kl"] == pytest.approx(0.1487, abs=1e-4)
 
 
-def test_clip_counts_name_the_bound_that_cut():
+@pytest.mark.parametrize(("objective", "counts"), [("clip", (1, 1, 1)), ("cispo", (2, 3, 0)), ("sapo", (0, 0, 0))])
+def test_clip_counts_name_the_bound_that_cut(objective: str, counts: tuple[int, int, int]):
     ratios = torch.tensor([[1.5, 1.5, 0.5, 0.5, 5.0]])
-    batch = micro_batch([[1.0, -1.0, 1.0, -1.0, -1.0]], [[0.0] * 5], [[5] * 5])
-    sums = policy_loss(batch, Policies(ratios.log(), torch.zeros(1, 5)), config=LossConfig(), total=5.0).sums
-    assert (sums["clipped_high"], sums["clipped_low"], sums["clipped_dual"]) == (1, 1, 1)
+    batch = token_batch(turns=[[0] * 5], advantages=[[1.0, -1.0, 1.0, -1.0, -1.0]])
+    policies = Policies(ratios.log(), torch.zeros(1, 5))
+    config = LossConfig.model_validate({"objective": objective})
+    sums = policy_loss(batch, policies, config=config, offpolicy=OffPolicyConfig(), total=5.0).sums
+    assert (sums["clipped_low"], sums["clipped_high"], sums["clipped_dual"]) == counts
     assert sums["ratio"] == pytest.approx(9.0)
+    assert sums["approx_kl"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios[0].tolist()), rel=1e-5)
 
 
 def test_log_probs_are_those_of_the_tempered_distribution():
@@ -151,30 +282,36 @@ def test_log_probs_are_those_of_the_tempered_distribution():
     assert token_logprobs(torch.zeros(1, 1, 8), torch.tensor([[3]]), 1.0)[1].item() == pytest.approx(math.log(8))
 
 
-def test_mismatch_numbers_of_four_tokens():
-    log_ratios = torch.tensor([0.1, 1.2, -0.5, 2.0], dtype=torch.float64)
-    ratios = log_ratios.exp().tolist()
-    assert ratios == pytest.approx([1.1052, 3.3201, 0.6065, 7.3891], abs=1e-4)
-    assert offpolicy.truncated_weights(log_ratios, 2.0).tolist() == pytest.approx([1.1052, 2, 0.6065, 2], abs=1e-4)
-    kept = (log_ratios.exp() * offpolicy.band_mask(log_ratios, 0.5, 5.0)).tolist()
-    assert kept == pytest.approx([1.1052, 3.3201, 0.6065, 0], abs=1e-4)
-    assert offpolicy.k3(log_ratios).tolist() == pytest.approx([0.0052, 1.1201, 0.1065, 4.3891], abs=1e-4)
-    mismatch = offpolicy.Mismatch.of(log_ratios, cap=2.0, band=(0.5, 5.0))
-    assert mismatch.mean_k3 == pytest.approx(1.4052, abs=1e-4)
-    assert mismatch.chi2 == pytest.approx(15.80, abs=5e-3)
-    assert mismatch.effective_sample_share == pytest.approx(0.5739, abs=1e-4)
-    assert (mismatch.truncated_share, mismatch.masked_share) == (0.5, 0.25)
+def test_entropies_carry_their_gradient_only_on_request():
+    logits = torch.tensor([[[2.0, 0.0, 1.0]]], requires_grad=True)
+    target = torch.tensor([[2]])
+    without = token_logprobs(logits, target, 1.0)[1]
+    found = token_logprobs(logits, target, 1.0, entropy_gradient=True)[1]
+    assert not without.requires_grad
+    assert found.item() == pytest.approx(without.item(), rel=1e-6)
+    found.backward()
+    probabilities = logits.detach().softmax(-1)
+    assert logits.grad is not None
+    expected = -probabilities * (probabilities.log() + without)
+    assert logits.grad.flatten().tolist() == pytest.approx(expected.flatten().tolist(), rel=1e-5)
 
 
-@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=20))
-def test_weights_of_any_mismatch_are_finite(differences: list[float]):
-    log_ratios = offpolicy.log_ratio(torch.tensor(differences), torch.zeros(len(differences)))
-    assert torch.isfinite(log_ratios.exp()).all()
-    assert (offpolicy.truncated_weights(log_ratios, 2.0) <= 2).all()
-    assert (offpolicy.k3(log_ratios) >= -1e-6).all()
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"ratio": "turn"}, "set clip_low = 3e-4 and clip_high = 4e-4"),
+        ({"ratio": "sequence", "objective": "cispo", "clip_low": 3e-4}, "never bound a sequence's geometric mean"),
+        ({"aggregation": "sequence_token_sum_norm"}, "set both or neither"),
+        ({"max_length": 512}, "set both or neither"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], complaint: str):
+    with pytest.raises(ValidationError, match=complaint):
+        LossConfig.model_validate(settings)
 
 
-@pytest.mark.parametrize("band", [(1.5, 5.0), (0.5, 0.9), (-1.0, 2.0)])
-def test_a_band_that_does_not_hold_one_is_refused(band: tuple[float, float]):
-    with pytest.raises(ValidationError, match="low < 1 < high"):
-        LossConfig(ratio_band=band)
+def test_sapo_beside_an_importance_weight_is_refused():
+    sapo = LossConfig(objective="sapo")
+    with pytest.raises(ValueError, match=r'set offpolicy.importance = "none"'):
+        Objective(loss=sapo)
+    Objective(loss=sapo, offpolicy=OffPolicyConfig(importance="none"))

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 pytestmark = pytest.mark.services
 
 WORKER = Path(__file__).with_name("zero_rank.py")
+LOOP_WORKER = Path(__file__).with_name("loop_rank.py")
 ROOT = WORKER.parents[2]
 VOCAB = 64
 
@@ -39,7 +41,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def launch(mode: str, folder: Path, *, model: Path, wait_for: int = 2, **job: Any) -> list[dict[str, Any]]:
+def launch(
+    mode: str, folder: Path, *, model: Path, wait_for: int = 2, worker: Path = WORKER, **job: Any
+) -> list[dict[str, Any]]:
     """Run `mode` on every rank; the reports of the first `wait_for` ranks, the others are killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
@@ -50,7 +54,7 @@ def launch(mode: str, folder: Path, *, model: Path, wait_for: int = 2, **job: An
     for rank in range(job["config"]["ranks"]):
         path = folder / f"{mode}{rank}.json"
         path.write_text(json.dumps({**job, "model": str(model), "rank": rank, "port": port, "out": f"{path}.out"}))
-        command = [sys.executable, str(WORKER), mode, str(path)]
+        command = [sys.executable, str(worker), mode, str(path)]
         children.append((subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), path))
     try:
         return [report(child, path) for child, path in children[:wait_for]]
@@ -130,6 +134,36 @@ def test_bfloat16_stays_near_float32(reference: dict[str, Any], model: Path, tmp
     assert [s[0] for s in reports[0]["steps"]] == pytest.approx([s[0] for s in reference["steps"]], abs=0.05)
 
 
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "default": {"loss": {}, "offpolicy": {}, "entropy": {}},
+    "turn ratio, row mean": {
+        "loss": {"ratio": "turn", "aggregation": "sequence_token_mean", "clip_low": 3e-4, "clip_high": 4e-4},
+        "offpolicy": {"rejection_band": (0.9, 1.1)},
+        "entropy": {},
+    },
+    "row sum, entropy band": {
+        "loss": {"aggregation": "sequence_token_sum_norm", "max_length": 32},
+        "offpolicy": {"importance": "sequence"},
+        "entropy": {"coef": 0.1, "band": (0.99, 1.02), "smoothing": 20.0},
+    },
+}
+
+
+def test_a_batch_split_over_two_ranks_has_the_gradient_of_one_rank(model: Path, tmp_path: Path):
+    found = {}
+    for ranks, max_tokens in ((1, 1000), (2, 40)):
+        file = tmp_path / f"{ranks}.safetensors"
+        job = {"config": config(ranks, 2), "max_tokens": max_tokens, "objectives": OBJECTIVES, "gradients": str(file)}
+        reports = launch("split", tmp_path / str(ranks), model=model, **job)
+        assert (reports[0]["micro_batches"] == 1) is (ranks == 1)
+        found[ranks] = load_file(file)
+    assert found[1].keys() == found[2].keys()
+    for name in OBJECTIVES:
+        gradients = [(found[1][key], found[2][key]) for key in found[1] if key.startswith(f"{name}|")]
+        assert max(float(one.abs().max()) for one, _ in gradients) > 1e-3
+        assert max(float((one - two).abs().max()) for one, two in gradients) < 1e-6
+
+
 def test_a_frozen_rank_ends_the_step_at_the_deadline(model: Path, tmp_path: Path):
     job = {"config": config(2, 2, collective_timeout_s=5), "max_tokens": 60}
     (report,) = launch("frozen", tmp_path, model=model, wait_for=1, **job)
@@ -139,7 +173,7 @@ def test_a_frozen_rank_ends_the_step_at_the_deadline(model: Path, tmp_path: Path
 
 def test_an_update_trains_refuses_and_skips_on_all_ranks_alike(model: Path, tmp_path: Path):
     job = {"config": config(2, 2, max_tokens_per_micro_batch=60)}
-    ours, theirs = launch("loop", tmp_path, model=model, **job)
+    ours, theirs = launch("loop", tmp_path, model=model, worker=LOOP_WORKER, **job)
     for minibatches in (1, 2):
         report = ours[str(minibatches)]
         other = theirs[str(minibatches)]
@@ -163,3 +197,62 @@ def check_updates(report: dict[str, Any], minibatches: int) -> None:
     assert report["stale"] == [minibatches, None, pytest.approx(0.5, abs=0.05)]
     assert report["changed"]
     assert report["breaks"] == 0
+
+
+def critic_job(folder: Path, model: Path, *, trunk: str, stage: int, ranks: int, **more: Any) -> list[dict[str, Any]]:
+    job = {"config": config(ranks, stage, minibatches=2, max_tokens_per_micro_batch=60), "save": str(folder / "saved")}
+    return launch("critic", folder, model=model, worker=LOOP_WORKER, trunk=trunk, **job, **more)
+
+
+@pytest.fixture(scope="module")
+def critics(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Both kinds of critic with ZeRO-1 on one rank."""
+    folders = {trunk: tmp_path_factory.mktemp(trunk) for trunk in ("own", "shared")}
+    return {trunk: critic_job(folder, model, trunk=trunk, stage=1, ranks=1)[0] for trunk, folder in folders.items()}
+
+
+def check_critic(report: dict[str, Any], trunk: str) -> None:
+    losses = [update["value_loss"] for update in report["updates"]]
+    assert losses[2] < losses[0]
+    assert set(report["untrained"]) == {0.0}
+    first = report["updates"][0]
+    assert first["steps"] == 2
+    assert ("critic_grad_norm" in first) is (trunk == "own")
+    assert {"measure", "proximal"} < set(first["phases"])
+    assert report["again"] == report["updates"][2], "a loaded checkpoint goes on, critic included"
+    assert "resume with the same" in report["mismatch"]
+    assert report["policy_moved"]
+
+
+def test_a_critic_learns_and_resumes_on_both_kinds_of_trunk(critics: dict[str, dict[str, Any]]):
+    for trunk, report in critics.items():
+        check_critic(report, trunk)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "stage", "ranks"), [("own", 2, 2), ("own", 3, 1), ("shared", 2, 1), ("shared", 3, 2)]
+)
+def test_stage_and_ranks_change_neither_values_nor_what_is_measured(
+    trunk: str, stage: int, ranks: int, critics: dict[str, dict[str, Any]], model: Path, tmp_path: Path
+):
+    names = [name for name, _ in AutoModelForCausalLM.from_pretrained(model).named_parameters()]
+    for report in critic_job(tmp_path, model, trunk=trunk, stage=stage, ranks=ranks):
+        check_critic(report, trunk)
+        for name, numbers in critics[trunk]["measured"].items():
+            assert report["measured"][name] == pytest.approx(numbers, abs=1e-5)
+        for update, wanted in zip(report["updates"], critics[trunk]["updates"], strict=True):
+            assert update.pop("losses") == pytest.approx(wanted["losses"], abs=1e-4)
+            assert update.pop("phases") == wanted["phases"]
+            assert update == pytest.approx({name: wanted[name] for name in update}, rel=1e-3, abs=1e-4)
+        assert report["names"] == names == [name for name, _ in report["shapes"]]
+    saved = load_file(tmp_path / "saved" / "policy" / "model.safetensors")
+    assert set(saved) == set(names), "the value head is no part of the policy"
+
+
+def test_in_its_warm_up_only_the_critic_learns(model: Path, tmp_path: Path):
+    (report,) = critic_job(tmp_path, model, trunk="own", stage=1, ranks=1, warmup=1)
+    first, second, _ = report["updates"]
+    assert not report["policy_moved"]
+    assert [first["steps"], second["steps"]] == [0, 2]
+    assert first["critic_grad_norm"] > 0
+    assert second["value_loss"] < first["value_loss"]

@@ -1,5 +1,6 @@
 """One learner rank as a process of its own: `zero_rank.py <mode> <job.json>`; writes what it saw to `out` as JSON."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,18 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from deepspeed.utils import safe_get_full_grad
+from safetensors.torch import save_file
 
-from milepost.envs.types import Group, Task, Trajectory, Turn, VersionSpan
+from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
+from milepost.learner.actor_critic import ActorCritic, Models
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.crbc import CRBCConfig
-from milepost.learner.engine import DeepSpeedEngine, EngineError, Seat
-from milepost.learner.filter import FilterConfig
-from milepost.learner.loop import LearnerRank, ParityError
-from milepost.learner.loss import LossConfig, LossTerms, Policies, denominator, policy_loss
+from milepost.learner.critic import CriticConfig
+from milepost.learner.engine import EngineError, Seat
+from milepost.learner.entropy import EntropyConfig, num_turns
+from milepost.learner.loss import LossConfig, LossTerms, Policies, denominator
+from milepost.learner.objective import Entropies, Objective, objective_terms
+from milepost.learner.offpolicy import OffPolicyConfig
 from milepost.learner.pack import collate, plan
 from milepost.learner.sample import samples
 
-LOSS = LossConfig()
+OBJECTIVE = Objective()
 TEMPERATURE = 0.9
 VOCAB = 64
 
@@ -56,20 +61,21 @@ def trajectory(seed: int, group: str, index: int, *, success: bool, version: int
     )
 
 
-def make(job: dict[str, Any]) -> DeepSpeedEngine:
+def make(job: dict[str, Any], critic: CriticConfig | None = None) -> ActorCritic:
     config = LearnerConfig(**job["config"])
     seat = Seat(rank=job["rank"], world_size=config.ranks, master_addr="127.0.0.1", master_port=job["port"])
-    return DeepSpeedEngine(Path(job["model"]), config, seat=seat, seed=0, device=torch.device("cpu"))
+    models = Models(Path(job["model"]), critic=critic)
+    return ActorCritic(models, config, seat=seat, seed=0, device=torch.device("cpu"))
 
 
-def digest(engine: DeepSpeedEngine) -> str:
+def digest(engine: ActorCritic) -> str:
     sha = hashlib.sha256()
     for name, tensor in engine.full_tensors():
         sha.update(name.encode() + tensor.float().numpy().tobytes())
     return sha.hexdigest()
 
 
-def step(engine: DeepSpeedEngine, number: int, max_tokens: int, **spoil: Any) -> Any:
+def step(engine: ActorCritic, number: int, max_tokens: int, **spoil: Any) -> Any:
     """One update on eight fixed samples of step `number`; `spoil` maps a loss to a worse one or refuses the step."""
     pool = [
         sample
@@ -77,11 +83,11 @@ def step(engine: DeepSpeedEngine, number: int, max_tokens: int, **spoil: Any) ->
         for sample in samples(trajectory(100 * number + index, "g", index, success=True), [1.0 - 0.5 * index, 0.3])
     ]
     mine = [collate(b) for b in plan(pool, num_ranks=engine.world_size, max_tokens=max_tokens)[engine.rank]]
-    total = denominator(pool, "token")
+    total = denominator(pool, OBJECTIVE.loss)
 
     def loss_fn(k: int, batch: Any, logprobs: Any, entropies: Any) -> LossTerms:
-        terms = policy_loss(batch, Policies(logprobs, logprobs), config=LOSS, total=total)
-        terms.sums["entropy"] = float(entropies[batch.loss_mask].sum())
+        seen = Entropies(entropies, None, num_turns(pool))
+        terms = objective_terms(batch, Policies(logprobs, logprobs), seen, objective=OBJECTIVE, total=total)
         if k == 0 and engine.rank == 0 and "loss" in spoil:
             return LossTerms(spoil["loss"](terms.loss), terms.sums)
         return terms
@@ -106,7 +112,7 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     except ZeroDivisionError:
         saw["refused"] = True
     saw["unchanged"] = digest(engine) == before
-    saw["local_after_gather"] = sum(p.numel() for p in engine._engine.module.parameters())
+    saw["local_after_gather"] = sum(p.numel() for p in engine._policy.module.parameters())
     good.append(step(engine, 3, job["max_tokens"]))
     saw["steps"] = [[s.loss, s.grad_norm, s.sums["entropy"], s.lr] for s in good]
     saw["applied"] = all(s.applied for s in good)
@@ -116,6 +122,55 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
         saw["next_loss"] = step(engine, 4, job["max_tokens"]).loss
     torch.distributed.barrier()  # a peer that leaves first breaks the other's exchange
     return saw
+
+
+class Seen(Exception):
+    """The gradient was looked at; the step is not wanted."""
+
+
+def run_split(job: dict[str, Any]) -> dict[str, Any]:
+    """Rank 0 writes the whole gradient of one step under each of the job's objectives; no step is made."""
+    engine = make(job)
+    pool = [
+        sample
+        for index in range(7)
+        for sample in samples(trajectory(900 + index, "g", index, success=True), [1.0 - 0.5 * index, 0.3])
+    ]
+    mine = [collate(b) for b in plan(pool, num_ranks=engine.world_size, max_tokens=job["max_tokens"])[engine.rank]]
+    gradients = {}
+    for name, sections in job["objectives"].items():
+        objective = Objective(
+            loss=LossConfig(**sections["loss"]),
+            offpolicy=OffPolicyConfig(**sections["offpolicy"]),
+            entropy=EntropyConfig(**sections["entropy"]),
+        )
+        for parameter, gradient in split_gradient(engine, pool, mine, objective).items():
+            gradients[f"{name}|{parameter}"] = gradient
+    if engine.rank == 0:
+        save_file(gradients, job["gradients"])
+    torch.distributed.barrier()  # a peer that leaves first breaks the other's exchange
+    return {"micro_batches": len(mine)}
+
+
+def split_gradient(engine: Any, pool: list[Any], mine: list[Any], objective: Objective) -> dict[str, torch.Tensor]:
+    """Of a policy that moved a little, and differently at each token, since the update began."""
+    total, spread = denominator(pool, objective.loss), 0.3 if objective.loss.ratio == "token" else 1e-3
+    found: dict[str, torch.Tensor] = {}
+
+    def loss_fn(_: int, batch: Any, logprobs: Any, entropies: Any) -> LossTerms:
+        proximal = logprobs.detach() - spread * torch.sin(batch.input_ids.float())
+        usual = None if objective.entropy.band is None else torch.full_like(entropies, 4.0)
+        seen = Entropies(entropies, usual, num_turns(pool))
+        return objective_terms(batch, Policies(logprobs, proximal), seen, objective=objective, total=total)
+
+    def look(_: Any) -> None:
+        for name, parameter in engine._policy.module.named_parameters():
+            found[name] = safe_get_full_grad(parameter).cpu().clone()
+        raise Seen
+
+    with contextlib.suppress(Seen):
+        engine.update(mine, loss_fn, temperature=TEMPERATURE, approve=look, entropy_gradient=True)
+    return found
 
 
 def run_resume(job: dict[str, Any]) -> dict[str, Any]:
@@ -148,99 +203,9 @@ def run_frozen(job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def with_logprobs(engine: DeepSpeedEngine, groups: list[Group], *, shift: float, version: int) -> list[Group]:
-    """The groups as an inference engine with the learner's weights, off by `shift`, would have recorded them."""
-    result = []
-    for group in groups:
-        trajectories = []
-        for t in group.trajectories:
-            (row,) = samples(t, [0.0] * len(t.turns))
-            logprobs = engine.token_logprobs([collate([row])], temperature=TEMPERATURE)[0][0]
-            turns = []
-            for turn in t.turns:
-                start, n = len(turn.prompt_ids), len(turn.response_ids)
-                values = (logprobs[start : start + n] + shift).tolist()
-                span = VersionSpan(version=version, start=0, end=n)
-                turns.append(turn_like(turn, values, span))
-            trajectories.append(
-                Trajectory(task=t.task, group_id=t.group_id, index=t.index, turns=turns, outcome=t.outcome)
-            )
-        result.append(Group(group_id=group.group_id, task=group.task, trajectories=trajectories))
-    return result
-
-
-def turn_like(turn: Turn, logprobs: list[float], span: VersionSpan) -> Turn:
-    return Turn(
-        prompt_ids=turn.prompt_ids,
-        response_ids=turn.response_ids,
-        logprobs=logprobs,
-        versions=[span],
-        anchor=turn.anchor,
-        next_anchor=turn.next_anchor,
-        action=turn.action,
-        reward=turn.reward,
-    )
-
-
-def some_groups(*, solved: int) -> list[Group]:
-    """Three groups of four trajectories, of which `solved` succeed."""
-    made = []
-    for g in range(3):
-        members = [trajectory(10 * g + i, f"g{g}", i, success=i < solved) for i in range(4)]
-        made.append(Group(group_id=f"g{g}", task=members[0].task, trajectories=members))
-    return made
-
-
-def run_loop(job: dict[str, Any]) -> dict[str, Any]:
-    engine = make(job)
-    saw = {str(count): updates(engine, LearnerConfig(**job["config"], minibatches=count)) for count in (1, 2)}
-    torch.distributed.barrier()  # a peer that leaves first breaks the other's exchange
-    return saw
-
-
-def updates(engine: DeepSpeedEngine, config: LearnerConfig) -> dict[str, Any]:
-    """A good update, one whose log-probs don't fit, one with other groups per rank, an empty and a stale one."""
-    rank = LearnerRank(
-        engine, config, loss=LOSS, credit=CRBCConfig(), filter_config=FilterConfig(), temperature=TEMPERATURE
-    )
-    fresh = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=5)
-    first = rank.train(fresh, 5)
-    saw: dict[str, Any] = {
-        "steps": first.optimizer_steps,
-        "parity": first.parity,
-        "reasons": [v.reason for v in first.verdicts],
-        "metrics": first.metrics,
-        "tokens": first.tokens,
-        "breaks": first.prefix_breaks,
-    }
-    before = digest(engine)
-    freshly = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=6)
-    saw["probe"] = rank.check_parity(freshly[0].trajectories[0].turns, 6)
-    off = with_logprobs(engine, some_groups(solved=2), shift=0.5, version=6)
-    try:
-        rank.train(off, 6)
-    except ParityError as error:
-        saw["parity_error"] = str(error)
-    try:
-        rank.check_parity(off[0].trajectories[0].turns, 6)
-    except ParityError as error:
-        saw["probe_error"] = str(error)
-    try:
-        rank.train(fresh if engine.rank else fresh[:1], 6)
-    except ValueError as error:
-        saw["different"] = str(error)
-    nothing = rank.train(some_groups(solved=0), 6)
-    saw["nothing"] = [nothing.optimizer_steps, nothing.parity_all, [v.reason for v in nothing.verdicts]]
-    saw["unchanged"] = digest(engine) == before
-    stale = rank.train(off, 7)
-    saw["stale"] = [stale.optimizer_steps, stale.parity, stale.parity_all]
-    saw["changed"] = digest(engine) != before
-    return saw
-
-
 if __name__ == "__main__":
     job_ = json.loads(Path(sys.argv[2]).read_text())
-    seen = {"engine": run_engine, "resume": run_resume, "frozen": run_frozen, "loop": run_loop}[sys.argv[1]](job_)
+    seen = {"engine": run_engine, "split": run_split, "resume": run_resume, "frozen": run_frozen}[sys.argv[1]](job_)
     Path(job_["out"]).write_text(json.dumps(seen))
     # As Ray ends a learner: at once. In an orderly exit gloo's threads abort the process now and then.
     os._exit(0)

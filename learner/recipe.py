@@ -1,0 +1,50 @@
+"""What the learner makes of a group: the sections of the configuration that an update reads, together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from milepost.learner.config import LearnerConfig
+from milepost.learner.credit.assignment import Need, PastTransition
+from milepost.learner.credit.modulators import needs as credit_needs
+from milepost.learner.credit.strategies import CreditConfig, build
+from milepost.learner.critic import CriticConfig
+from milepost.learner.filter import FilterConfig
+from milepost.learner.filter import needs as filter_needs
+from milepost.learner.objective import Objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The same on every rank of a run."""
+
+    learner: LearnerConfig
+    credit: CreditConfig
+    filter: FilterConfig
+    objective: Objective
+    critic: CriticConfig
+    """Read only where the strategy reads a critic."""
+    temperature: float
+    """The one that rollouts were sampled at: log-probs are of that distribution."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What credit and filter read beyond states, actions and rewards."""
+        return credit_needs(build(self.credit), self.credit.modulators) | filter_needs(self.filter)
+
+    @property
+    def trained_critic(self) -> CriticConfig | None:
+        """The critic that a rank holds and trains; None where nobody reads one."""
+        return self.critic if "critic" in self.needs else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What the driver wants different in one update; the same on every rank."""
+
+    histories: tuple[tuple[PastTransition, ...], ...] | None = None
+    """What earlier groups of each group's task met, in the order of the groups; None without such a memory."""
+    filter: FilterConfig | None = None
+    """Instead of the recipe's."""
+    rate_factor: float = 1.0
+    """Of the learning rate."""

@@ -1,0 +1,213 @@
+"""The optimizer steps of an update: shares of a pool of samples in, policy and critic one step each per share.
+
+Decisions (skip, refuse, stop) follow from numbers that were summed over ranks, so all ranks take the same branch. Which
+samples there are, and their advantages, were decided before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from milepost.learner import pack
+from milepost.learner.critic import count_targets, value_loss
+from milepost.learner.entropy import UsualEntropy, num_turns
+from milepost.learner.loss import LossTerms, Policies, denominator
+from milepost.learner.measurement import Measured
+from milepost.learner.metrics import add, mean, mismatch_sums, parity_sums, parity_sums_of, timed
+from milepost.learner.objective import Entropies, objective_terms
+from milepost.learner.offpolicy import approximate_proximal
+from milepost.learner.pack import MicroBatch
+from milepost.learner.recipe import Recipe
+from milepost.learner.sample import Sample
+from milepost.learner.training import StepMetrics, TrainingEngine, ValueFn
+
+
+class ParityError(RuntimeError):
+    """Engine and learner disagree on tokens of the current version; the step was cancelled, weights are unchanged."""
+
+
+class DivergenceError(RuntimeError):
+    """Several steps in a row, of policy or critic, had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """This rank's part of one optimizer step."""
+
+    micro_batches: list[MicroBatch]
+    total: float
+    """Denominator of the loss, over all ranks."""
+    num_turns: int
+    """One more than the largest turn index, over all ranks."""
+    value_total: int
+    """How many estimates of the critic have a target, over all ranks."""
+    old_values: list[Tensor] | None
+    """The critic's estimates before the update, where there is a critic."""
+    proximal: list[Tensor] | None = None
+    """Log-probs at the start of the update; None: those of the step's own pass."""
+
+
+class Stepper:
+    """Makes the steps on one rank. State between updates: how many steps in a row were skipped, usual entropies."""
+
+    def __init__(self, engine: TrainingEngine, recipe: Recipe) -> None:
+        self._engine = engine
+        self._config = recipe.learner
+        self._objective = recipe.objective
+        self._critic = recipe.trained_critic
+        self._temperature = recipe.temperature
+        self._usual = UsualEntropy(recipe.objective.entropy.memory)
+        self._skipped_in_a_row = {"policy": 0, "critic": 0}
+
+    def shares(self, pool: Sequence[Sample], *, steps: int, measured: Measured | None) -> list[Share]:
+        """This rank's micro-batches for each optimizer step; all ranks get equally many."""
+        shares = []
+        parts = pack.minibatches(pool, steps)
+        recompute = len(parts) > 1 and self._objective.offpolicy.proximal == "recompute"
+        for part in parts:
+            ranks = pack.plan(
+                part, num_ranks=self._engine.world_size, max_tokens=self._config.max_tokens_per_micro_batch
+            )
+            rows = ranks[self._engine.rank]
+            micro_batches = [pack.collate(members) for members in rows]
+            share = Share(
+                micro_batches=micro_batches,
+                total=denominator(part, self._objective.loss),
+                num_turns=num_turns(part),
+                value_total=count_targets(part),
+                old_values=measured.values_of(rows, micro_batches) if measured else None,
+                proximal=measured.logprobs_of(rows, micro_batches) if measured and recompute else None,
+            )
+            shares.append(share)
+        return shares
+
+    def policy_steps(
+        self, shares: Sequence[Share], version: int, seconds: dict[str, float], *, rate_factor: float = 1.0
+    ) -> tuple[list[StepMetrics], dict[str, float]]:
+        """The optimizer steps and the parity sums, which are measured before the first of them.
+
+        In the first step the proximal policy is the current one of the same pass. For further steps it is computed
+        before the first, unless credit had it measured, or approximated in each; then parity is that of the first
+        step's share.
+        """
+        recompute = len(shares) > 1 and self._objective.offpolicy.proximal == "recompute"
+        parity: dict[str, float] = {}
+        if recompute:
+            with timed(seconds, "proximal"):
+                shares = [replace(share, proximal=share.proximal or self._logprobs(share)) for share in shares]
+                for share in shares:
+                    add(parity, parity_sums_of(share.micro_batches, share.proximal or (), version))
+                parity = self._engine.all_sum(parity)
+                self._check_parity(parity, version)
+        steps: list[StepMetrics] = []
+        for share in shares:
+            with timed(seconds, "update"):
+                progress = sum(step.applied for step in steps) / len(shares)
+                self._engine.scale_rate(rate_factor)
+                steps.append(self._step(share, version, progress))
+            self._count_skipped("policy", steps[-1])
+        self._usual.learn(applied_sums(steps))
+        return steps, parity if recompute or not steps else dict(steps[0].sums)
+
+    def critic_steps(self, shares: Sequence[Share], seconds: dict[str, float]) -> list[StepMetrics]:
+        """One optimizer step per share of a critic with a trunk of its own; none for others."""
+        steps: list[StepMetrics] = []
+        if self._critic is None or self._critic.trunk == "shared":
+            return steps
+        for share in shares:
+            if share.value_total:
+                with timed(seconds, "critic"):
+                    steps.append(self._engine.update_critic(share.micro_batches, self._value_fn(share)))
+                self._count_skipped("critic", steps[-1])
+        return steps
+
+    def check_parity(self, share: Share, version: int) -> float | None:
+        """Mean |log-prob of learner - of engine| over tokens of `version`, on all ranks; None without any.
+
+        Raises:
+            ParityError: it is over the limit.
+        """
+        sums = parity_sums_of(share.micro_batches, self._logprobs(share), version)
+        sums = self._engine.all_sum(sums)
+        self._check_parity(sums, version)
+        return mean(sums, "parity_current", "tokens_current")
+
+    def _value_fn(self, share: Share) -> ValueFn:
+        critic, old_values = self._critic, share.old_values
+        assert critic is not None
+        assert old_values is not None
+        weight = critic.value_coef if critic.trunk == "shared" else 1.0
+
+        def value_fn(k: int, batch: MicroBatch, values: Tensor) -> LossTerms:
+            old = old_values[k].to(values.device)
+            terms = value_loss(batch, values, old, clip=critic.value_clip, total=max(share.value_total, 1))
+            return LossTerms(weight * terms.loss, terms.sums)
+
+        return value_fn
+
+    def _logprobs(self, share: Share) -> list[Tensor]:
+        return self._engine.token_logprobs(share.micro_batches, temperature=self._temperature)
+
+    def _step(self, share: Share, version: int, progress: float) -> StepMetrics:
+        """One optimizer step; `progress` is the share of the update's steps made before it."""
+        objective, references = self._objective, None
+        if objective.loss.kl_coef > 0:
+            references = self._engine.reference_logprobs(share.micro_batches, temperature=self._temperature)
+
+        def loss_fn(k: int, batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
+            if share.proximal is None:
+                proximal = approximate_proximal(
+                    logprobs, batch.rollout_logprobs, batch.versions, version=version, progress=progress
+                )
+            else:
+                proximal = share.proximal[k].to(logprobs.device)
+            policies = Policies(logprobs, proximal, None if references is None else references[k])
+            usual = None if objective.entropy.band is None else self._usual.of(batch.turn_index)
+            seen = Entropies(entropies, usual, share.num_turns)
+            terms = objective_terms(batch, policies, seen, objective=objective, total=share.total)
+            add(terms.sums, parity_sums(batch, proximal, version))
+            add(terms.sums, mismatch_sums(batch, proximal, objective.offpolicy))
+            return terms
+
+        def approve(sums: Mapping[str, float]) -> None:
+            if share.proximal is None and progress == 0:
+                self._check_parity(sums, version)
+
+        shared = self._critic is not None and self._critic.trunk == "shared"
+        return self._engine.update(
+            share.micro_batches,
+            loss_fn,
+            temperature=self._temperature,
+            approve=approve,
+            value_fn=self._value_fn(share) if shared else None,
+            entropy_gradient=objective.entropy.coef > 0,
+        )
+
+    def _check_parity(self, sums: Mapping[str, float], version: int) -> None:
+        gap = mean(sums, "parity_current", "tokens_current")
+        if gap is not None and not gap <= self._config.parity_limit:
+            raise ParityError(
+                f"learner and engine differ by {gap:.3g} nats per token over {sums['tokens_current']:.0f} tokens of "
+                f"version {version}, limit {self._config.parity_limit:.3g}: compare their weights, temperature, dtype"
+            )
+
+    def _count_skipped(self, which: Literal["policy", "critic"], step: StepMetrics) -> None:
+        self._skipped_in_a_row[which] = 0 if step.applied else self._skipped_in_a_row[which] + 1
+        if self._skipped_in_a_row[which] >= self._config.stop_on_skipped:
+            raise DivergenceError(
+                f"{self._skipped_in_a_row[which]} steps of the {which} in a row had a loss or gradient that is not "
+                f"finite (last loss {step.loss}, gradient norm {step.grad_norm}): lower lr or go back to a checkpoint"
+            )
+
+
+def applied_sums(steps: Sequence[StepMetrics]) -> dict[str, float]:
+    """The sums of all steps that were made; those of a skipped one may not be finite."""
+    sums: dict[str, float] = {}
+    for step in steps:
+        if step.applied:
+            add(sums, step.sums)
+    return sums
