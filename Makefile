@@ -5,7 +5,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test check bench clean
+.PHONY: setup train test browser check bench clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -18,8 +18,14 @@ setup: .venv/ready
 train: setup
 	$(BIN)/milepost train deploy/configs/local.toml
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest
+
+# The graph page of 'milepost credit' is looked at in a browser; where there is none, apt brings one if it may.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "milepost: no chromium, and apt could not bring it: the browser tests are skipped"
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -86,6 +86,11 @@ class RunFolder:
         return self.path / "redis"
 
     @property
+    def groups(self) -> Path:
+        """The groups the run trained on, newest last, one per line of JSON."""
+        return self.path / "groups.jsonl"
+
+    @property
     def report(self) -> Path:
         """The self-contained HTML report."""
         return self.path / "report.html"

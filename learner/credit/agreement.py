@@ -1,0 +1,115 @@
+"""How far strategies agree about the same turns, and how well the anchors of a group suit credit assignment.
+
+Pure arithmetic on what strategies return for single groups. The scaling of a batch is not part of it: dividing by a
+positive number changes neither ranks nor signs, but whitening, which also moves the mean, may change signs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milepost.learner.credit.assignment import CreditGroup, Floats
+
+ROUNDING_DIGITS = 9
+"""Credits that agree to so many decimal places are the same: they differ by rounding only."""
+
+
+def rank_correlation(a: Floats, b: Floats) -> float | None:
+    """Spearman's rank correlation of two arrays `[N]`, tied values sharing their mean rank.
+
+    None where it is undefined: fewer than two turns, or one side gives all turns the same.
+    Raises ValueError if the shapes differ.
+    """
+    _check_shapes(a, b)
+    if len(a) < 2:
+        return None
+    x, y = (ranks - np.mean(ranks) for ranks in (_ranks(a), _ranks(b)))
+    scale = float(np.sqrt(np.sum(x * x) * np.sum(y * y)))
+    # Rounding may leave the interval by one unit in the last place.
+    return float(np.clip(np.sum(x * y) / scale, -1.0, 1.0)) if scale > 0 else None
+
+
+def sign_flip_share(a: Floats, b: Floats) -> float | None:
+    """Share of N turns that one side encourages and the other discourages; a credit of 0 does neither.
+
+    None without turns. Raises ValueError if the shapes differ.
+    """
+    _check_shapes(a, b)
+    if len(a) == 0:
+        return None
+    signs = np.sign(np.round(a, ROUNDING_DIGITS)) * np.sign(np.round(b, ROUNDING_DIGITS))
+    return float(np.mean(signs < 0))
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorFacts:
+    """Counts over the anchors of one or several groups; they add up.
+
+    Anchors that are too fine meet once and leave nothing to compare. Anchors that are too coarse hide what decides:
+    then one action in one state leads to different states. In a random world it does so without any fault.
+    """
+
+    turns: int = 0
+    states: int = 0
+    singleton_turns: int = 0
+    """Turns in states that the group met once."""
+    repeated_pairs: int = 0
+    """Pairs (state, action) that were tried at least twice."""
+    aliased_pairs: int = 0
+    """Those of them that led to different states."""
+
+    def __add__(self, other: AnchorFacts) -> AnchorFacts:
+        return AnchorFacts(
+            self.turns + other.turns,
+            self.states + other.states,
+            self.singleton_turns + other.singleton_turns,
+            self.repeated_pairs + other.repeated_pairs,
+            self.aliased_pairs + other.aliased_pairs,
+        )
+
+    @property
+    def singleton_share(self) -> float:
+        """Share of turns in a state that the group met once."""
+        return self.singleton_turns / max(self.turns, 1)
+
+    @property
+    def aliased_share(self) -> float:
+        """Share of the repeated pairs that led to different states."""
+        return self.aliased_pairs / max(self.repeated_pairs, 1)
+
+
+def anchor_facts(group: CreditGroup) -> AnchorFacts:
+    """The counts of one group."""
+    visits: Counter[str] = Counter()
+    tries: Counter[tuple[str, str]] = Counter()
+    targets: dict[tuple[str, str], set[str]] = {}
+    for trajectory in group.trajectories:
+        for turn in trajectory.turns:
+            pair = turn.anchor, turn.action
+            visits[turn.anchor] += 1
+            tries[pair] += 1
+            targets.setdefault(pair, set()).add(turn.next_anchor)
+    repeated = [pair for pair, count in tries.items() if count >= 2]
+    return AnchorFacts(
+        turns=visits.total(),
+        states=len(visits),
+        singleton_turns=sum(count == 1 for count in visits.values()),
+        repeated_pairs=len(repeated),
+        aliased_pairs=sum(len(targets[pair]) > 1 for pair in repeated),
+    )
+
+
+def _ranks(values: Floats) -> Floats:
+    """`[N]` ranks from 1; equal values get the mean of theirs."""
+    _, inverse, counts = np.unique(np.round(values, ROUNDING_DIGITS), return_inverse=True, return_counts=True)
+    last: NDArray[np.int64] = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)
+
+
+def _check_shapes(a: Floats, b: Floats) -> None:
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"arrays of shapes {a.shape} and {b.shape}; compare one credit per turn of the same turns")
