@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from milepost.cluster.ready import ReadyGroups
 from milepost.cluster.redis_server import BufferRefused, BufferUnavailable
 from milepost.cluster.store import BufferFull, chunks
-from milepost.cluster.wire import MAX_BYTES, encode
+from milepost.cluster.wire import MAX_BYTES, decode_failure, encode
 from milepost.envs.types import Failure, Trajectory
 
 PutResult = Literal["ok", "duplicate", "late", "full"]
@@ -27,6 +27,7 @@ _HIGH_WATER = 0.7
 _FAILED_STATE = {"env": "env_failed", "reward": "env_failed", "engine": "infra_failed", "infra": "infra_failed"}
 _LONGEST_PAUSE_S = 1.0
 _LONGEST_CAUSE = 400
+_FAILURES_KEPT = 1000
 
 
 class BufferConfig(BaseModel):
@@ -107,7 +108,18 @@ class TrajectoryBuffer(ReadyGroups):
         """Record that an episode failed: env and reward as env_failed, engine and infra as infra_failed."""
         said = f"{failure.boundary}: {failure.error}: {failure.message}"[:_LONGEST_CAUSE]
         await self._store.command("HSET", self._store.ledger, "last_failure", said)
+        await self._store.command("RPUSH", self._store.failures, encode(failure))
+        await self._store.command("LTRIM", self._store.failures, -_FAILURES_KEPT, -1)
         return await self._put(failure.group_id, failure.index, _FAILED_STATE[failure.boundary], b"", (0, 0))
+
+    async def take_failures(self) -> list[tuple[Failure, str]]:
+        """What failed since the last call, with the state it was counted as; the newest if there were very many.
+
+        For meters only: a put that was repeated may be listed twice. Raises WireError for what cannot be decoded.
+        """
+        listed = await self._store.command("LPOP", self._store.failures, _FAILURES_KEPT)
+        failures = [decode_failure(data) for data in listed or []]
+        return [(failure, _FAILED_STATE[failure.boundary]) for failure in failures]
 
     async def put_with_backpressure(
         self, record: Trajectory | Failure, *, deadline_s: float | None = None

@@ -27,12 +27,18 @@ from milepost.cluster.exits import ConfigError
 from milepost.cluster.metrics import MetricsConfig
 from milepost.cluster.overrides import apply, leaves
 from milepost.envs.scenarios import ScenarioConfig
+from milepost.learner.collapse import CollapseConfig
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.crbc import CRBCConfig
 from milepost.learner.credit.strategies import DEFAULT, SETTINGS, CreditConfig
+from milepost.learner.critic import CriticConfig
+from milepost.learner.entropy import EntropyConfig
 from milepost.learner.filter import FilterConfig
 from milepost.learner.loss import LossConfig
 from milepost.learner.model import ModelConfig
+from milepost.learner.objective import contradiction
+from milepost.learner.offpolicy import OffPolicyConfig
+from milepost.learner.selection import SelectionConfig
 
 _MAX_BYTES = 1_000_000
 _FREE_ON_RESUME = (
@@ -46,6 +52,7 @@ _FREE_ON_RESUME = (
     "run.stall_timeout_s",
     "run.ray_address",
     "metrics",
+    "selection",
 )
 """Keys and sections that may change between a run and its resumption: they do not change what is learnt."""
 
@@ -103,7 +110,12 @@ class RunConfig(BaseModel):
     credit: CreditConfig = CRBCConfig()
     filter: FilterConfig = FilterConfig()
     loss: LossConfig = LossConfig()
+    offpolicy: OffPolicyConfig = OffPolicyConfig()
+    entropy: EntropyConfig = EntropyConfig()
     learner: LearnerConfig = LearnerConfig()
+    critic: CriticConfig = CriticConfig()
+    collapse: CollapseConfig = CollapseConfig()
+    selection: SelectionConfig = SelectionConfig()
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
 
@@ -133,6 +145,8 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
         f"sampling.max_tokens = {config.sampling.max_tokens} leaves no room for a prompt in engine.max_model_len = "
         f"{config.engine.max_model_len}; lower the one or raise the other",
     )
+    complaint = contradiction(config.loss, config.offpolicy)
+    yield complaint is not None, complaint or ""
     yield (
         run.ray_address != "" and not config.buffer.url_env,
         "run.ray_address is set but buffer.url_env is empty: an embedded Redis serves one machine only; "

@@ -27,12 +27,11 @@ from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, Watchd
 from milepost.cluster.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
 from milepost.envs.types import Group, Turn
 from milepost.learner import checkpoint
-from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.strategies import CreditConfig
-from milepost.learner.engine import DeepSpeedEngine, Seat
-from milepost.learner.filter import FilterConfig
-from milepost.learner.loop import DivergenceError, LearnerRank, ParityError, UpdateReport
-from milepost.learner.loss import LossConfig
+from milepost.learner.actor_critic import ActorCritic, Models
+from milepost.learner.engine import Seat
+from milepost.learner.loop import LearnerRank, UpdateReport
+from milepost.learner.recipe import Orders, Recipe
+from milepost.learner.steps import DivergenceError, ParityError
 
 logger = logging.getLogger(__name__)
 _FIRST_STEP_S = 900.0
@@ -46,11 +45,7 @@ class LearnerSpec:
 
     run_id: str
     model: Path
-    config: LearnerConfig
-    loss: LossConfig
-    credit: CreditConfig
-    filter: FilterConfig
-    temperature: float
+    recipe: Recipe
     seed: int
     checkpoints: Path
     keep_checkpoints: int
@@ -71,22 +66,10 @@ class LearnerActor:
         self._link: Any = None
         self._linked: list[Any] = []
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        self._engine = DeepSpeedEngine(
-            spec.model,
-            spec.config,
-            seat=seat,
-            seed=spec.seed,
-            device=device,
-            with_reference=spec.loss.kl_coef > 0,
-        )
-        self._rank = LearnerRank(
-            self._engine,
-            spec.config,
-            loss=spec.loss,
-            credit=spec.credit,
-            filter_config=spec.filter,
-            temperature=spec.temperature,
-        )
+        recipe = spec.recipe
+        models = Models(spec.model, reference=recipe.objective.loss.kl_coef > 0, critic=recipe.trained_critic)
+        self._engine = ActorCritic(models, recipe.learner, seat=seat, seed=spec.seed, device=device)
+        self._rank = LearnerRank(self._engine, recipe)
 
     def load(self, folder: Path | None) -> int:
         """Continue from a verified checkpoint's `engine` folder, if any; returns the process id."""
@@ -94,9 +77,14 @@ class LearnerActor:
             self._engine.load(folder / "engine")
         return os.getpid()
 
-    def train(self, groups: Sequence[Group], version: int) -> UpdateReport:
+    def train(self, groups: Sequence[Group], version: int, orders: Orders) -> UpdateReport:
         """As `LearnerRank.train`."""
-        return self._rank.train(groups, version)
+        return self._rank.train(groups, version, orders)
+
+    def mutual_information(self, groups: Sequence[Group]) -> float | None:
+        """As `LearnerRank.mutual_information`, in nats."""
+        found = self._rank.mutual_information(groups)
+        return None if found is None else found.information
 
     def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """As `LearnerRank.check_parity`."""
@@ -149,13 +137,16 @@ class LearnerPool:
 
         Raises ConfigError or DependencyLost with the cause.
         """
-        spec, size = self._spec, self._spec.config.ranks
+        spec, config = self._spec, self._spec.recipe.learner
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(spec.config.threads or 1)}
+        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads or 1)}
         env |= {} if gpus else {"DS_ACCELERATOR": "cpu"}
         actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": env})
         address, port = _rendezvous()
-        seats = [Seat(rank=r, world_size=size, master_addr=address, master_port=port) for r in range(size)]
+        seats = [
+            Seat(rank=rank, world_size=config.ranks, master_addr=address, master_port=port)
+            for rank in range(config.ranks)
+        ]
         self._handles = [actor.remote(spec, seat) for seat in seats]
         try:
             await self.load(loaded)
@@ -164,20 +155,25 @@ class LearnerPool:
 
     async def load(self, folder: Path | None) -> None:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
-        self.pids = await self._all("load", folder, timeout_s=self._spec.config.collective_timeout_s + 120)
+        self.pids = await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + 120)
 
-    async def train(self, groups: Sequence[Group], version: int) -> UpdateReport:
+    async def train(self, groups: Sequence[Group], version: int, orders: Orders) -> UpdateReport:
         """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
         limit = max(_SHORTEST_LIMIT_S, _SLOWEST_STEP * median(self._step_s)) if self._step_s else _FIRST_STEP_S
         started = time.monotonic()
         shared = ray.put(list(groups))
-        reports: list[UpdateReport] = await self._all("train", shared, version, timeout_s=limit)
+        reports: list[UpdateReport] = await self._all("train", shared, version, orders, timeout_s=limit)
         self._step_s.append(time.monotonic() - started)
         return reports[0]
 
     async def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """Whether engine and learner agree on freshly sampled turns. Raises Diverged if they do not."""
         found: list[float | None] = await self._all("check_parity", list(turns), version, timeout_s=_FIRST_STEP_S)
+        return found[0]
+
+    async def mutual_information(self, groups: Sequence[Group]) -> float | None:
+        """Of prompts and responses of `groups` under the current weights, in nats; None where there are too few."""
+        found: list[float | None] = await self._all("mutual_information", list(groups), timeout_s=_FIRST_STEP_S)
         return found[0]
 
     async def delivery(self, version: int) -> Delivery:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from milepost.cluster.records import IterationRecord
 from milepost.envs.types import Group, Trajectory
+from milepost.learner.filter import reason_counts
 from milepost.learner.loop import UpdateReport
+from milepost.learner.repetition import repetition
 from milepost.reward.evaluators import reward_variance, summarize
 
 
@@ -40,6 +42,17 @@ class Surroundings:
     worker_restarts: int
     learner_restarts: int
     ledger: dict[str, int]
+    selection: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """What was measured on the weights that an iteration published; None for what was not."""
+
+    parity: float | None
+    """Mean |log-prob of learner - of engine|, in nats per token."""
+    information: float | None
+    """Mutual information of prompts and responses, in nats."""
 
 
 def staleness(groups: Sequence[Group], version: int) -> list[int]:
@@ -60,7 +73,7 @@ def record(
     iteration: int,
     clock: Clock,
     around: Surroundings,
-    parity: float | None,
+    probes: Probes,
 ) -> IterationRecord:
     """The record of one iteration that trained on `groups` and made policy version `report.version + 1`."""
     trajectories = [t for group in groups for t in group.trajectories]
@@ -99,7 +112,7 @@ def record(
         grad_norm=m.get("grad_norm"),
         advantage_abs_p99=m.get("advantage_abs_p99"),
         ess=m.get("effective_sample_share"),
-        parity=parity,
+        parity=probes.parity,
         wait_s=clock.wait_s,
         train_s=clock.train_s,
         publish_s=clock.publish_s,
@@ -111,4 +124,18 @@ def record(
         worker_restarts=around.worker_restarts,
         learner_restarts=around.learner_restarts,
         ledger=around.ledger,
+        repetition=repetition(_responses(groups)),
+        mutual_information=probes.information,
+        value_loss=m.get("value_loss"),
+        explained_variance=m.get("explained_variance"),
+        verdicts={str(reason): count for reason, count in reason_counts(report.verdicts).items()},
+        selection=around.selection,
     )
+
+
+def _responses(groups: Sequence[Group]) -> Iterator[tuple[tuple[str, str], list[int]]]:
+    """Responses with what they answered: the state of a task."""
+    for group in groups:
+        for trajectory in group.trajectories:
+            for turn in trajectory.turns:
+                yield (group.group_id, turn.anchor), turn.response_ids

@@ -1,6 +1,6 @@
 """What the run measures: one JSON line per iteration and per evaluation, and the same numbers for Prometheus.
 
-The only file that imports prometheus_client. Labels come from closed sets (`state`, `where`, `split`): no ids, no text.
+The only file that imports prometheus_client. Labels come from closed sets (`state`, `where`, `reason` ...).
 A value that is not finite is written as null, leaves its gauge as it was and is counted in
 `milepost_nonfinite_total{where}`: comparisons with NaN never fire in PromQL, so alerts watch the counter.
 The endpoint has no password: it is meant for the loopback interface, and `MetricsConfig` refuses others unless told.
@@ -88,6 +88,10 @@ _GAUGES = tuple(
         ("train_s", "train_seconds", "Seconds of training in the last iteration"),
         ("publish_s", "publish_seconds", "Seconds to bring the weights into the engines"),
         ("both_busy_share", "both_busy_ratio", "Share of the iteration with rollouts and training at once"),
+        ("repetition", "response_repetition_ratio", "How much responses repeat across different prompts"),
+        ("mutual_information", "mutual_information_nats", "Mutual information of prompts and responses"),
+        ("value_loss", "value_loss", "Squared error of the critic"),
+        ("explained_variance", "value_explained_variance_ratio", "Share of the returns' variance the critic explains"),
         ("buffer_groups", "buffer_groups", "Groups in the replay buffer"),
         ("buffer_bytes", "buffer_bytes", "Bytes in the replay buffer"),
     )
@@ -110,6 +114,18 @@ class Metrics:
         self._episodes = Counter("milepost_episodes", "Episodes by end", ["state"], registry=registry)
         self._groups = Counter(
             "milepost_groups", "Groups the learner took, by what became of them", ["state"], registry=registry
+        )
+        self._verdicts = Counter(
+            "milepost_filter_verdicts",
+            "Groups by the filter's reason to keep or drop them",
+            ["reason"],
+            registry=registry,
+        )
+        self._selection = Gauge(
+            "milepost_selection_shift_std",
+            "How far trained episodes are from played ones",
+            ["field"],
+            registry=registry,
         )
         self._tokens = Counter("milepost_tokens", "Sampled tokens", registry=registry)
         self._restarts = Counter("milepost_restarts", "Restarted processes", ["where"], registry=registry)
@@ -157,6 +173,10 @@ class Metrics:
         for label, field in _RESTARTS.items():
             self._restarts.labels(label).inc(self._growth(field, getattr(record, field)))
         self._nonfinite.labels("learner").inc(self._growth("nonfinite_total", record.nonfinite_total))
+        for reason, count in record.verdicts.items():
+            self._verdicts.labels(reason).inc(count)
+        for field, size in record.selection.items():
+            self._selection.labels(field).set(size)
         for state, count in record.ledger.items():
             self._ledger.labels(state).set(count)
 

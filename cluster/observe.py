@@ -16,6 +16,7 @@ from milepost.cluster.records import read_records
 from milepost.cluster.report import write_report
 from milepost.cluster.runs import RunFolder, Status
 from milepost.cluster.system import System
+from milepost.cluster.watch import Watch
 from milepost.envs.types import Split
 from milepost.learner.loop import UpdateReport
 
@@ -26,10 +27,11 @@ SPLITS: tuple[Split, ...] = ("train", "heldout", "ood")
 class Observer:
     """Tells everybody what the driver does. Never decides anything."""
 
-    def __init__(self, system: System, view: LiveView, metrics: Metrics) -> None:
+    def __init__(self, system: System, view: LiveView, metrics: Metrics, watch: Watch) -> None:
         self._system = system
         self._view = view
         self._metrics = metrics
+        self._watch = watch
         self._folder: RunFolder = system.folder
         self._iterations = system.config.run.iterations
         self._iteration = 0
@@ -64,10 +66,12 @@ class Observer:
         return time.monotonic() - self._began
 
     async def iteration(
-        self, taken: Taken, report: UpdateReport, clock: measure.Clock, iteration: int, parity: float | None
+        self, taken: Taken, report: UpdateReport, clock: measure.Clock, iteration: int, probes: measure.Probes
     ) -> None:
-        """One iteration is done; `parity` is of the version it published."""
+        """One iteration is done; `probes` are of the version it published."""
         system = self._system
+        groups = [leased.group for leased in taken.groups]
+        self._watch.lost(taken.stale, await system.buffer.take_failures())
         depth = await system.buffer.depth()
         balance = await system.ledger.balance()
         self._nonfinite += report.skipped_steps
@@ -75,22 +79,24 @@ class Observer:
         around = measure.Surroundings(
             buffer_groups=depth.ready_groups,
             buffer_bytes=depth.bytes,
-            groups_stale=taken.stale_groups,
+            groups_stale=len(taken.stale),
             episodes_failed=max(0, failed - self._failed),
             nonfinite_total=self._nonfinite,
             engine_restarts=system.engines.restarts,
             worker_restarts=system.workers.restarts,
             learner_restarts=system.learners.restarts,
             ledger={str(state): count for state, count in balance.counts.items()},
+            selection=self._watch.shifts,
         )
         self._failed = failed
         if not balance.holds:
             raise AssertionError(f"the ledger does not balance: {balance}")
-        groups = [leased.group for leased in taken.groups]
-        line = measure.record(groups, report, iteration=iteration, clock=clock, around=around, parity=parity)
+        line = measure.record(groups, report, iteration=iteration, clock=clock, around=around, probes=probes)
         self._iteration = iteration
         self._metrics.record(line)
         self._view.update(line)
+        for finding in self._watch.iteration(line):
+            self.note(finding)
         self._write_status("training")
 
     async def evaluation(self, iteration: int, version: int, splits: Sequence[Split] = SPLITS) -> None:
@@ -104,6 +110,8 @@ class Observer:
             line = record(summary, split=split, iteration=iteration, version=version, time_s=self.seconds)
             self._metrics.record_eval(line)
             self._view.update_eval(line)
+            for finding in self._watch.evaluation(line):
+                self.note(finding)
 
     def finished(self, how: str) -> None:
         """Write the report and, on a finished run, show the summary."""

@@ -53,7 +53,8 @@ class Taken:
     """The groups of one update, and what was discarded on the way since the last `take` that returned."""
 
     groups: list[LeasedGroup]
-    stale_groups: int
+    stale: list[Group]
+    """Groups that were too old, or sampled by weights that were undone."""
     dead_letters: int
 
 
@@ -65,7 +66,8 @@ class ReadyGroups:
         self._max_entry_bytes = max_entry_bytes
         self._held: dict[str, LeasedGroup] = {}  # by entry id: read, not handed out yet
         self._handled: set[str] = set()  # entries still pending that this process has handed out
-        self._stale_groups = self._dead_letters = 0
+        self._stale: list[Group] = []
+        self._dead_letters = 0
 
     async def take(
         self, count: int, *, version: int, max_staleness: int, timeout_s: float, consumer: str = "learner"
@@ -151,8 +153,8 @@ class ReadyGroups:
     def _hand_out(self, count: int) -> Taken:
         groups = [self._held.pop(entry_id) for entry_id in list(self._held)[:count]]
         self._handled.update(group.entry_id for group in groups)
-        taken = Taken(groups, self._stale_groups, self._dead_letters)
-        self._stale_groups = self._dead_letters = 0
+        taken = Taken(groups, self._stale, self._dead_letters)
+        self._stale, self._dead_letters = [], 0
         return taken
 
     async def _read(self, count: int, consumer: str, block_s: float) -> None:
@@ -208,9 +210,9 @@ class ReadyGroups:
         stale = [g for g in self._held.values() if version - g.oldest > max_staleness or g.newest > version]
         if stale:
             gone: Sequence[str] = [group.group_id for group in stale]
-            self._stale_groups += int(await self._store.move("discard", gone, "stale", ""))
+            await self._store.move("discard", gone, "stale", "")
             for group in stale:
-                del self._held[group.entry_id]
+                self._stale.append(self._held.pop(group.entry_id).group)
 
     async def _who_is_missing(self, count: int, timeout_s: float) -> str:
         store = self._store

@@ -76,6 +76,17 @@ class IterationRecord(
     learner_restarts: int
     ledger: dict[str, int] = {}
     """Episodes by ledger state."""
+    repetition: Number = None
+    """How much responses repeat across different prompts, in [0, 1]."""
+    mutual_information: Number = None
+    """Of prompts and responses, in nats; measured every `collapse.information_every` iterations."""
+    value_loss: Number = None
+    explained_variance: Number = None
+    """Of the returns by the critic."""
+    verdicts: dict[str, int] = {}
+    """Groups by the filter's reason to keep or drop them."""
+    selection: dict[str, float] = {}
+    """How far trained episodes are from all that were played, by field, in standard deviations."""
 
 
 class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="eval", tag_field="kind"):

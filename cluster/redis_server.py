@@ -38,6 +38,10 @@ _LIBC = ctypes.CDLL(None)
 """Loaded here because the child may not load anything between fork and exec."""
 
 
+Client = AsyncRedis
+"""A connection as `connect` makes it."""
+
+
 class BufferUnavailable(Exception):
     """Redis cannot be used now: it does not answer, is loading, or has no room. Waiting may help."""
 

@@ -23,17 +23,21 @@ import msgspec
 from milepost.cluster import measure
 from milepost.cluster.config import RunConfig
 from milepost.cluster.console import LiveView
-from milepost.cluster.exits import DependencyLost, Exit, Stopped, WatchdogExpired
+from milepost.cluster.exits import DependencyLost, Diverged, Exit, Stopped, WatchdogExpired
+from milepost.cluster.guidance import Guidance
 from milepost.cluster.learners import LearnerLost
 from milepost.cluster.metrics import Metrics
 from milepost.cluster.observe import Observer
 from milepost.cluster.preflight import check_world
+from milepost.cluster.probes import probe
 from milepost.cluster.ready import Final, NothingReady, Taken
+from milepost.cluster.recording import GroupRecorder
+from milepost.cluster.records import read_records
 from milepost.cluster.redis_server import BufferUnavailable
 from milepost.cluster.runs import RunFolder
 from milepost.cluster.start import first_policy, newest_checkpoint
 from milepost.cluster.system import System
-from milepost.envs.types import Group
+from milepost.cluster.watch import Watch
 from milepost.learner import checkpoint
 from milepost.learner.loop import UpdateReport
 
@@ -41,7 +45,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _TEND_EVERY_S = 1.0
 _TAKE_SLICE_S = 2.0
-_PARITY_PROMPTS = 4
 _STEP_SHARE_OF_GRACE = 0.5
 
 
@@ -52,7 +55,9 @@ class Run:
         self._config = config
         self._folder = folder
         self._system = System(config, folder, check_world(config))
-        self.observer = Observer(self._system, view, metrics)
+        self._watch = Watch(config, read_records(folder.metrics))
+        self.observer = Observer(self._system, view, metrics, self._watch)
+        self._recorder = GroupRecorder(folder.groups)
         self._stopping = asyncio.Event()
         self._iteration = 0
         self._version = 0
@@ -93,6 +98,7 @@ class Run:
         self._iteration = found.manifest.record.iteration if found else 0
         self._version = found.manifest.record.policy_version if found else 0
         await self._system.start(model, self._version, train=True, phase=self.observer.phase)
+        self._guidance = Guidance.of(self._system, self._watch)
         if found:
             await self._system.learners.load(found.path)
         await self._reconcile(found)
@@ -136,7 +142,8 @@ class Run:
         took = time.monotonic()
         self.observer.activity("training")
         busy = await self._busy_s()
-        report = await self._system.learners.train(groups, self._version)
+        orders = await self._patiently(lambda: self._guidance.orders(groups, self._version))
+        report = await self._system.learners.train(groups, self._version, orders)
         trained = time.monotonic()
         overlap = await self._busy_s() - busy
         outcomes = _outcomes(report, [leased.group_id for leased in taken.groups])
@@ -145,13 +152,16 @@ class Run:
         if self._iteration % self._config.run.checkpoint_every == 0:
             await self._checkpoint(outcomes)
         await self._patiently(lambda: self._system.buffer.commit(self._version, outcomes))
+        self._recorder.add(groups)
+        await self._patiently(lambda: self._guidance.remember(groups, self._version))
+        self._watch.handled(groups, report.verdicts)
         logger.info("version %d consumed %s", self._version, ", ".join(outcomes))
         if self._saved == self._version:
-            await self._patiently(lambda: self._system.buffer.settle(self._version))
+            await self._patiently(lambda: self._guidance.settle(self._version))
         publishing = time.monotonic()
         self.observer.activity("publishing weights")
         await self._publish()
-        parity = await self._agreement(groups)
+        probes = await probe(self._system, groups, self._version, iteration=self._iteration)
         ended = time.monotonic()
         clock = measure.Clock(
             total_s=self.observer.seconds,
@@ -161,7 +171,8 @@ class Run:
             publish_s=ended - publishing,
             overlap_s=min(overlap, trained - took),
         )
-        await self._patiently(lambda: self.observer.iteration(taken, report, clock, self._iteration, parity))
+        await self._patiently(lambda: self.observer.iteration(taken, report, clock, self._iteration, probes))
+        await self._give_up_on_collapse()
         every = self._config.run.eval_every
         if every and self._iteration % every == 0 and self._iteration < self._config.run.iterations:
             await self.observer.evaluation(self._iteration, self._version)
@@ -193,11 +204,11 @@ class Run:
         await self._patiently(lambda: self._system.ledger.set_versions(published=self._version))
         self._system.weights.keep_only(self._version)
 
-    async def _agreement(self, groups: list[Group]) -> float | None:
-        """How far engines and learner are apart on the version just published, on a few prompts of these groups."""
-        prompts = [group.trajectories[0].turns[-1].prompt_ids for group in groups[:_PARITY_PROMPTS]]
-        turns = await self._system.engines.sample(prompts)
-        return await self._system.learners.check_parity(turns, self._version) if turns else None
+    async def _give_up_on_collapse(self) -> None:
+        """Raises Diverged, with everything saved, where the watch's rules say that nothing will come any more."""
+        if (reason := self._watch.verdict) is not None:
+            await self._checkpoint({})
+            raise Diverged(f"{reason}; {self._way_on()}")
 
     async def _checkpoint(self, consumed: dict[str, Final]) -> None:
         """Save the current weights unless that was done, and settle what they consumed."""
@@ -208,7 +219,7 @@ class Run:
         self._folder.keep_policy(saved / "policy", self._version)
         self._saved = self._version
         if not consumed:
-            await self._patiently(lambda: self._system.buffer.settle(self._version))
+            await self._patiently(lambda: self._guidance.settle(self._version))
 
     async def _recover(self, lost: LearnerLost) -> None:
         """Bring a lost learner back from the newest valid checkpoint, and everyone else to the same point."""

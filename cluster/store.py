@@ -45,6 +45,7 @@ class Store:
         self.open, self.lease, self.reissue = self._key("open"), self._key("lease"), self._key("reissue")
         self.finished, self.applied = self._key("finished"), self._key("applied")
         self.drawn, self.free = self._key("drawn"), self._key("free")
+        self.failures = self._key("failures")
 
     def _key(self, name: str) -> str:
         return f"mp:{{{self.run_id}}}:{name}"

@@ -27,11 +27,13 @@ from milepost.cluster.exits import ConfigError, DependencyLost
 from milepost.cluster.learners import LearnerPool, LearnerSpec
 from milepost.cluster.ledger import Ledger
 from milepost.cluster.preflight import check_dialogue
-from milepost.cluster.redis_server import BufferRefused, BufferUnavailable, RedisServer
+from milepost.cluster.redis_server import BufferRefused, BufferUnavailable, Client, RedisServer
 from milepost.cluster.runs import RunFolder
 from milepost.cluster.weights import WeightFolder
 from milepost.cluster.workers import WorkerPool, WorkerSpec
 from milepost.envs.scenarios import ScenarioSet
+from milepost.learner.objective import Objective
+from milepost.learner.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
@@ -46,6 +48,7 @@ class System:
     config: RunConfig
     folder: RunFolder
     scenarios: ScenarioSet
+    redis: Client = field(init=False)
     ledger: Ledger = field(init=False)
     buffer: TrajectoryBuffer = field(init=False)
     engines: EnginePool = field(init=False)
@@ -98,15 +101,15 @@ class System:
                 self.redis_process = redis_server.start(self.folder.redis, maxmemory_bytes=config.maxmemory_bytes)
                 self._ending.callback(self.redis_process.stop)
             url = self.redis_process.url if self.redis_process else config.url
-            client = redis_server.connect(url)
-            self._ending.push_async_callback(client.aclose)
-            await redis_server.check_server(client)
+            self.redis = redis_server.connect(url)
+            self._ending.push_async_callback(self.redis.aclose)
+            await redis_server.check_server(self.redis)
         except BufferRefused as error:
             raise ConfigError(str(error)) from error
         except BufferUnavailable as error:
             raise DependencyLost(str(error)) from error
-        self.ledger = Ledger(client, self.folder.run_id)
-        self.buffer = TrajectoryBuffer(client, self.folder.run_id, config)
+        self.ledger = Ledger(self.redis, self.folder.run_id)
+        self.buffer = TrajectoryBuffer(self.redis, self.folder.run_id, config)
         run = self.config.run
         await self.ledger.configure(
             groups_per_update=run.groups_per_iteration, max_staleness=run.max_staleness, limits=config
@@ -171,11 +174,14 @@ def learner_spec(config: RunConfig, folder: RunFolder, model: Path) -> LearnerSp
     return LearnerSpec(
         run_id=folder.run_id,
         model=model,
-        config=config.learner,
-        loss=config.loss,
-        temperature=config.sampling.temperature,
-        credit=config.credit,
-        filter=config.filter,
+        recipe=Recipe(
+            learner=config.learner,
+            credit=config.credit,
+            filter=config.filter,
+            objective=Objective(loss=config.loss, offpolicy=config.offpolicy, entropy=config.entropy),
+            critic=config.critic,
+            temperature=config.sampling.temperature,
+        ),
         seed=config.run.seed,
         checkpoints=folder.checkpoints,
         keep_checkpoints=config.run.keep_checkpoints,

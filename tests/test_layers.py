@@ -25,6 +25,7 @@ FRONT_DOORS = {
         "cluster/ledger.py",
         "cluster/buffer.py",
         "cluster/ready.py",
+        "cluster/history.py",
     },
     "ray": {
         "cluster/engines.py",

@@ -41,6 +41,15 @@ def test_failed_episodes_are_counted_by_boundary_and_leave_the_survivors_compara
             await run.buffer.put(trajectory("g", 5))
             assert await run.counts() == {"finished": 2, "env_failed": 2, "infra_failed": 2}
             assert [t.index for t in (await run.take(1)).groups[0].group.trajectories] == [4, 5]
+            told = [(f.index, state) for f, state in await run.buffer.take_failures()]
+            assert told == [
+                (0, "env_failed"),
+                (1, "env_failed"),
+                (2, "infra_failed"),
+                (3, "infra_failed"),
+                (0, "env_failed"),
+            ]
+            assert await run.buffer.take_failures() == []
 
     asyncio.run(fail())
 

@@ -133,6 +133,9 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
         (["learner.minibatches=9"], "learner.minibatches = 9 is more than run.groups_per_iteration = 8"),
         (["sampling.max_tokens=4096"], "leaves no room for a prompt"),
         (["run.ray_address=auto"], "buffer.url_env is empty"),
+        (["loss.objective=sapo"], 'set offpolicy.importance = "none"'),
+        (["loss.ratio=turn"], "set clip_low = 3e-4 and clip_high = 4e-4"),
+        (["offpolicy.ratio_band=[2, 3]"], "must be 0 <= low < 1 < high"),
         (["metrics.host=0.0.0.0"], "set metrics.allow_remote = true"),
     ],
 )

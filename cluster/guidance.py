@@ -1,0 +1,52 @@
+"""What an update is told beyond its groups, and what is remembered of it: task histories and the watch's orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from milepost.cluster.history import TaskHistory
+from milepost.cluster.ready import ReadyGroups
+from milepost.cluster.system import System
+from milepost.cluster.watch import Watch
+from milepost.envs.types import Group
+from milepost.learner.credit.assignment import from_group
+from milepost.learner.credit.history import transitions
+from milepost.learner.credit.settings import GraphSettings
+from milepost.learner.recipe import Orders
+
+
+class Guidance:
+    """Of one run. Calls raise as `Store.command` does and may be repeated."""
+
+    def __init__(self, watch: Watch, buffer: ReadyGroups, history: TaskHistory | None) -> None:
+        self._watch = watch
+        self._buffer = buffer
+        self._history = history
+
+    @classmethod
+    def of(cls, system: System, watch: Watch) -> Self:
+        """Of a system whose Redis is up, with a history where its credit strategy keeps one."""
+        credit = system.config.credit
+        decay = credit.history_decay if isinstance(credit, GraphSettings) else 0.0
+        history = TaskHistory(system.redis, system.folder.run_id, decay=decay) if decay else None
+        return cls(watch, system.buffer, history)
+
+    async def orders(self, groups: Sequence[Group], version: int) -> Orders:
+        """For the update of policy `version` on `groups`."""
+        histories = None
+        if self._history is not None:
+            histories = tuple(await self._history.fetch([group.task for group in groups], version=version))
+        return Orders(histories=histories, filter=self._watch.filter, rate_factor=self._watch.rate_factor)
+
+    async def remember(self, groups: Sequence[Group], version: int) -> None:
+        """The update that made `version` consumed `groups`; each counts once."""
+        if self._history is not None:
+            for group in groups:
+                await self._history.add(group.task, group.group_id, transitions(from_group(group)), version=version)
+
+    async def settle(self, version: int) -> None:
+        """A checkpoint holds everything up to `version`: in buffer and histories its groups need no memory."""
+        await self._buffer.settle(version)
+        if self._history is not None:
+            await self._history.settle(version)

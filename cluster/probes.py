@@ -1,0 +1,25 @@
+"""What is measured on the weights that an iteration published, before the next update starts from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from milepost.cluster.measure import Probes
+from milepost.cluster.system import System
+from milepost.envs.types import Group
+
+_PROMPTS = 4
+
+
+async def probe(system: System, groups: Sequence[Group], version: int, *, iteration: int) -> Probes:
+    """How far engines and learner are apart, and, as often as the config says, what responses owe to their prompts.
+
+    Every engine answers a few prompts of `groups` with the weights of `version`. Raises Diverged if parity is broken.
+    """
+    prompts = [group.trajectories[0].turns[-1].prompt_ids for group in groups[:_PROMPTS]]
+    turns = await system.engines.sample(prompts)
+    parity = await system.learners.check_parity(turns, version) if turns else None
+    every, information = system.config.collapse.information_every, None
+    if every and iteration % every == 0:
+        information = await system.learners.mutual_information(groups)
+    return Probes(parity=parity, information=information)

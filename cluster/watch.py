@@ -1,0 +1,96 @@
+"""What the driver makes of what it measures: early signs of collapse, and whether training still sees what is played.
+
+Joins the pure meters of the learner with the records of a run, and turns what they find into lines for people, orders
+for the next update, and the reason to give up. It waits for nothing and talks to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from milepost.cluster.config import RunConfig
+from milepost.cluster.records import EvalRecord, IterationRecord, Record
+from milepost.envs.types import Failure, Group
+from milepost.learner.collapse import CollapseWatch, Finding, Validation, Vitals, tightened
+from milepost.learner.filter import FilterConfig, Verdict
+from milepost.learner.selection import TRAINED, SelectionMeter, facts_of, facts_of_failure
+
+
+class Watch:
+    """One run under observation. What it knows of collapse follows from the records, so a resumed run goes on."""
+
+    def __init__(self, config: RunConfig, records: Sequence[Record]) -> None:
+        """`records` are those of the run before a restart."""
+        self._config = config
+        self._meter = SelectionMeter(config.selection)
+        vitals = [_vitals(record) for record in records if isinstance(record, IterationRecord)]
+        validations = [v for record in records if (v := _validation(record)) is not None]
+        self._collapse = CollapseWatch(config.collapse, vitals, validations)
+
+    def handled(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
+        """What became of the groups of an update."""
+        for group, verdict in zip(groups, verdicts, strict=True):
+            self._meter.add(facts_of(group, TRAINED if verdict.keep else verdict.reason))
+
+    def lost(self, stale: Sequence[Group], failures: Sequence[tuple[Failure, str]]) -> None:
+        """What never reached an update: groups that became stale, and failed episodes with their ledger state."""
+        for group in stale:
+            self._meter.add(facts_of(group, "stale"))
+        for failure, state in failures:
+            self._meter.add([facts_of_failure(failure, state)])
+
+    @property
+    def shifts(self) -> dict[str, float]:
+        """How far trained episodes are from generated ones, by field, in standard deviations (cohorts: distance)."""
+        return {shift.field: shift.size for shift in self._meter.shifts()}
+
+    def iteration(self, record: IterationRecord) -> list[str]:
+        """Take in a finished iteration and return what is new to say about the run."""
+        return _lines(self._collapse.observe(_vitals(record))) + self._meter.warnings()
+
+    def evaluation(self, record: EvalRecord) -> list[str]:
+        """The same for an evaluation; only held-out tasks count."""
+        validation = _validation(record)
+        return [] if validation is None else _lines(self._collapse.validated(validation))
+
+    @property
+    def filter(self) -> FilterConfig | None:
+        """What the next update filters by instead of the run's own filter, while a sign lasts."""
+        acts = self._config.collapse.action == "filter" and self._collapse.current()
+        return tightened(self._config.filter) if acts else None
+
+    @property
+    def rate_factor(self) -> float:
+        """What the next update multiplies the learning rate by."""
+        acts = self._config.collapse.action == "lower_rate" and self._collapse.current()
+        return self._config.collapse.rate_factor if acts else 1.0
+
+    @property
+    def verdict(self) -> str | None:
+        """Why the run is to be given up now, if it is."""
+        if self._config.collapse.action != "stop":
+            return None
+        return next((finding.text for finding in self._collapse.current() if finding.is_stop), None)
+
+
+def _vitals(record: IterationRecord) -> Vitals:
+    return Vitals(
+        iteration=record.iteration,
+        spread=record.reward_std_within,
+        success=record.success,
+        entropy=record.entropy,
+        grad_norm=record.grad_norm,
+        groups_kept=record.groups_trained,
+        repetition=record.repetition,
+        information=record.mutual_information,
+    )
+
+
+def _validation(record: Record) -> Validation | None:
+    if not isinstance(record, EvalRecord) or record.split != "heldout":
+        return None
+    return Validation(iteration=record.iteration, success=record.success)
+
+
+def _lines(findings: Sequence[Finding]) -> list[str]:
+    return [finding.text for finding in findings]
