@@ -1,4 +1,4 @@
-"""The command line: `milepost train | eval | check-env | status | doctor`.
+"""The command line: `milepost train | eval | credit | experiment | check-env | status | doctor`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
@@ -37,6 +37,10 @@ _EXAMPLES = """Examples:
   milepost train --resume latest --set run.iterations=200
 
   milepost eval latest --split heldout --episodes 200 --json
+
+  milepost credit latest --strategy crbc,starpo --set credit.beta=0.95
+
+  milepost experiment deploy/experiments/credit.toml --dry-run
 
   milepost check-env my_project.my_env:MyEnv --set size=8
 
@@ -87,6 +91,46 @@ def evaluate(
 
         result = evaluation.evaluate_run(folder, split=split, episodes=episodes)
         print(json.dumps(result, allow_nan=False) if as_json else _sentence(result), file=stdout, flush=True)
+
+
+@app.command()
+def credit(  # noqa: PLR0913  the options of the command
+    name: Annotated[str, typer.Argument(metavar="FILE|RUN", help="Groups, one per line of JSON; or a run's.")],
+    strategy: Annotated[str, typer.Option(metavar="A,B", help="Strategies to score with.")] = "crbc,starpo",
+    overrides: Annotated[
+        list[str], typer.Option("--set", metavar="credit.K=V", help="One value; may be repeated.")
+    ] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per group and strategy.")] = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="The graph page; else credit.html beside the groups.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(metavar="TASK_ID", help="The group to show turn by turn.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Score what is right, and say what is not.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Score recorded groups again: credit of every turn, agreement of strategies, the graph to look at."""
+    from milepost.cluster import scoring, workbench  # heavy front doors
+
+    chosen = scoring.chosen(strategy, overrides)
+    source = workbench.locate(name, runs_dir)
+    workbench.run(source, chosen, as_json=as_json, page=page, task=group, skip_bad=skip_bad)
+
+
+@app.command()
+def experiment(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML: configs, arms, seeds, measures.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest one; what finished stays.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every cell and say what would run.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Train every (config, arm, seed), one after the other, and compare them in a table."""
+    from milepost.cluster import experiment as experiments  # heavy front door
+
+    if dry_run:
+        for line in experiments.describe(file):
+            typer.echo(line)
+    else:
+        experiments.conduct(file, runs_dir, resume=resume, say=typer.echo)
 
 
 @app.command("check-env")

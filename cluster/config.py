@@ -27,6 +27,7 @@ from milepost.cluster.exits import ConfigError
 from milepost.cluster.metrics import MetricsConfig
 from milepost.cluster.overrides import apply, leaves
 from milepost.envs.scenarios import ScenarioConfig
+from milepost.envs.types import Split
 from milepost.learner.collapse import CollapseConfig
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.crbc import CRBCConfig
@@ -46,6 +47,7 @@ _FREE_ON_RESUME = (
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.eval_episodes",
+    "run.eval_splits",
     "run.eval_every",
     "run.runs_dir",
     "run.stop_grace_s",
@@ -71,6 +73,9 @@ class RunSection(BaseModel):
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
     keep_checkpoints: int = Field(3, ge=1, description="checkpoints kept")
     eval_episodes: int = Field(100, ge=0, description="episodes per split before and after training; 0 evaluates never")
+    eval_splits: tuple[Split, ...] = Field(
+        ("train", "heldout", "ood"), min_length=1, description="splits that are evaluated, where they hold scenarios"
+    )
     eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: before and after training only")
     runs_dir: str = Field("runs", min_length=1, description="folder of the run folders")
     stop_grace_s: float = Field(30, gt=0, description="time an orderly stop may take")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
 
 from milepost.cluster import measure
 from milepost.cluster.console import LiveView
@@ -17,11 +16,9 @@ from milepost.cluster.report import write_report
 from milepost.cluster.runs import RunFolder, Status
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
-from milepost.envs.types import Split
 from milepost.learner.loop import UpdateReport
 
 logger = logging.getLogger(__name__)
-SPLITS: tuple[Split, ...] = ("train", "heldout", "ood")
 
 
 class Observer:
@@ -99,10 +96,11 @@ class Observer:
             self.note(finding)
         self._write_status("training")
 
-    async def evaluation(self, iteration: int, version: int, splits: Sequence[Split] = SPLITS) -> None:
-        """Evaluate on every split that holds scenarios."""
-        episodes = self._system.config.run.eval_episodes
-        for split in splits:
+    async def evaluation(self, iteration: int, version: int) -> None:
+        """Evaluate on every configured split that holds scenarios."""
+        run = self._system.config.run
+        episodes = run.eval_episodes
+        for split in run.eval_splits:
             if not episodes or not list(self._system.scenarios.tasks(split)):
                 continue
             self.phase(f"evaluating {split}")

@@ -17,7 +17,7 @@ from milepost.learner.credit.comparison import combined
 from milepost.learner.credit.gae import discounted_sums
 from milepost.learner.credit.graph import build_graph, solve_values
 from milepost.learner.credit.readings import mean_by_anchor, required, turn_rewards
-from milepost.learner.credit.settings import StepSettings
+from milepost.learner.credit.settings import GraphSettings
 
 Potential = Literal["graph", "progress", "value"]
 
@@ -44,7 +44,7 @@ def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float) -> Float
     return discounted_sums(rewards + shaping(np.append(potential, 0.0), gamma=gamma), rate=gamma)
 
 
-class PBRSConfig(StepSettings):
+class PBRSConfig(GraphSettings):
     """A turn earns its return-to-go less the potential of its state."""
 
     strategy: Literal["pbrs"] = Field("pbrs", description="return-to-go less the potential of the turn's state")
@@ -54,9 +54,11 @@ class PBRSConfig(StepSettings):
     gamma: float = Field(0.98, gt=0, le=1, description="Discount per turn, also inside the graph")
 
     @model_validator(mode="after")
-    def _the_graph_is_discounted(self) -> Self:
+    def _the_potential_fits(self) -> Self:
         if self.potential == "graph" and self.gamma == 1:
             raise ValueError("gamma is 1, but values of a graph with loops need a discount: choose gamma < 1")
+        if self.potential != "graph" and self.history_decay:
+            raise ValueError(f"history_decay has no effect on potential {self.potential}: set it to 0")
         return self
 
 

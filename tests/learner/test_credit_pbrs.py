@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from milepost.learner.credit.assignment import INVALID, CreditGroup, CreditTrajectory, CreditTurn, Need
+from milepost.learner.credit.assignment import INVALID, CreditGroup, CreditTrajectory, CreditTurn, Need, PastTransition
 from milepost.learner.credit.gae import discounted_sums
 from milepost.learner.credit.pbrs import PBRS, PBRSConfig, Potential, shaped_returns, shaping
 from tests.learner.toy4 import toy4
@@ -132,3 +132,14 @@ def test_an_undiscounted_graph_is_refused() -> None:
     with pytest.raises(ValidationError, match="choose gamma < 1"):
         PBRSConfig(potential="graph", gamma=1.0)
     assert PBRSConfig(potential="progress", gamma=1.0).gamma == 1.0
+
+
+def test_a_history_serves_the_graph_alone() -> None:
+    with pytest.raises(ValidationError, match="no effect on potential progress"):
+        PBRSConfig(potential="progress", history_decay=0.5)
+    past = (PastTransition("s0", "a", None, True, 4.0),)
+    lost = walk("failure", 0.1)
+    alone, told = (PBRS(PBRSConfig()).assign(CreditGroup("g", (lost,), history=h)) for h in ((), past))
+    assert alone.step_adv[0].tolist() == [0.0]
+    # s0 was won four times of five: Phi = .98 * .8, and this attempt earned nothing
+    assert told.step_adv[0] == pytest.approx([-0.784])
