@@ -169,7 +169,7 @@ def _refuse_unmeasurable(cell: Cell, measures: Measures) -> None:
         if sizes[split] == 0:
             raise ConfigError(f"cell {cell.name}: measures.splits names {split}, but env.{split}_size = 0; set it")
         if split not in cell.run.run.eval_splits:
-            raise ConfigError(f"cell {cell.name}: measures.splits names {split}, run.eval_splits does not; add it there")
+            raise ConfigError(f"cell {cell.name}: measures.splits names {split}, run.eval_splits does not: add it")
     if cell.run.run.iterations < measures.window:
         raise ConfigError(
             f"cell {cell.name}: run.iterations = {cell.run.run.iterations} is less than measures.window = "
