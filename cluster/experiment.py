@@ -8,7 +8,6 @@ interrupted sees the same episodes as one that was not.
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from types import FrameType
 import msgspec
 
 from milepost.cluster import experiment_figure, experiment_folder, experiment_plan, experiment_table
+from milepost.cluster.children import end_with_parent
 from milepost.cluster.exits import Exit, Stopped, WatchdogExpired
 from milepost.cluster.experiment_folder import is_finished
 from milepost.cluster.experiment_plan import Cell, Experiment
@@ -30,9 +30,6 @@ from milepost.cluster.runs import RunFolder
 
 _POLL_S = 0.5
 _KILL_AFTER_S = 60.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
-"""Loaded here because a child may not load anything between fork and exec."""
 
 
 class CellsFailed(Exit):
@@ -148,7 +145,7 @@ class Conductor:
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we pass it on once
-            preexec_fn=_stop_with_parent,
+            preexec_fn=end_with_parent,
         )
         deadline = time.monotonic() + self._experiment.cell_timeout_s
         passed_on, asked = 0, False
@@ -231,7 +228,3 @@ def _last_word(log: Path, offset: int, code: int) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
-
-
-def _stop_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,19 +12,8 @@ from matplotlib.ticker import PercentFormatter
 
 from milepost.cluster.experiment_plan import Measures
 from milepost.cluster.experiment_table import CellResult, Point, spread
+from milepost.cluster.figures import STYLE, svg_text
 
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, sharp and searchable
-    "svg.hashsalt": "milepost",  # equal data give equal bytes
-    "font.family": ["sans-serif"],
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e2e8f0",
-    "legend.frameon": False,
-}
 _COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#0f172a", "#db2777", "#65a30d", "#0891b2")
 _STYLES = ("-", "--", ":")
 _INCHES = (4.6, 3.2)
@@ -36,7 +23,7 @@ def figure(results: Sequence[CellResult], measures: Measures) -> str:
     """Success in training over episodes, one panel per config and one line per arm: mean over seeds, band of one sd."""
     configs = list(dict.fromkeys(result.config for result in results))
     arms = list(dict.fromkeys(result.arm for result in results))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(_INCHES[0] * len(configs), _INCHES[1]), layout="constrained")
         panels = drawing.subplots(1, len(configs), squeeze=False, sharey=True)[0]
         for config, axes in zip(configs, panels, strict=True):
@@ -45,10 +32,7 @@ def figure(results: Sequence[CellResult], measures: Measures) -> str:
         panels[0].set_ylabel(f"success in training\n(mean of {measures.window} iterations)")
         handles, labels = panels[0].get_legend_handles_labels()
         drawing.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 6))
-        target = io.StringIO()
-        drawing.savefig(target, format="svg", metadata={"Date": None})
-        text = target.getvalue()
-        return text[text.index("<svg") :]  # the XML prolog and the DOCTYPE, which names a URL, stay out
+        return svg_text(drawing)
 
 
 def _panel(axes: Axes, results: Sequence[CellResult], arms: Sequence[str], measures: Measures) -> None:

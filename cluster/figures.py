@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from milepost.cluster.records import EvalRecord, IterationRecord, Number
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp and searchable
     "svg.hashsalt": "milepost",  # equal data give equal bytes
     "font.family": ["sans-serif"],
@@ -52,7 +52,7 @@ class Line:
 
 def success(records: Sequence[IterationRecord], evals: Sequence[EvalRecord]) -> str:
     """Success in training (raw and as a running mean) and in every evaluation with its 95 % interval."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes(_WIDE_INCHES)
         x, y = _points(records, "success")
         mean_label = f"training episodes, mean of {_SMOOTHING_WINDOW} iterations"
@@ -82,7 +82,7 @@ def success(records: Sequence[IterationRecord], evals: Sequence[EvalRecord]) -> 
 
 def curves(records: Sequence[IterationRecord], lines: Sequence[Line], *, is_share: bool = False) -> str:
     """One curve per line over the iterations; a value that was not finite is a gap."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         for line, colour in zip(lines, _COLOURS, strict=False):
             x, y = _points(records, line.field)
@@ -95,7 +95,7 @@ def curves(records: Sequence[IterationRecord], lines: Sequence[Line], *, is_shar
 
 def stacked(records: Sequence[IterationRecord], lines: Sequence[Line], *, unit: str) -> str:
     """The lines' values on top of each other, one bar per iteration; what was not measured counts as zero."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         x = [record.iteration for record in records]
         bottom = [0.0] * len(x)
@@ -118,6 +118,11 @@ def _axes(size_inches: tuple[float, float] = _SIZE_INCHES) -> tuple[Figure, Axes
 def _svg(figure: Figure, axes: Axes) -> str:
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper left", ncols=4)
+    return svg_text(figure)
+
+
+def svg_text(figure: Figure) -> str:
+    """The figure as an `<svg>` element that refers to nothing outside of it."""
     target = io.StringIO()
     figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
     text = target.getvalue()

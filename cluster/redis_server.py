@@ -7,13 +7,11 @@ lose the last second (`appendfsync everysec`). It is not replicated: a cluster b
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -28,14 +26,13 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from milepost.cluster.children import end_with_parent
+
 BLOCK_S = 2.0
 """Longest time one command may block in the server; the socket waits a little longer than this."""
 _SOCKET_TIMEOUT_S = BLOCK_S + 3.0
 _RETRIES = 3
 _PORT_ATTEMPTS = 5
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
-"""Loaded here because the child may not load anything between fork and exec."""
 
 
 Client = AsyncRedis
@@ -135,7 +132,7 @@ class RedisServer:
                 stderr=subprocess.DEVNULL,
                 pass_fds=(lock,),
                 start_new_session=True,  # Ctrl-C reaches the driver, which stops Redis last
-                preexec_fn=_die_with_parent,
+                preexec_fn=end_with_parent,
                 umask=0o077,
             )
         finally:
@@ -303,7 +300,3 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise BufferRefused(f"another redis-server uses {folder}: stop that run or choose another folder") from None
     return descriptor
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

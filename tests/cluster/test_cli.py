@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,8 @@ from milepost.cluster.metrics import Metrics
 from milepost.cluster.runs import Status
 from tests.cluster.example_records import iteration_record
 
+pytestmark = pytest.mark.usefixtures("own_folder")
 ROOT = Path(cli.__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    mask = os.umask(0o077)
-    yield
-    os.umask(mask)
 
 
 @pytest.fixture
@@ -29,19 +21,6 @@ def config_path(tmp_path):
     path = tmp_path / "lake.toml"
     path.write_text('[run]\nname = "lake"\n')
     return path
-
-
-@pytest.fixture
-def call(capfd):
-    """Runs the command line in this process; gives exit code, stdout and stderr."""
-
-    def run_main(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return end.value.code, out, err
-
-    return run_main
 
 
 class Training:

@@ -21,28 +21,8 @@ from milepost.learner.credit.starpo import StarPO, StarPOConfig
 from tests.cluster.lake_groups import lake_group
 from tests.learner.toy4 import toy4
 
+pytestmark = pytest.mark.usefixtures("own_folder")
 ROOT = Path(cli.__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    mask = os.umask(0o077)
-    yield
-    os.umask(mask)
-
-
-@pytest.fixture
-def call(capfd):
-    """Runs the command line in this process; gives exit code, stdout and stderr."""
-
-    def run_main(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main(["credit", *(str(argument) for argument in arguments)])
-        out, err = capfd.readouterr()
-        return end.value.code, out, err
-
-    return run_main
 
 
 @pytest.fixture
@@ -53,7 +33,7 @@ def file(tmp_path):
 
 
 def test_json_is_one_object_per_group_and_strategy_with_the_numbers_of_toy4(call, file):
-    code, out, err = call(file, "--strategy", "crbc,starpo", "--json")
+    code, out, err = call("credit", file, "--strategy", "crbc,starpo", "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
     assert [(line["task_id"], line["strategy"]) for line in lines] == [
@@ -72,7 +52,7 @@ def test_json_is_one_object_per_group_and_strategy_with_the_numbers_of_toy4(call
 
 
 def test_a_parameter_reaches_every_strategy_that_has_it(call, file):
-    _, out, _ = call(file, "--json", "--set", "credit.w_trajectory=0.5", "--set", "credit.w_step=0")
+    _, out, _ = call("credit", file, "--json", "--set", "credit.w_trajectory=0.5", "--set", "credit.w_step=0")
     crbc, starpo = (json.loads(line) for line in out.splitlines()[:2])
     assert crbc["total"] == starpo["total"]
     assert crbc["total"][0] == pytest.approx([0.4330, 0.4330], abs=5e-5)
@@ -95,7 +75,7 @@ def test_a_parameter_reaches_every_strategy_that_has_it(call, file):
     ],
 )
 def test_a_wrong_argument_is_one_line(call, file, arguments, complaint):
-    code, out, err = call(file, *arguments, "--json", "--html", "page.html")
+    code, out, err = call("credit", file, *arguments, "--json", "--html", "page.html")
     assert code == 2
     assert complaint in err
     assert err.count("\n") == 1
@@ -111,7 +91,7 @@ def spoil(file, *, line, old, new):
 
 def test_malformed_lines_are_refused_by_line_and_field_and_nothing_is_scored(call, file):
     spoil(file, line=2, old=b'"reward":0.0', new=b'"reward":"no"')
-    code, out, err = call(file, "--json")
+    code, out, err = call("credit", file, "--json")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         f"milepost: {file}, line 2: trajectories[0].turns[0].reward: Expected `float`, got `str`",
@@ -121,7 +101,7 @@ def test_malformed_lines_are_refused_by_line_and_field_and_nothing_is_scored(cal
 
 def test_the_rest_is_scored_if_asked_and_what_was_skipped_is_said(call, file):
     spoil(file, line=1, old=b'"task_id"', new=b'"task"')
-    code, out, err = call(file, "--json", "--skip-bad", "--strategy", "crbc")
+    code, out, err = call("credit", file, "--json", "--skip-bad", "--strategy", "crbc")
     assert code == 0
     assert [json.loads(line)["task_id"] for line in out.splitlines()] == ["lake-3"]
     assert err == (f"milepost: skipped 1 of 2 lines; first: {file}, line 1: Object contains unknown field `task`\n")
@@ -136,14 +116,14 @@ def test_a_group_that_was_asked_for_and_skipped_is_not_replaced_by_another(choos
 
 def test_skipping_everything_is_no_success(call, file):
     file.write_text("{}\n[]\n")
-    code, out, err = call(file, "--json", "--skip-bad")
+    code, out, err = call("credit", file, "--json", "--skip-bad")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "milepost: nothing is left to score"
 
 
 def test_many_faults_are_not_all_listed(call, file):
     file.write_text("{}\n" * 25)
-    code, _, err = call(file)
+    code, _, err = call("credit", file)
     lines = err.splitlines()
     assert code == 2
     assert len(lines) == 12
@@ -153,7 +133,7 @@ def test_many_faults_are_not_all_listed(call, file):
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_file_is_refused(call, file, content):
     file.write_text(content)
-    assert call(file) == (2, "", f"milepost: {file}: holds no group\n")
+    assert call("credit", file) == (2, "", f"milepost: {file}: holds no group\n")
 
 
 class Choosy(StarPO):
@@ -208,7 +188,7 @@ def test_groups_are_scored_as_they_are_asked_for(file):
 
 
 def test_tables_show_summary_agreement_and_every_turn_of_the_first_group(call, file):
-    code, out, err = call(file)
+    code, out, err = call("credit", file)
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     turns = 11 + sum(len(t.turns) for t in lake_group(3).trajectories)
@@ -223,7 +203,7 @@ def test_tables_show_summary_agreement_and_every_turn_of_the_first_group(call, f
 
 
 def test_one_group_can_be_looked_at(call, file):
-    code, out, _ = call(file, "--group", "lake-3", "--html", "page.html")
+    code, out, _ = call("credit", file, "--group", "lake-3", "--html", "page.html")
     assert code == 0
     assert "Group lake-3: 8 trajectories" in out
     page = Path("page.html").read_text()
@@ -231,7 +211,7 @@ def test_one_group_can_be_looked_at(call, file):
 
 
 def test_a_page_that_cannot_be_written_is_one_line(call, file):
-    code, _, err = call(file, "--json", "--html", "no/such/folder/page.html")
+    code, _, err = call("credit", file, "--json", "--html", "no/such/folder/page.html")
     assert (code, err) == (
         2,
         "milepost: no/such/folder/page.html: No such file or directory; give another place by --html FILE\n",
@@ -268,21 +248,22 @@ def test_what_anchors_say_can_not_change_the_terminal():
 def test_a_run_is_found_by_its_name_and_a_torn_last_line_is_left_out(call, tmp_path, file):
     folder = runs.create(tmp_path / "runs", "lake")
     folder.resolved.write_text("")
-    assert call("latest")[2].startswith(f"milepost: run {folder.run_id} has recorded no group yet")
+    assert call("credit", "latest")[2].startswith(f"milepost: run {folder.run_id} has recorded no group yet")
     folder.groups.write_bytes(file.read_bytes() + b'{"task_id": ')
-    code, out, err = call("latest")
+    code, out, err = call("credit", "latest")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == f"graph: {folder.path / 'credit.html'}"
-    assert call(folder.path)[0] == 0
+    assert call("credit", folder.path)[0] == 0
 
 
 def test_what_is_neither_file_nor_run_is_one_line(call, tmp_path):
     assert (
-        call("none.jsonl")[2] == "milepost: none.jsonl: no such file; give a file with one group per line, or a run\n"
+        call("credit", "none.jsonl")[2]
+        == "milepost: none.jsonl: no such file; give a file with one group per line, or a run\n"
     )
-    assert call("nobody")[2].startswith("milepost: no run 'nobody' in ")
+    assert call("credit", "nobody")[2].startswith("milepost: no run 'nobody' in ")
     os.mkfifo(tmp_path / "pipe")
-    assert "not a regular file" in call("pipe")[2]
+    assert "not a regular file" in call("credit", "pipe")[2]
 
 
 @pytest.mark.parametrize("options", [["--json"], []])
