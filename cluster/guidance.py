@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from milepost.cluster.history import TaskHistory
 from milepost.cluster.ready import ReadyGroups
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
-from milepost.envs.types import Group
-from milepost.learner.credit.assignment import from_group
+from milepost.envs.types import Group, Task
+from milepost.learner.credit.assignment import PastTransition, from_group
 from milepost.learner.credit.history import transitions
 from milepost.learner.credit.settings import GraphSettings
 from milepost.learner.recipe import Orders
 
 
+class TransitionMemory(Protocol):
+    """What earlier groups of a task met, wherever it is kept. Every call may be repeated."""
+
+    async def fetch(self, tasks: Sequence[Task], *, version: int) -> list[tuple[PastTransition, ...]]:
+        """What is known of each of `tasks`, as it has faded by policy `version`."""
+        ...
+
+    async def add(self, task: Task, group_id: str, new: Sequence[PastTransition], *, version: int) -> bool:
+        """What the group met, once; False if it was counted before."""
+        ...
+
+    async def settle(self, version: int) -> None:
+        """Groups consumed up to `version` do not come again."""
+        ...
+
+
 class Guidance:
     """Of one run. Calls raise as `Store.command` does and may be repeated."""
 
-    def __init__(self, watch: Watch, buffer: ReadyGroups, history: TaskHistory | None) -> None:
+    def __init__(self, watch: Watch, buffer: ReadyGroups, history: TransitionMemory | None) -> None:
         self._watch = watch
         self._buffer = buffer
         self._history = history

@@ -129,6 +129,7 @@ def record(
         value_loss=m.get("value_loss"),
         explained_variance=m.get("explained_variance"),
         verdicts={str(reason): count for reason, count in reason_counts(report.verdicts).items()},
+        update=dict(m),
         selection=around.selection,
     )
 

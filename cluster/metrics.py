@@ -121,6 +121,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self._update = Gauge("milepost_update", "What the learner measured, by name", ["measure"], registry=registry)
         self._selection = Gauge(
             "milepost_selection_shift_std",
             "How far trained episodes are from played ones",
@@ -175,6 +176,8 @@ class Metrics:
         self._nonfinite.labels("learner").inc(self._growth("nonfinite_total", record.nonfinite_total))
         for reason, count in record.verdicts.items():
             self._verdicts.labels(reason).inc(count)
+        for measure, value in record.update.items():
+            self._update.labels(measure).set(value)
         for field, size in record.selection.items():
             self._selection.labels(field).set(size)
         for state, count in record.ledger.items():

@@ -85,6 +85,8 @@ class IterationRecord(
     """Of the returns by the critic."""
     verdicts: dict[str, int] = {}
     """Groups by the filter's reason to keep or drop them."""
+    update: dict[str, float] = {}
+    """Whatever else the learner measured in the update, by name: coverage of the credit, off-policy mismatch, rates."""
     selection: dict[str, float] = {}
     """How far trained episodes are from all that were played, by field, in standard deviations."""
 

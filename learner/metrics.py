@@ -82,7 +82,7 @@ def credit_metrics(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> di
     metrics = {
         "groups": float(len(verdicts)),
         "groups_kept": float(sum(verdict.keep for verdict in verdicts)),
-        "reward_std": float(np.mean([verdict.score for verdict in verdicts])) if verdicts else 0.0,
+        "filter_score": float(np.mean([verdict.score for verdict in verdicts])) if verdicts else 0.0,
     }
     if not credits:
         return metrics
