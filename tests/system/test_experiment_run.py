@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from milepost.cluster.records import iterations, read_records
 from milepost.cluster.runs import list_runs
 from tests.system.driving import START_S, Driver, write_config
 
@@ -31,7 +32,7 @@ def test_an_experiment_stops_resumes_survives_a_failure_and_writes_its_table(
         "measures": {"splits": ["heldout"], "window": 1},
         "configs": [{"name": "coin", "path": str(base)}],
         "arms": [
-            {"name": "starpo", "overrides": ["credit.strategy=starpo"]},
+            {"name": "steppo", "overrides": ["credit.strategy=steppo"]},
             {"name": "broken", "overrides": ["env.path=tests.no_such_module:Env"]},
         ],
     }
@@ -51,16 +52,19 @@ def test_an_experiment_stops_resumes_survives_a_failure_and_writes_its_table(
     said = second.out.read_text()
     assert "[2/2] coin-broken-0: FAILED with exit code 2" in said
     assert "no_such_module" in said.splitlines()[-1]
-    assert "[1/2] coin-starpo-0: heldout" in said
-    [cell] = [one for one in json.loads((folder / "results.json").read_text())["cells"] if one["arm"] == "starpo"]
+    assert "[1/2] coin-steppo-0: heldout" in said
+    [cell] = [one for one in json.loads((folder / "results.json").read_text())["cells"] if one["arm"] == "steppo"]
     assert cell["status"] == "finished"
     assert cell["run"] == list_runs(folder)[-1]
     assert cell["after"]["heldout"]["episodes"] == 4
+    [trained] = iterations(read_records(folder / cell["run"] / "metrics.jsonl"))
+    assert trained.value_loss is not None  # its critic was made and trained
+    assert trained.value_loss > 0
     table = (folder / "table.md").read_text()
-    assert "| starpo | " in table
+    assert "| steppo | " in table
     assert "* coin broken seed 0: failed (" in table
     assert (folder / "curves.svg").read_text().startswith("<svg")
 
     third = start(*arguments, "--resume")
     assert third.end(60) == 2
-    assert "[1/2] coin-starpo-0: finished before" in third.out.read_text()
+    assert "[1/2] coin-steppo-0: finished before" in third.out.read_text()
