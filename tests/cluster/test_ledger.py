@@ -34,7 +34,7 @@ def test_an_episode_is_counted_once_from_issue_to_the_end(redis_url: str) -> Non
 
 
 def test_the_capacity_is_areals(redis_url: str) -> None:
-    """B = 4, eta = 2, version 3, accepted 12, running 6: (2 + 3 + 1) * 4 - (12 + 6) = 6 more."""
+    """B = 4, eta = 2, version 3, accepted 12, running 6, max 20: min(20 - 6, (2 + 3 + 1) * 4 - (12 + 6)) = 6 more."""
 
     async def admit() -> None:
         async with rig(redis_url, groups_per_update=4, max_staleness=2) as run:
@@ -46,7 +46,8 @@ def test_the_capacity_is_areals(redis_url: str) -> None:
                 await run.ledger.set_versions(published=version)
             for i in range(6):
                 await run.issue(f"running-{i}")
-            admitted = [await run.issue(f"more-{i}") for i in range(8)]
+            who = {"task": task(), "size": 2, "owner": "worker-1", "lease_s": 60.0, "bound": 20}
+            admitted = [await run.ledger.issue(group_id=f"more-{i}", **who) for i in range(8)]
             assert admitted == [True] * 6 + [False] * 2
 
     asyncio.run(admit())
