@@ -24,6 +24,8 @@ from milepost.envs.contract import ContractError, EnvPathError, build_env, obser
 from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
 from milepost.envs.scenarios import ScenarioError, ScenarioSet
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
+from milepost.learner.credit.modulators import needs
+from milepost.learner.credit.strategies import build
 from milepost.learner.model import ModelError, require_model
 from milepost.reward.reward import RewardError, apply, load_reward
 
@@ -57,6 +59,7 @@ def check_world(config: RunConfig) -> ScenarioSet:
         scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.env))
         task = scenarios.task("train", 0)
         turn = within(limit, f"environment {task.env}", lambda: _play_one_turn(task))
+        _require_progress(config, turn)
         if config.reward.path:
             reward = load_reward(config.reward.path)
             trial = Trajectory(task=task, group_id="preflight", index=0, turns=[turn], outcome="truncated")
@@ -67,6 +70,15 @@ def check_world(config: RunConfig) -> ScenarioSet:
             raise ConfigError(f"{config.env.path}: {error}; {advice}") from error
         raise ConfigError(str(error)) from error
     return scenarios
+
+
+def _require_progress(config: RunConfig, turn: Turn) -> None:
+    """Raises ConfigError where the strategy reads a progress that the environment does not report."""
+    if "progress" in needs(build(config.credit), config.credit.modulators) and turn.progress is None:
+        raise ConfigError(
+            f"credit.strategy = {config.credit.strategy!r} reads info['progress'] of every step, which "
+            f'{config.env.path} does not report: report it, or set credit.potential = "graph"'
+        )
 
 
 def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Dialogue:

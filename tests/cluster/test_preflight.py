@@ -1,0 +1,20 @@
+"""What a strategy reads and an environment does not tell is found before anything starts."""
+
+import pytest
+
+from milepost.cluster.config import RunConfig
+from milepost.cluster.exits import ConfigError
+from milepost.cluster.preflight import check_world
+from milepost.envs.scenarios import ScenarioConfig
+from milepost.learner.credit.pbrs import PBRSConfig
+
+COIN = ScenarioConfig(path="tests.coin_env:CoinEnv", train_size=4, heldout_size=2)
+LAKE = ScenarioConfig(train_size=4, heldout_size=2)
+
+
+def test_a_strategy_that_reads_progress_needs_an_environment_that_reports_it() -> None:
+    reads_progress = PBRSConfig(potential="progress")
+    with pytest.raises(ConfigError, match=r"reads info\['progress'\].*CoinEnv does not report.*potential = .graph."):
+        check_world(RunConfig(env=COIN, credit=reads_progress))
+    assert check_world(RunConfig(env=LAKE, credit=reads_progress))
+    assert check_world(RunConfig(env=COIN, credit=PBRSConfig()))
