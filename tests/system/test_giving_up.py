@@ -32,7 +32,8 @@ def test_a_run_whose_filter_keeps_nothing_stops_with_a_checkpoint_and_says_why(
     assert f"milepost train --resume {driver.folder.run_id}" in driver.out.read_text()
     records = driver.records()
     assert [record.verdicts["zero_variance"] for record in records] == [4, 4]
-    assert all(record.mutual_information is not None and record.repetition is not None for record in records)
+    assert all(record.repetition is not None for record in records)
+    assert all(record.mutual_information is None for record in records)  # every task asks the same
     saved = checkpoint.newest_valid(driver.folder.checkpoints)
     assert saved is not None
     assert saved.manifest.record.iteration == 2
