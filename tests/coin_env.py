@@ -11,8 +11,6 @@ from typing import Any
 import gymnasium
 from gymnasium.spaces import Text
 
-from milepost.envs.types import Trajectory
-
 
 class CoinEnv(gymnasium.Env):
     """`turns` calls; a call of the side that the seed drew pays `1 / turns`. A step takes `delay_s` seconds."""
@@ -39,8 +37,3 @@ class CoinEnv(gymnasium.Env):
         if done:
             info["success"] = 2 * self._hits > self._turns
         return ("Right." if hit else "Wrong."), hit / self._turns, done, False, info
-
-
-def pay_nothing(trajectory: Trajectory) -> list[float]:
-    """A reward that tells no episode from another."""
-    return [0.0] * len(trajectory.turns)

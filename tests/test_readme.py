@@ -94,7 +94,8 @@ def test_the_reward_of_the_readme_charges_for_turns(dialogue: Dialogue) -> None:
 def test_the_exit_codes_of_the_readme_are_those_of_the_program() -> None:
     table = README.partition("| exit code |\n|---|---|---|\n")[2].partition("\n\n")[0]
     told = {int(code) for row in table.splitlines() for code in re.findall(r"\b\d\b", row.rsplit("|", 2)[1])}
-    assert told == {0, *(end.code for end in Exit.__subclasses__())}
+    own = {end.code for end in Exit.__subclasses__() if "code" in vars(end)}  # a failed experiment has its cell's code
+    assert told == {0, *own}
 
 
 def test_the_command_table_of_the_readme_names_every_command_and_its_options() -> None:
@@ -111,8 +112,8 @@ def test_the_metrics_of_the_readme_are_served(tmp_path: Path) -> None:
     told = set(re.findall(r"`milepost_(\w+)", README))
     with Metrics(tmp_path / "metrics.jsonl") as metrics:
         served = {gauge._name for gauge in metrics._gauges.values()}
-        served |= {f"{c._name}_total" for c in (metrics._restarts, metrics._nonfinite)}
-        served |= {gauge._name for gauge in (metrics._ledger, metrics._eval)}
+        served |= {f"{c._name}_total" for c in (metrics._restarts, metrics._nonfinite, metrics._verdicts)}
+        served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._selection, metrics._update)}
     assert told
     assert {f"milepost_{name}" for name in told} <= served
 
