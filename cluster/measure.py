@@ -129,8 +129,8 @@ def record(
         value_loss=m.get("value_loss"),
         explained_variance=m.get("explained_variance"),
         verdicts={str(reason): count for reason, count in reason_counts(report.verdicts).items()},
-        update=dict(m),
-        selection=around.selection,
+        update={**m},
+        selection={**around.selection},
     )
 
 

@@ -12,6 +12,7 @@ import ipaddress
 import math
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from milepost.cluster.exits import ConfigError
-from milepost.cluster.records import EvalRecord, IterationRecord, Record
+from milepost.cluster.records import EvalRecord, IterationRecord, Number, Record
 
 
 class MetricsConfig(BaseModel):
@@ -176,10 +177,8 @@ class Metrics:
         self._nonfinite.labels("learner").inc(self._growth("nonfinite_total", record.nonfinite_total))
         for reason, count in record.verdicts.items():
             self._verdicts.labels(reason).inc(count)
-        for measure, value in record.update.items():
-            self._update.labels(measure).set(value)
-        for field, size in record.selection.items():
-            self._selection.labels(field).set(size)
+        _set_labelled(self._update, record.update)
+        _set_labelled(self._selection, record.selection)
         for state, count in record.ledger.items():
             self._ledger.labels(state).set(count)
 
@@ -200,6 +199,12 @@ class Metrics:
         grown = max(0, total - self._cumulative.get(field, 0))
         self._cumulative[field] = total
         return grown
+
+
+def _set_labelled(gauge: Gauge, values: Mapping[str, Number]) -> None:
+    for label, value in values.items():
+        if value is not None and math.isfinite(value):
+            gauge.labels(label).set(value)
 
 
 def require_port(config: MetricsConfig) -> None:

@@ -68,9 +68,10 @@ class Observer:
         """One iteration is done; `probes` are of the version it published."""
         system = self._system
         groups = [leased.group for leased in taken.groups]
-        self._watch.lost(taken.stale, await system.buffer.take_failures())
         depth = await system.buffer.depth()
         balance = await system.ledger.balance()
+        failures = await system.buffer.take_failures()  # the last call that may fail: what follows happens once
+        self._watch.lost(taken.stale, failures)
         self._nonfinite += report.skipped_steps
         failed = balance.counts["env_failed"] + balance.counts["infra_failed"]
         around = measure.Surroundings(

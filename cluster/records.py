@@ -85,9 +85,9 @@ class IterationRecord(
     """Of the returns by the critic."""
     verdicts: dict[str, int] = {}
     """Groups by the filter's reason to keep or drop them."""
-    update: dict[str, float] = {}
+    update: dict[str, Number] = {}
     """Whatever else the learner measured in the update, by name: coverage of the credit, off-policy mismatch, rates."""
-    selection: dict[str, float] = {}
+    selection: dict[str, Number] = {}
     """How far trained episodes are from all that were played, by field, in standard deviations."""
 
 

@@ -85,13 +85,15 @@ def test_groups_are_counted_by_the_filters_reason_and_bias_is_shown_by_field(tmp
     with Metrics(tmp_path / "m.jsonl") as metrics:
         for iteration in (1, 2):
             line = iteration_record(iteration, verdicts={"selected": 6, "zero_variance": 2}, selection={"turns": -0.5})
-            line = msgspec.structs.replace(line, update={"mismatch_k3": 0.01})
+            line = msgspec.structs.replace(line, update={"mismatch_k3": 0.01, "explained_variance": float("nan")})
             metrics.record(line)
         seen = scrape(metrics)
     assert seen['milepost_filter_verdicts_total{reason="selected"}'] == 12
     assert seen['milepost_filter_verdicts_total{reason="zero_variance"}'] == 4
     assert seen['milepost_selection_shift_std{field="turns"}'] == -0.5
     assert seen['milepost_update{measure="mismatch_k3"}'] == 0.01
+    assert 'milepost_update{measure="explained_variance"}' not in seen
+    assert read_records(tmp_path / "m.jsonl")[-1].update == {"mismatch_k3": 0.01, "explained_variance": None}
 
 
 def test_a_taken_port_is_named_with_its_key(tmp_path):

@@ -124,7 +124,8 @@ def test_settings_that_cannot_train_are_refused(setting: dict[str, object]) -> N
 
 
 def test_every_strategy_the_config_can_name_is_built() -> None:
-    assert {"crbc", "starpo"} <= set(SETTINGS)
+    rollouts = {"starpo", "gigpo", "hgpo", "graphgpo", "g2po", "graphhca", "crbc", "salt"}
+    assert set(SETTINGS) == rollouts | {"stapo", "steppo", "bilevel_gae", "pbrs"}
     for name, kind in SETTINGS.items():
         config = settings(strategy=name)
         assert isinstance(config, kind)
