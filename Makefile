@@ -18,8 +18,9 @@ setup: .venv/ready
 train: setup
 	$(BIN)/milepost train deploy/configs/local.toml
 
+# Two files at a time, for tests with services wait more than they compute.
 test: setup browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The graph page of 'milepost credit' is looked at in a browser; where there is none, apt brings one if it may.
 browser:

@@ -93,7 +93,7 @@ class _Episode:
         try:
             await begun.wait()
             self.waits_for = what
-            async with asyncio.timeout(limit):  # not wait_for: in Python 3.11 it can lose the episode's own deadline
+            async with asyncio.timeout(limit):
                 value, error = await asyncio.shield(asyncio.wrap_future(job))
         except TimeoutError:
             self.stage.hung += 1

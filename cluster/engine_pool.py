@@ -64,7 +64,8 @@ class EnginePool:
     async def _bring_up(self, slot: _Slot) -> None:
         timeout = self._spec.config.start_timeout_s
         try:
-            slot.version = await asyncio.wait_for(slot.handle.start.remote(), timeout)
+            async with asyncio.timeout(timeout):
+                slot.version = await slot.handle.start.remote()
         except TimeoutError:
             raise DependencyLost(
                 f"engine {slot.index} does not serve after engine.start_timeout_s = {timeout:g}: see its log"
@@ -104,8 +105,8 @@ class EnginePool:
 
     async def _commit(self, slot: _Slot, weights: Delivery, rollback: bool) -> None:
         try:
-            call = slot.handle.commit.remote(weights.version, rollback)
-            slot.version = await asyncio.wait_for(call, self._spec.config.update_timeout_s)
+            async with asyncio.timeout(self._spec.config.update_timeout_s):
+                slot.version = await slot.handle.commit.remote(weights.version, rollback)
             slot.serving, slot.waits_for_weights = True, False
         except (RayError, TimeoutError) as error:
             self._quarantine(slot, f"commit of version {weights.version} failed: {last_line(error)}")
@@ -123,7 +124,8 @@ class EnginePool:
         found = []
         for slot in [slot for slot in self._slots if slot.serving]:
             try:
-                found.append(await asyncio.wait_for(slot.handle.facts.remote(), timeout_s))
+                async with asyncio.timeout(timeout_s):
+                    found.append(await slot.handle.facts.remote())
             except RayActorError as error:
                 self._quarantine(slot, f"died: {last_line(error)}")
             except TimeoutError:
@@ -169,7 +171,8 @@ class EnginePool:
             if slot.restart is not None:
                 slot.restart.cancel()
             try:
-                await asyncio.wait_for(slot.handle.shutdown.remote(), 10)
+                async with asyncio.timeout(10):
+                    await slot.handle.shutdown.remote()
             except (RayError, TimeoutError) as error:
                 logger.warning("engine %d did not shut down by itself: %s", slot.index, last_line(error))
             ray.kill(slot.handle)

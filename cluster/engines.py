@@ -168,7 +168,7 @@ class RoutedEngine:
                 continue
             self._load[handle] += 1
             try:
-                async with asyncio.timeout(left):  # wait_for can swallow a cancellation (Python 3.11)
+                async with asyncio.timeout(left):
                     completion: Completion = await handle.generate.remote(prompt_ids)
                 return completion
             except RayActorError as error:

@@ -218,7 +218,8 @@ class LearnerPool:
     async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
         calls = [getattr(handle, method).remote(*arguments) for handle in self._handles]
         try:
-            return await asyncio.wait_for(asyncio.gather(*calls), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.gather(*calls)
         except RayActorError as error:
             raise LearnerLost(last_line(error)) from error
         except RayTaskError as error:

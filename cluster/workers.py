@@ -202,7 +202,8 @@ class WorkerPool:
         count = len(self._slots)
         calls = [slot.handle.play.remote(list(tasks[i::count]), concurrency) for i, slot in enumerate(self._slots)]
         try:
-            parts = await asyncio.wait_for(asyncio.gather(*calls), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                parts = await asyncio.gather(*calls)
         except TimeoutError:
             raise DependencyLost(f"evaluation of {len(tasks)} episodes did not end within {timeout_s:g} s") from None
         except RayError as error:

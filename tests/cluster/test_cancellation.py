@@ -1,0 +1,50 @@
+"""What is cancelled ends, even if the answer it waits for arrives at that very moment."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.cluster.engine_pool import EnginePool
+from milepost.cluster.engines import EngineSpec
+
+
+class _Calls:
+    """One method of an actor's handle: every call returns the next future."""
+
+    def __init__(self) -> None:
+        self.answers: list[asyncio.Future[object]] = []
+
+    def remote(self) -> asyncio.Future[object]:
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
+
+
+def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = SimpleNamespace(start=_Calls(), facts=_Calls())
+    monkeypatch.setattr(EnginePool, "_spawn", lambda _: handle)
+    spec = EngineSpec(
+        model=Path("model"),
+        version=0,
+        config=EngineConfig(),
+        sampling=SamplingConfig(),
+        stop_token_ids=(),
+        seed=0,
+    )
+
+    async def probe() -> None:
+        pool = EnginePool(spec)
+        starting = asyncio.create_task(pool.start())
+        await asyncio.sleep(0.01)
+        handle.start.answers[0].set_result(0)
+        await starting
+        probing = asyncio.create_task(pool.probe())
+        await asyncio.sleep(0.01)
+        handle.facts.answers[0].set_result("facts")
+        probing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await probing
+
+    asyncio.run(probe())
