@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_llama import save_tiny_llama
+from token_turns import turn
 from torch import Tensor
 
-from milepost.envs.types import Group, Task, Trajectory, Turn, VersionSpan
+from milepost.envs.types import Group, Task, Trajectory, Turn
 from milepost.learner import pack
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.assignment import from_group
@@ -28,19 +29,6 @@ from milepost.learner.value import ValuedPolicy, shared_values
 
 TASK = Task(env="x:Y", seed=0, split="train")
 TEMPERATURE = 0.8
-
-
-def turn(prompt: list[int], response: list[int]) -> Turn:
-    return Turn(
-        prompt_ids=prompt,
-        response_ids=response,
-        logprobs=[-1.0] * len(response),
-        versions=[VersionSpan(version=0, start=0, end=len(response))],
-        anchor="s",
-        next_anchor="s",
-        action="a",
-        reward=0.0,
-    )
 
 
 def group(name: str, *episodes: list[Turn]) -> Group:

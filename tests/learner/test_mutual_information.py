@@ -7,26 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_turns import turn
 
-from milepost.envs.types import Group, Task, Trajectory, Turn, VersionSpan
+from milepost.envs.types import Group, Task, Trajectory, Turn
 from milepost.learner import pack
 from milepost.learner.mutual_information import cross_samples, estimate, first_turns, score_matrix
 
 WORKED = np.array([[-1.0, -3.0], [-4.0, -2.0]])
 OWN = np.array([0, 1])
-
-
-def turn(prompt: list[int], response: list[int]) -> Turn:
-    return Turn(
-        prompt_ids=prompt,
-        response_ids=response,
-        logprobs=[-1.0] * len(response),
-        versions=[VersionSpan(version=0, start=0, end=len(response))],
-        anchor="a",
-        next_anchor="b",
-        action="x",
-        reward=0.0,
-    )
 
 
 def group(name: str, *turns: Turn) -> Group:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from token_turns import turn
 
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from milepost.learner.sample import NO_TURN, NO_VERSION, samples
@@ -9,25 +10,12 @@ from milepost.learner.sample import NO_TURN, NO_VERSION, samples
 TASK = Task(env="x:Y", seed=0, split="train")
 
 
-def turn(prompt: list[int], response: list[int], version: int = 3) -> Turn:
-    return Turn(
-        prompt_ids=prompt,
-        response_ids=response,
-        logprobs=[-0.5 - 0.1 * k for k in range(len(response))],
-        versions=[VersionSpan(version=version, start=0, end=len(response))],
-        anchor="s",
-        next_anchor="s",
-        action="a",
-        reward=0.0,
-    )
-
-
 def trajectory(turns: list[Turn]) -> Trajectory:
     return Trajectory(task=TASK, group_id="g", index=2, turns=turns, outcome="success")
 
 
 def test_append_only_turns_become_one_sequence_with_a_mask_over_sampled_tokens():
-    merged = samples(trajectory([turn([1, 2], [7, 8]), turn([1, 2, 7, 8, 9], [5], version=4)]), [0.5, -1.0])
+    merged = samples(trajectory([turn([1, 2], [7, 8], version=3), turn([1, 2, 7, 8, 9], [5], version=4)]), [0.5, -1.0])
     assert len(merged) == 1
     sample = merged[0]
     assert sample.token_ids.tolist() == [1, 2, 7, 8, 9, 5]
