@@ -97,7 +97,8 @@ class WeightFolder:
 
     def __init__(self, run_id: str, *, root: Path = Path("/dev/shm")) -> None:
         for left in root.glob("milepost-*"):
-            if not psutil.pid_exists(int(left.name.rpartition("-")[2])):  # its driver was killed
+            driver = left.name.rpartition("-")[2]
+            if driver.isdecimal() and not psutil.pid_exists(int(driver)):  # it was killed
                 shutil.rmtree(left, ignore_errors=True)
         # Two runs of one name (a resume beside a dying predecessor) must not share files.
         self.path = root / f"milepost-{run_id}-{os.getpid()}"
