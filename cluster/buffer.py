@@ -65,6 +65,11 @@ class BufferConfig(BaseModel):
         return int(_HIGH_WATER * self.max_bytes)
 
     @property
+    def consumed_bytes_limit(self) -> int:
+        """Bytes consumed since the last checkpoint from which on it can't wait: they keep new groups from issue."""
+        return self.high_water_bytes // 2
+
+    @property
     def maxmemory_bytes(self) -> int:
         """Memory limit of an embedded server: payloads cost up to 1.22 times their bytes, records the rest."""
         return int(1.25 * self.max_bytes) + 64 * 1024**2

@@ -70,7 +70,7 @@ class RunSection(BaseModel):
     groups_per_iteration: int = Field(8, ge=1, description="groups that one update learns from")
     group_size: int = Field(8, ge=2, le=1024, description="episodes of one task that are compared with each other")
     max_staleness: int = Field(1, ge=0, description="policy versions between sampling and training; 0 is on-policy")
-    checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
+    checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints, fewer where the buffer fills")
     keep_checkpoints: int = Field(3, ge=1, description="checkpoints kept")
     eval_episodes: int = Field(100, ge=0, description="episodes per split before and after training; 0 evaluates never")
     eval_splits: tuple[Split, ...] = Field(

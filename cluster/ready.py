@@ -37,8 +37,8 @@ class LeasedGroup:
 
     entry_id: str
     group: Group
-    payloads: tuple[bytes, ...]
-    """The trajectories as stored, in the order of `group.trajectories`: hand these on instead of encoding again."""
+    num_bytes: int
+    """What its trajectories take in the buffer, until they are settled."""
     oldest: int
     newest: int
 
@@ -194,7 +194,7 @@ class ReadyGroups:
         except (WireError, ValueError) as error:
             self._dead_letters += int(await self._store.move("discard", [group_id], "dead_letter", str(error)[:500]))
             return 0
-        self._held[entry_id] = LeasedGroup(entry_id, group, tuple(payloads), int(oldest), int(newest))
+        self._held[entry_id] = LeasedGroup(entry_id, group, sum(map(len, payloads)), int(oldest), int(newest))
         return 1
 
     async def _payloads(self, group_id: str) -> list[bytes]:

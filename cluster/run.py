@@ -39,7 +39,6 @@ from milepost.cluster.start import first_policy, newest_checkpoint
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
 from milepost.learner import checkpoint
-from milepost.learner.loop import UpdateReport
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -63,6 +62,8 @@ class Run:
         self._version = 0
         self._saved: int | None = None
         """Version of the newest checkpoint."""
+        self._unsettled_bytes = 0
+        """What was consumed since; it stays in the buffer until the next one."""
         self._in_step = False
         """Whether stopping now would waste a step that a moment's patience saves."""
 
@@ -146,10 +147,15 @@ class Run:
         report = await self._system.learners.train(groups, self._version, orders)
         trained = time.monotonic()
         overlap = await self._busy_s() - busy
-        outcomes = _outcomes(report, [leased.group_id for leased in taken.groups])
+        outcomes: dict[str, Final] = {
+            leased.group_id: "trained" if verdict.keep else "filtered"
+            for leased, verdict in zip(taken.groups, report.verdicts, strict=True)
+        }
         self._iteration += 1
         self._version += 1
-        if self._iteration % self._config.run.checkpoint_every == 0:
+        self._unsettled_bytes += sum(leased.num_bytes for leased in taken.groups)
+        is_due = self._iteration % self._config.run.checkpoint_every == 0
+        if is_due or self._unsettled_bytes > self._config.buffer.consumed_bytes_limit:
             await self._checkpoint(outcomes)
         await self._patiently(lambda: self._system.buffer.commit(self._version, outcomes))
         self._recorder.add(groups)
@@ -217,7 +223,7 @@ class Run:
         self.observer.activity("writing a checkpoint")
         saved = await self._system.learners.save(iteration=self._iteration, version=self._version, consumed=consumed)
         self._folder.keep_policy(saved / "policy", self._version)
-        self._saved = self._version
+        self._saved, self._unsettled_bytes = self._version, 0
         if not consumed:
             await self._patiently(lambda: self._guidance.settle(self._version))
 
@@ -236,7 +242,7 @@ class Run:
     async def _reconcile(self, found: checkpoint.Found | None) -> None:
         """Make ledger and checkpoint agree: what the checkpoint consumed is settled, what came later is undone."""
         buffer, ledger = self._system.buffer, self._system.ledger
-        self._saved = self._version if found else None
+        self._saved, self._unsettled_bytes = self._version if found else None, 0
         logger.info("history goes on from version %d", self._version)
         before = await ledger.versions()
         if (await ledger.balance()).issued_total == 0:
@@ -269,13 +275,6 @@ class Run:
 
     async def _busy_s(self) -> float:
         return max((facts.busy_s for facts in await self._system.engines.probe()), default=0.0)
-
-
-def _outcomes(report: UpdateReport, group_ids: list[str]) -> dict[str, Final]:
-    return {
-        group_id: "trained" if verdict.keep else "filtered"
-        for group_id, verdict in zip(group_ids, report.verdicts, strict=True)
-    }
 
 
 def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
