@@ -69,11 +69,11 @@ def train(
     """Train a policy; with --resume from the newest valid checkpoint of a run."""
     resolved, folder = _prepared(config, overrides, resume)
     from milepost.cluster import config as configs  # heavy front door
-    from milepost.cluster import run  # heavy front door
+    from milepost.cluster import train as training  # heavy front door
 
     with folder.lock(), _logging_to(folder):
         configs.dump(resolved, folder.resolved)
-        run.train(resolved, folder, resume=resume is not None)
+        training.train(resolved, folder, resume=resume is not None)
 
 
 @app.command("eval")

@@ -33,8 +33,6 @@ BLOCK_S = 2.0
 _SOCKET_TIMEOUT_S = BLOCK_S + 3.0
 _RETRIES = 3
 _PORT_ATTEMPTS = 5
-
-
 Client = AsyncRedis
 """A connection as `connect` makes it."""
 

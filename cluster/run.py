@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ import msgspec
 from milepost.cluster import measure
 from milepost.cluster.config import RunConfig
 from milepost.cluster.console import LiveView
-from milepost.cluster.exits import DependencyLost, Diverged, Exit, Stopped, WatchdogExpired
+from milepost.cluster.exits import DependencyLost, Diverged, Stopped, WatchdogExpired
 from milepost.cluster.guidance import Guidance
 from milepost.cluster.learners import LearnerLost
 from milepost.cluster.metrics import Metrics
@@ -35,7 +34,7 @@ from milepost.cluster.recording import GroupRecorder
 from milepost.cluster.records import read_records
 from milepost.cluster.redis_server import BufferUnavailable
 from milepost.cluster.runs import RunFolder
-from milepost.cluster.start import first_policy, newest_checkpoint
+from milepost.cluster.start import newest_checkpoint
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
 from milepost.learner import checkpoint
@@ -275,42 +274,3 @@ class Run:
 
     async def _busy_s(self) -> float:
         return max((facts.busy_s for facts in await self._system.engines.probe()), default=0.0)
-
-
-def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
-    """Train; what `milepost train` does after reading its arguments. Returns when all iterations are done.
-
-    Raises an Exit with the reason for every other end.
-    """
-    with (
-        Metrics(folder.metrics, host=config.metrics.host, port=config.metrics.port) as metrics,
-        LiveView(run_id=folder.run_id, iterations=config.run.iterations) as view,
-    ):
-        run = Run(config, folder, view, metrics)
-        how = "failed"
-        try:
-            found = newest_checkpoint(folder, run.observer) if resume else None
-            model = found.path / "policy" if found else first_policy(config, run.observer)
-            asyncio.run(_signalled(run, model, found))
-            how = "finished"
-        except Exit as end:
-            how = f"ended: {end}"
-            raise
-        finally:
-            run.observer.finished(how)
-
-
-async def _signalled(run: Run, model: Path, found: checkpoint.Found | None) -> None:
-    """The first SIGINT or SIGTERM asks for an orderly stop, the second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-
-    def first() -> None:
-        run.observer.note("stopping: finishing the step under way, then a checkpoint; once more to kill")
-        run.stop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, first)
-    await run.main(model, found)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cluster import cli, evaluate, run, runs
+from milepost.cluster import cli, evaluate, runs, train
 from milepost.cluster import config as configs
 from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, Exit, Stopped, WatchdogExpired
 from milepost.cluster.metrics import Metrics
@@ -39,7 +39,7 @@ class Training:
 @pytest.fixture
 def trained(monkeypatch):
     training = Training()
-    monkeypatch.setattr(run, "train", training)
+    monkeypatch.setattr(train, "train", training)
     return training
 
 

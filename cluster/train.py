@@ -1,0 +1,56 @@
+"""What `milepost train` does after reading its arguments: from a configuration and a run folder to the run's end.
+
+Opens what people look at, finds where to start, and hears signals. Call it from the main thread of a process that does
+nothing else: the second signal ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+from milepost.cluster.config import RunConfig
+from milepost.cluster.console import LiveView
+from milepost.cluster.exits import Exit
+from milepost.cluster.metrics import Metrics
+from milepost.cluster.run import Run
+from milepost.cluster.runs import RunFolder
+from milepost.cluster.start import first_policy, newest_checkpoint
+from milepost.learner import checkpoint
+
+
+def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
+    """Train until all iterations are done. Raises an Exit with the reason for every other end."""
+    with (
+        Metrics(folder.metrics, host=config.metrics.host, port=config.metrics.port) as metrics,
+        LiveView(run_id=folder.run_id, iterations=config.run.iterations) as view,
+    ):
+        run = Run(config, folder, view, metrics)
+        how = "failed"
+        try:
+            found = newest_checkpoint(folder, run.observer) if resume else None
+            model = found.path / "policy" if found else first_policy(config, run.observer)
+            asyncio.run(_signalled(run, model, found))
+            how = "finished"
+        except Exit as end:
+            how = f"ended: {end}"
+            raise
+        finally:
+            run.observer.finished(how)
+
+
+async def _signalled(run: Run, model: Path, found: checkpoint.Found | None) -> None:
+    """The first SIGINT or SIGTERM asks for an orderly stop, the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        run.observer.note("stopping: finishing the step under way, then a checkpoint; once more to kill")
+        run.stop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, first)
+    await run.main(model, found)
