@@ -20,13 +20,15 @@ from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, s
 pytestmark = pytest.mark.services
 Start = Callable[..., Driver]
 _ITERATIONS = 8
+_SMALL_BUFFER_BYTES = 300_000
+"""Less than the groups of seven updates: a run that keeps what it consumed until its end would starve."""
 _EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_version"}
 
 
 @pytest.mark.timeout(600)
 def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
-    config = write_config(tmp_path, tiny_policy, run={"iterations": _ITERATIONS})
-    driver = start("train", config)
+    seldom, small = {"iterations": _ITERATIONS, "checkpoint_every": 100}, {"max_bytes": _SMALL_BUFFER_BYTES}
+    driver = start("train", write_config(tmp_path, tiny_policy, run=seldom, buffer=small))
     assert driver.end(START_S) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
 
@@ -37,6 +39,8 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     assert max(record.mixed_version_share or 0.0 for record in records) > 0, "no response carries two versions"
     engine_and_learner_agree(records)
     nothing_was_trained_twice(driver, records)
+    assert max(record.buffer_bytes for record in records) < _SMALL_BUFFER_BYTES
+    assert records[-1].ledger["trained"] > 0, "nothing was settled before the end, and yet the buffer sufficed"
     report = driver.folder.report.read_text()
     assert "<svg" in report or "data:image" in report
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(["']?http|@import""", report), (
