@@ -80,7 +80,8 @@ class ActorCritic:
         self._policy = ZeroModel(trained, config, lr=config.lr, name="engine")
         self._critic = None
         if critic is not None and models.critic is not None:
-            self._critic = ZeroModel(critic, config, lr=models.critic.lr, name="critic")
+            paced = _paced(config, models.critic.steps)
+            self._critic = ZeroModel(critic, paced, lr=models.critic.lr, name="critic")
 
     def update(
         self,
@@ -265,3 +266,9 @@ class ActorCritic:
 
     def _layout(self) -> dict[str, int | str]:
         return {"ranks": self.world_size, "zero_stage": self._zero_stage, "critic": self._trunk}
+
+
+def _paced(config: LearnerConfig, steps: int) -> LearnerConfig:
+    """The schedule over as many updates for a model that makes `steps` steps in each."""
+    keys = ("warmup_steps", "decay_steps")
+    return config.model_copy(update={key: getattr(config, key) * steps // config.minibatches for key in keys})

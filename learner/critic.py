@@ -31,6 +31,10 @@ class CriticConfig(BaseModel):
         "own", description="own: a second model that starts as the policy; shared: a value head on the policy's trunk"
     )
     lr: float = Field(1e-5, gt=0, description="Learning rate of an own trunk after warm-up; schedule as the policy's")
+    minibatches: int = Field(
+        4, ge=1, description="Optimizer steps of an own trunk per epoch; it starts from nothing, the policy doesn't"
+    )
+    epochs: int = Field(1, ge=1, description="Passes of an own trunk over the samples of an update")
     value_coef: float = Field(0.1, gt=0, description="Weight of the value loss beside the policy's, for a shared trunk")
     value_clip: float | None = Field(
         None, gt=0, description="Largest useful move of an estimate within one update (PPO); none: no bound"
@@ -38,6 +42,11 @@ class CriticConfig(BaseModel):
     warmup_updates: int = Field(
         0, ge=0, description="First updates of a run in which only the critic learns; needs a trunk of its own"
     )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an own trunk per update."""
+        return self.minibatches * self.epochs
 
     @model_validator(mode="after")
     def _warmup_leaves_the_policy_alone(self) -> Self:

@@ -96,7 +96,7 @@ class LearnerRank:
             kept = [group for group, verdict in zip(groups, verdicts, strict=True) if verdict.keep]
             pool = _samples(kept, credits)
             shares = self._stepper.shares(pool, steps=self._recipe.learner.minibatches, measured=measured)
-        critic_steps = self._stepper.critic_steps(shares, seconds)
+        critic_steps = self._stepper.critic_steps(pool, measured, seconds)
         steps, parity = self._stepper.policy_steps(
             shares if self._policy_learns(version) else [], version, seconds, rate_factor=orders.rate_factor
         )

@@ -113,15 +113,22 @@ class Stepper:
         self._usual.learn(applied_sums(steps))
         return steps, parity if recompute or not steps else dict(steps[0].sums)
 
-    def critic_steps(self, shares: Sequence[Share], seconds: dict[str, float]) -> list[StepMetrics]:
-        """One optimizer step per share of a critic with a trunk of its own; none for others."""
+    def critic_steps(
+        self, pool: Sequence[Sample], measured: Measured | None, seconds: dict[str, float]
+    ) -> list[StepMetrics]:
+        """The optimizer steps of a critic with a trunk of its own; none for others.
+
+        Only those of the first epoch carry sums: later ones are asked about targets that the critic has seen.
+        """
         steps: list[StepMetrics] = []
         if self._critic is None or self._critic.trunk == "shared":
             return steps
-        for share in shares:
-            if share.value_total:
+        shares = self.shares(pool, steps=self._critic.minibatches, measured=measured)
+        for epoch in range(self._critic.epochs):
+            for share in [share for share in shares if share.value_total]:
                 with timed(seconds, "critic"):
-                    steps.append(self._engine.update_critic(share.micro_batches, self._value_fn(share)))
+                    value_fn = self._value_fn(share, with_sums=epoch == 0)
+                    steps.append(self._engine.update_critic(share.micro_batches, value_fn))
                 self._count_skipped("critic", steps[-1])
         return steps
 
@@ -136,7 +143,7 @@ class Stepper:
         self._check_parity(sums, version)
         return mean(sums, "parity_current", "tokens_current")
 
-    def _value_fn(self, share: Share) -> ValueFn:
+    def _value_fn(self, share: Share, *, with_sums: bool = True) -> ValueFn:
         critic, old_values = self._critic, share.old_values
         assert critic is not None
         assert old_values is not None
@@ -145,7 +152,7 @@ class Stepper:
         def value_fn(k: int, batch: MicroBatch, values: Tensor) -> LossTerms:
             old = old_values[k].to(values.device)
             terms = value_loss(batch, values, old, clip=critic.value_clip, total=max(share.value_total, 1))
-            return LossTerms(weight * terms.loss, terms.sums)
+            return LossTerms(weight * terms.loss, terms.sums if with_sums else {})
 
         return value_fn
 

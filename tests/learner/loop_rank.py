@@ -131,7 +131,7 @@ def updates(engine: ActorCritic, config: LearnerConfig) -> dict[str, Any]:
 
 def run_critic(job: dict[str, Any]) -> dict[str, Any]:
     """What is measured, then three updates with a critic; the third once more after going back to its start."""
-    critic = CriticConfig(trunk=job["trunk"], lr=3e-3, value_clip=0.2, warmup_updates=job.get("warmup", 0))
+    critic = CriticConfig(trunk=job["trunk"], lr=3e-3, value_clip=0.2, **{"minibatches": 1, **job.get("critic", {})})
     config = LearnerConfig(**job["config"])
     engine = make(job, critic)
     groups = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=0)

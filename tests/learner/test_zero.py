@@ -247,10 +247,15 @@ def test_stage_and_ranks_change_neither_values_nor_what_is_measured(
     assert set(saved) == set(names), "the value head is no part of the policy"
 
 
-def test_in_its_warm_up_only_the_critic_learns(model: Path, tmp_path: Path):
-    (report,) = critic_job(tmp_path, model, trunk="own", stage=1, ranks=1, warmup=1)
+def test_in_its_warm_up_only_the_critic_learns_and_more_steps_teach_it_more(
+    critics: dict[str, dict[str, Any]], model: Path, tmp_path: Path
+):
+    critic = {"warmup_updates": 1, "epochs": 3}
+    (report,) = critic_job(tmp_path, model, trunk="own", stage=1, ranks=1, critic=critic)
     first, second, _ = report["updates"]
     assert not report["policy_moved"]
     assert [first["steps"], second["steps"]] == [0, 2]
     assert first["critic_grad_norm"] > 0
-    assert second["value_loss"] < first["value_loss"]
+    once = critics["own"]["updates"]
+    assert first["value_loss"] == once[0]["value_loss"], "measured in the first epoch alone"
+    assert second["value_loss"] < once[1]["value_loss"] < once[0]["value_loss"]
