@@ -246,3 +246,40 @@ def test_diagnostics_of_a_group_with_a_history_are_about_its_own_turns() -> None
     assert diagnostics["states"] == 3.0
     assert diagnostics["coverage"] == pytest.approx(2 / 3)
     assert diagnostics["step_adv_rms"] == diagnostics["step_adv_max"] == 0.0
+
+
+def solved_values(group: CreditGroup, preference: dict[tuple[str, str], float], *, beta: float) -> dict[str, float]:
+    """V of the group's process if every action were taken `exp(preference)` times as often as it was."""
+    counts: dict[str, float] = defaultdict(float)
+    leads: dict[tuple[str, str | None], float] = defaultdict(float)
+    for trajectory in group.trajectories:
+        for t, turn in enumerate(trajectory.turns):
+            weight = np.exp(preference[turn.anchor, turn.action])
+            is_last = t == len(trajectory.turns) - 1
+            counts[turn.anchor] += weight
+            leads[turn.anchor, None if is_last else turn.next_anchor] += weight * (
+                trajectory.outcome == "success" if is_last else 1.0
+            )
+    states = sorted(counts)
+    share = {edge: weight / counts[edge[0]] for edge, weight in leads.items()}
+    moves = np.array([[share.get((s, x), 0.0) for x in states] for s in states])
+    wins = np.array([share.get((s, None), 0.0) for s in states])
+    values = np.linalg.solve(np.eye(len(states)) - beta * moves, beta * wins)
+    return dict(zip(states, values.tolist(), strict=True))
+
+
+@unhurried
+@given(group=groups(), strength=st.sampled_from([0.01, 0.3, 1.0, 5.0]))
+def test_taking_actions_more_often_the_better_their_credit_makes_no_state_worse(
+    group: CreditGroup, strength: float
+) -> None:
+    # Proposition 2 of the paper, on the empirical process.
+    credit = assign(group)
+    turns = [turn for trajectory in group.trajectories for turn in trajectory.turns]
+    steps = np.concatenate(credit.step_adv)
+    pairs = [(turn.anchor, turn.action) for turn in turns]
+    as_played = solved_values(group, dict.fromkeys(pairs, 0.0), beta=0.98)
+    assert as_played == pytest.approx(credit.state_value, abs=1e-9)
+    preference = dict(zip(pairs, (strength * steps).tolist(), strict=True))
+    improved = solved_values(group, preference, beta=0.98)
+    assert all(improved[state] >= value - 1e-9 for state, value in as_played.items())

@@ -32,6 +32,8 @@ def test_step_advantages_match_the_worked_example() -> None:
     assert all(covered.tolist() == [1] * len(covered) for covered in credit.coverage)
     # d(B) = 1, d(A) = d(C) = 2.
     assert credit.state_value == pytest.approx({"A": 0.01, "B": 0.1, "C": 0.01})
+    # The published factor 10 cancels in a standardised reward: with it R(A -> B) = 1 and R(A -> C) = .1.
+    assert [10 * credit.state_value[s] for s in "BC"] == pytest.approx([1.0, 0.1])
     assert credit.diagnostics["unreachable_share"] == 0.0
 
 
@@ -44,6 +46,7 @@ def test_a_success_of_earlier_groups_shortens_the_way() -> None:
     # TIGPO: with C -> success known, B and C are both one step away and A's two actions are equally good.
     credit = GraphGPO(GraphGPOConfig()).assign(toy4(history=(PastTransition("C", "k", None, True, 0.25),)))
     assert credit.state_value == pytest.approx({"A": 0.01, "B": 0.1, "C": 0.1})
+    assert 10 * credit.state_value["C"] == pytest.approx(1.0), "R(A -> C) = 1 with the published factor"
     assert [steps[0] for steps in credit.step_adv] == [0.0] * 4
     assert [int(covered[0]) for covered in credit.coverage] == [1] * 4
 

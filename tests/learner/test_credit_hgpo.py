@@ -11,6 +11,7 @@ from milepost.learner.credit.gigpo import GiGPO, GiGPOConfig
 from milepost.learner.credit.hgpo import HGPO, HGPOConfig
 from tests.learner.toy4 import assert_turns_equal, toy4
 
+# Without the epsilon of the public code, which turns .57735 into .5773.
 STEP = ([1.0506, 0.8828], [-0.9993, -1.1657, -0.5774], [0.9481, 1.2928, 0.7071], [-0.9993, -0.8309, -0.5774])
 
 

@@ -240,6 +240,26 @@ def test_a_duplicated_group_earns_the_same_step_credit(group: CreditGroup, copie
         np.testing.assert_allclose(steps, credit.step_adv[i % len(group.trajectories)], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("baseline", BASELINES)
+@unhurried
+@given(group=groups(), copies=st.integers(2, 4))
+def test_a_duplicated_group_earns_the_same_trajectory_advantage_up_to_ddof(
+    baseline: str, group: CreditGroup, copies: int
+) -> None:
+    n = len(group.trajectories)
+    if n == 1:
+        return  # a trajectory of its own has nothing to be compared with, its copies have
+    many = copies * n
+    strategy = build(StarPOConfig(baseline=baseline))
+    credit, repeated = strategy.assign(group), strategy.assign(CreditGroup("g", group.trajectories * copies))
+    factor = {
+        "grpo": np.sqrt((many - 1) / (copies * (n - 1))),
+        "rloo": (many / (many - 1)) / (n / (n - 1)),
+        "dr_grpo": 1.0,
+    }[baseline]
+    np.testing.assert_allclose(repeated.traj_adv, np.tile(factor * credit.traj_adv, copies), rtol=1e-9, atol=1e-12)
+
+
 @unhurried
 @given(group=groups())
 def test_failure_and_truncation_end_in_the_same_terminal(group: CreditGroup) -> None:

@@ -38,7 +38,9 @@ def one(trajectory: CreditTrajectory) -> CreditGroup:
 
 
 def test_the_worked_example_in_advantages_and_critic_targets() -> None:
-    # delta = [.295, .094, .4] with gamma .99; then A_1 = .094 + .9405 * .4 and A_0 = .295 + .9405 * A_1.
+    near = StepPO(StepPOConfig(gae_lambda=0.0)).assign(one(played(REWARDS, VALUES)))
+    np.testing.assert_allclose(near.total[0], [0.295, 0.094, 0.4], atol=1e-12, rtol=0)  # delta, with gamma .99
+    # A_1 = .094 + .9405 * .4 and A_0 = .295 + .9405 * A_1.
     credit = StepPO(StepPOConfig()).assign(one(played(REWARDS, VALUES)))
     np.testing.assert_allclose(credit.total[0], [0.737223, 0.4702, 0.4], atol=5e-7, rtol=0)
     np.testing.assert_array_equal(credit.step_adv[0], credit.total[0])
