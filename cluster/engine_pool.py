@@ -121,6 +121,10 @@ class EnginePool:
 
     async def probe(self, timeout_s: float = 10) -> list[EngineFacts]:
         """Ask every engine in rotation for its facts; one that does not answer is replaced."""
+        for slot in self._slots:
+            if slot.restart is not None and slot.restart.done():
+                slot.restart.result()
+                slot.restart = None
         found = []
         for slot in [slot for slot in self._slots if slot.serving]:
             try:
@@ -130,16 +134,12 @@ class EnginePool:
                 self._quarantine(slot, f"died: {last_line(error)}")
             except TimeoutError:
                 self._quarantine(slot, f"did not answer a probe within {timeout_s:g} s")
-        for slot in self._slots:
-            if slot.restart is not None and slot.restart.done():
-                slot.restart.result()
-                slot.restart = None
         return found
 
     def _quarantine(self, slot: _Slot, reason: str) -> None:
         slot.serving = False
-        if slot.restart is not None:
-            return
+        if slot.restart is not None and not slot.restart.done():
+            return  # `_replace` itself is told by `serving`
         self.restarts += 1
         if self.restarts > self._spec.config.max_restarts:
             raise DependencyLost(f"engine {slot.index} {reason}; engine.max_restarts is used up")
@@ -163,6 +163,8 @@ class EnginePool:
             if digests is None:
                 raise DependencyLost(f"engine {slot.index} was replaced but refuses the weights of {latest.version}")
             await self._commit(slot, latest, rollback=True)
+        if not slot.serving:
+            raise DependencyLost(f"engine {slot.index} was replaced but does not serve version {latest.version}")
         logger.warning("engine %d back in rotation at version %d", slot.index, slot.version)
 
     async def stop(self) -> None:
