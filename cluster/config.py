@@ -53,6 +53,15 @@ _FREE_ON_RESUME = (
     "run.stop_grace_s",
     "run.stall_timeout_s",
     "run.ray_address",
+    "actors.env_timeout_s",
+    "actors.episode_timeout_s",
+    "actors.max_restarts",
+    "engine.start_timeout_s",
+    "engine.request_timeout_s",
+    "engine.update_timeout_s",
+    "engine.max_restarts",
+    "learner.collective_timeout_s",
+    "buffer",
     "metrics",
     "selection",
 )
@@ -179,7 +188,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump(config: RunConfig, path: Path) -> None:
     """Write the resolved config, defaults included, so that `load` gives the same config back."""
-    path.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    scratch.replace(path)
 
 
 def config_hash(config: RunConfig) -> str:

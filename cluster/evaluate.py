@@ -42,17 +42,22 @@ def tasks_of(scenarios: ScenarioSet, split: Split, episodes: int) -> list[Task]:
 
 
 async def evaluate(system: System, split: Split, episodes: int) -> Summary:
-    """Play and summarise. Raises DependencyLost if the engines fail or a fifth of the episodes does."""
+    """Play and summarise.
+
+    Raises ConfigError if a fifth of the episodes fails in the environment or the reward, DependencyLost if they fail
+    elsewhere or no worker is left, WatchdogExpired at the deadline.
+    """
     tasks = tasks_of(system.scenarios, split, episodes)
     results = await system.workers.play(tasks, system.config.run.stall_timeout_s)
     played = [result for result in results if isinstance(result, Trajectory)]
     failed = [result for result in results if not isinstance(result, Trajectory)]
     if len(failed) > _FAILED_SHARE * len(results):
         first = failed[0]
-        raise DependencyLost(
+        cause = (
             f"{len(failed)} of {len(results)} evaluation episodes failed; the first in {first.boundary}: "
             f"{first.error}: {first.message}"
         )
+        raise ConfigError(cause) if first.boundary in ("env", "reward") else DependencyLost(cause)
     return summarize(played)
 
 
@@ -86,7 +91,7 @@ def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str,
     async def go(scratch: RunFolder) -> Summary:
         system = System(config, scratch, check_world(config))
         try:
-            await system.start(folder.policy, version, train=False, phase=lambda _: None)
+            await system.start(folder.policy, version, learner=None, phase=lambda _: None)
             return await evaluate(system, split, episodes)
         finally:
             await system.stop()
@@ -118,7 +123,7 @@ def parity_sample(config: RunConfig) -> float:
     async def go(scratch: RunFolder) -> list[Trajectory]:
         system = System(config, scratch, check_world(config))
         try:
-            await system.start(model_folder, 0, train=False, phase=lambda _: None)
+            await system.start(model_folder, 0, learner=None, phase=lambda _: None)
             tasks = tasks_of(system.scenarios, "train", _PARITY_EPISODES)
             results = await system.workers.play(tasks, config.run.stall_timeout_s)
             return [result for result in results if isinstance(result, Trajectory)]

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import ray
 import safetensors.torch
 import torch
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from milepost.cluster.engines import last_line
 from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _FIRST_STEP_S = 900.0
 _SLOWEST_STEP = 5.0
 _SHORTEST_LIMIT_S = 120.0
+_LAST_WORDS_S = 20.0
+"""How long the other ranks may take to show that one of them is gone: each sees the broken exchange first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class LearnerSpec:
 
     run_id: str
     model: Path
+    reference: Path | None
     recipe: Recipe
     seed: int
     checkpoints: Path
@@ -54,7 +57,7 @@ class LearnerSpec:
     workers_per_engine: int
 
 
-class LearnerLost(Exception):
+class LearnerLost(DependencyLost):
     """A learner process is gone; what it did after the last checkpoint is gone with it."""
 
 
@@ -67,7 +70,7 @@ class LearnerActor:
         self._linked: list[Any] = []
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         recipe = spec.recipe
-        models = Models(spec.model, reference=recipe.objective.loss.kl_coef > 0, critic=recipe.trained_critic)
+        models = Models(spec.model, reference=spec.reference, critic=recipe.trained_critic)
         self._engine = ActorCritic(models, recipe.learner, seat=seat, seed=spec.seed, device=device)
         self._rank = LearnerRank(self._engine, recipe)
 
@@ -216,20 +219,22 @@ class LearnerPool:
         await self.start(loaded)
 
     async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
-        calls = [getattr(handle, method).remote(*arguments) for handle in self._handles]
+        """What every rank answers. Raises the cause if one fails: a lost rank before what others say of its loss."""
+        calls = [asyncio.ensure_future(getattr(handle, method).remote(*arguments)) for handle in self._handles]
         try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.gather(*calls)
-        except RayActorError as error:
-            raise LearnerLost(last_line(error)) from error
-        except RayTaskError as error:
-            raise _translated(error.cause if isinstance(error.cause, Exception) else error) from error
-        except RayError as error:
-            raise LearnerLost(last_line(error)) from error
-        except TimeoutError:
-            raise WatchdogExpired(
-                f"the learner's {method} did not end within {timeout_s:.0f} s: a rank hangs"
-            ) from None
+            done, waiting = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+            errors = [error for call in done if (error := call.exception()) is not None]
+            if errors and waiting:
+                late, _ = await asyncio.wait(waiting, timeout=_LAST_WORDS_S)
+                errors += [error for call in late if (error := call.exception()) is not None]
+            elif waiting:
+                raise WatchdogExpired(f"the learner's {method} did not end within {timeout_s:.0f} s: a rank hangs")
+            for error in sorted(errors, key=lambda error: isinstance(error, RayTaskError)):
+                raise _translated(error) from error
+            return [call.result() for call in calls]
+        finally:
+            for call in calls:
+                call.cancel()
 
     async def stop(self) -> None:
         """End all ranks."""
@@ -238,13 +243,17 @@ class LearnerPool:
         self._handles = []
 
 
-def _translated(cause: Exception) -> Exception:
+def _translated(error: BaseException) -> BaseException:
+    """What a rank's failure means for the run; other than a RayTaskError, it says that the rank is gone."""
+    if not isinstance(error, RayTaskError):
+        return LearnerLost(last_line(error)) if isinstance(error, RayError) else error
+    cause = error.cause if isinstance(error.cause, Exception) else error
     match cause:
         case ParityError() | DivergenceError():
             return Diverged(str(cause))
         case FileNotFoundError():
             return ConfigError(str(cause))
-        case MemoryError():
+        case MemoryError() | torch.OutOfMemoryError():
             return DependencyLost(f"the learner is out of memory: {cause}; lower learner.max_tokens_per_micro_batch")
     return cause
 

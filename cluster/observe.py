@@ -9,6 +9,7 @@ import time
 from milepost.cluster import measure
 from milepost.cluster.console import LiveView
 from milepost.cluster.evaluate import evaluate, record
+from milepost.cluster.ledger import Balance
 from milepost.cluster.metrics import Metrics
 from milepost.cluster.ready import Taken
 from milepost.cluster.records import read_records
@@ -51,9 +52,10 @@ class Observer:
         logger.warning("%s", text)
         self._view.note(text)
 
-    def training_begins(self, iteration: int) -> None:
-        """From here on seconds count."""
+    async def training_begins(self, iteration: int) -> None:
+        """From here on seconds count, and failed episodes."""
         self._iteration = iteration
+        self._failed = failed_of(await self._system.ledger.balance())
         self._began = time.monotonic()
         self.phase("training")
 
@@ -73,7 +75,7 @@ class Observer:
         failures = await system.buffer.take_failures()  # the last call that may fail: what follows happens once
         self._watch.lost(taken.stale, failures)
         self._nonfinite += report.skipped_steps
-        failed = balance.counts["env_failed"] + balance.counts["infra_failed"]
+        failed = failed_of(balance)
         around = measure.Surroundings(
             buffer_groups=depth.ready_groups,
             buffer_bytes=depth.bytes,
@@ -130,3 +132,8 @@ class Observer:
             ports=ports,
         )
         self._folder.write_status(status)
+
+
+def failed_of(balance: Balance) -> int:
+    """Episodes that failed since the run began."""
+    return balance.counts["env_failed"] + balance.counts["infra_failed"]

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -32,10 +32,10 @@ from milepost.cluster.probes import probe
 from milepost.cluster.ready import Final, NothingReady, Taken
 from milepost.cluster.recording import GroupRecorder
 from milepost.cluster.records import read_records
-from milepost.cluster.redis_server import BufferUnavailable
+from milepost.cluster.redis_server import BufferRefused, BufferUnavailable
 from milepost.cluster.runs import RunFolder
-from milepost.cluster.start import newest_checkpoint
-from milepost.cluster.system import System
+from milepost.cluster.start import Start, newest_checkpoint
+from milepost.cluster.system import System, learner_spec
 from milepost.cluster.watch import Watch
 from milepost.learner import checkpoint
 
@@ -70,9 +70,9 @@ class Run:
         """Ask for an orderly stop: finish the step under way, checkpoint, leave."""
         self._stopping.set()
 
-    async def main(self, model: Path, found: checkpoint.Found | None) -> None:
-        """Everything, from the policy in `model` or from a checkpoint. Raises an Exit unless the run finishes."""
-        work = asyncio.create_task(self._work(model, found))
+    async def main(self, start: Start) -> None:
+        """Everything, from `start` to the end. Raises an Exit unless the run finishes."""
+        work = asyncio.create_task(self._work(start))
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,19 +90,22 @@ class Run:
 
     def _way_on(self) -> str:
         if self._saved is None:
-            return "nothing was trained yet"
-        return f"the newest checkpoint is of version {self._saved}: milepost train --resume {self._folder.run_id}"
+            return "nothing was trained yet" if self._version == 0 else "no checkpoint was written yet"
+        here = os.path.relpath(self._folder.path)
+        return f"the newest checkpoint is of version {self._saved}: milepost train --resume {here}"
 
-    async def _work(self, model: Path, found: checkpoint.Found | None) -> None:
+    async def _work(self, start: Start) -> None:
         """Start, then train while the parts are tended; the first failure of either ends both."""
-        self._iteration = found.manifest.record.iteration if found else 0
-        self._version = found.manifest.record.policy_version if found else 0
-        await self._system.start(model, self._version, train=True, phase=self.observer.phase)
+        self._iteration, self._version = start.iteration, start.version
+        learner = learner_spec(self._config, self._folder, start.policy, start.reference)
+        await self._system.start(start.policy, start.version, learner=learner, phase=self.observer.phase)
         self._guidance = Guidance.of(self._system, self._watch)
-        if found:
-            await self._system.learners.load(found.path)
-        await self._reconcile(found)
-        await self._system.ledger.release_all()
+        if start.found:
+            await self._system.learners.load(start.found.path)
+        await self._patiently(lambda: self._reconcile(start.found))
+        ledger = self._system.ledger
+        await self._patiently(lambda: ledger.set_versions(published=self._version))  # the engines started on it
+        await self._patiently(ledger.release_all)
         training = asyncio.create_task(self._train())
         tending = asyncio.create_task(self._tend())
         try:
@@ -118,18 +121,20 @@ class Run:
         if self._iteration == 0:
             await self.observer.evaluation(self._iteration, self._version)
         self._system.workers.roll()
-        self.observer.training_begins(self._iteration)
+        await self._patiently(lambda: self.observer.training_begins(self._iteration))
         self._in_step = True
-        while self._iteration < self._config.run.iterations and not self._stopping.is_set():
+        while self._in_step:
             try:
-                await self._iterate()
+                if self._iteration < self._config.run.iterations and not self._stopping.is_set():
+                    await self._iterate()
+                else:
+                    await self._checkpoint({})
+                    self._in_step = False
             except LearnerLost as lost:
                 await self._recover(lost)
-        await self._checkpoint({})
-        self._in_step = False
         if self._stopping.is_set():
             raise Stopped(f"stopped after iteration {self._iteration}; {self._way_on()}")
-        await self._system.ledger.pause()
+        await self._patiently(self._system.ledger.pause)
         await self.observer.evaluation(self._iteration, self._version)
 
     async def _iterate(self) -> None:
@@ -174,7 +179,7 @@ class Run:
             wait_s=took - started,
             train_s=trained - took,
             publish_s=ended - publishing,
-            overlap_s=min(overlap, trained - took),
+            overlap_s=min(max(overlap, 0.0), trained - took),  # an engine that was replaced counts from 0
         )
         await self._patiently(lambda: self.observer.iteration(taken, report, clock, self._iteration, probes))
         await self._give_up_on_collapse()
@@ -197,11 +202,19 @@ class Run:
                     timeout_s=_TAKE_SLICE_S,
                 )
             except (NothingReady, BufferUnavailable) as missing:
+                await self._make_room()
                 if time.monotonic() > deadline:
                     raise WatchdogExpired(
                         f"no update for run.stall_timeout_s = {run.stall_timeout_s:g}: {missing}"
                     ) from None
         return None
+
+    async def _make_room(self) -> None:
+        """Settle what was consumed, by a checkpoint, where the buffer is so full that nothing is issued."""
+        if self._unsettled_bytes:
+            depth = await self._patiently(self._system.buffer.depth)
+            if depth.bytes >= self._config.buffer.high_water_bytes:
+                await self._checkpoint({})
 
     async def _publish(self, *, rollback: bool = False) -> None:
         weights = await self._system.learners.delivery(self._version)
@@ -229,14 +242,14 @@ class Run:
     async def _recover(self, lost: LearnerLost) -> None:
         """Bring a lost learner back from the newest valid checkpoint, and everyone else to the same point."""
         self.observer.note(f"learner lost ({lost}); starting it again from the newest checkpoint")
-        await self._system.ledger.pause()
+        await self._patiently(self._system.ledger.pause)
         found = newest_checkpoint(self._folder, self.observer)
         await self._system.learners.recover(found.path if found else None)
         self._iteration = found.manifest.record.iteration if found else 0
         self._version = found.manifest.record.policy_version if found else 0
-        await self._reconcile(found)
+        await self._patiently(lambda: self._reconcile(found))
         await self._publish(rollback=True)
-        await self._system.ledger.resume()
+        await self._patiently(self._system.ledger.resume)  # not before: the engines held weights that are undone
 
     async def _reconcile(self, found: checkpoint.Found | None) -> None:
         """Make ledger and checkpoint agree: what the checkpoint consumed is settled, what came later is undone."""
@@ -245,7 +258,7 @@ class Run:
         logger.info("history goes on from version %d", self._version)
         before = await ledger.versions()
         if (await ledger.balance()).issued_total == 0:
-            await ledger.set_versions(version=self._version, published=self._version)
+            await ledger.set_versions(version=self._version)
             return
         if before.version > self._version:
             await buffer.rollback(self._version)
@@ -253,8 +266,6 @@ class Run:
             await buffer.commit(self._version, msgspec.convert(found.manifest.record.consumed, dict[str, Final]))
         buffer.redeliver()
         await buffer.settle(self._version)
-        await ledger.set_versions(published=self._version)
-        await ledger.resume()
 
     async def _tend(self) -> None:
         while True:
@@ -262,7 +273,10 @@ class Run:
             await asyncio.sleep(_TEND_EVERY_S)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call while Redis is away (each of ours may be repeated). Raises DependencyLost at the deadline."""
+        """Repeat a call while Redis is away (each of ours may be repeated).
+
+        Raises DependencyLost at the deadline, or where Redis answers and refuses.
+        """
         deadline = time.monotonic() + self._config.run.stall_timeout_s
         while True:
             try:
@@ -271,6 +285,8 @@ class Run:
                 if time.monotonic() > deadline:
                     raise DependencyLost(f"Redis is away for run.stall_timeout_s: {error}") from error
                 await asyncio.sleep(_TEND_EVERY_S)
+            except BufferRefused as error:
+                raise DependencyLost(str(error)) from error
 
     async def _busy_s(self) -> float:
         return max((facts.busy_s for facts in await self._system.engines.probe()), default=0.0)

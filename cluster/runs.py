@@ -71,6 +71,11 @@ class RunFolder:
         return self.path / "policy"
 
     @property
+    def start(self) -> Path:
+        """The policy that a resumed run started from, and that processes which are replaced start from."""
+        return self.path / "start"
+
+    @property
     def logs(self) -> Path:
         """`driver.log` and the logs of the services."""
         return self.path / "logs"
@@ -130,13 +135,21 @@ class RunFolder:
             yield
 
     def keep_policy(self, saved: Path, version: int) -> None:
-        """Make `policy/` the policy of a checkpoint, as links to the same files, with its version beside them."""
-        scratch = self.path / f".policy-{os.getpid()}.tmp"
+        """Make `policy/` the policy of a checkpoint, with its version beside it."""
+        self._link(saved, self.policy, version)
+
+    def keep_start(self, saved: Path, version: int) -> None:
+        """Make `start/` the policy of a checkpoint, which may be pruned while the run still needs it."""
+        self._link(saved, self.start, version)
+
+    def _link(self, saved: Path, target: Path, version: int) -> None:
+        """Put a policy in place of `target`, as links to the same files."""
+        scratch = self.path / f".{target.name}-{os.getpid()}.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(saved, scratch, copy_function=os.link)
         (scratch / "milepost.json").write_text(json.dumps({"policy_version": version, "run": self.run_id}))
-        shutil.rmtree(self.policy, ignore_errors=True)
-        os.replace(scratch, self.policy)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(scratch, target)
 
     def is_driven(self) -> bool:
         """Whether a living driver holds the folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from milepost.cluster.config import RunConfig
@@ -10,6 +11,41 @@ from milepost.cluster.observe import Observer
 from milepost.cluster.runs import RunFolder
 from milepost.learner import checkpoint
 from milepost.learner.model import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a driver begins. Its folders stay as long as it runs, whatever checkpoints are pruned."""
+
+    policy: Path
+    """What every process loads, also one that replaces another later."""
+    reference: Path | None
+    """The run's first policy, for the KL term; None where there is none."""
+    found: checkpoint.Found | None
+    """What the learner goes on from; None at the beginning of a run."""
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.found.manifest.record.iteration if self.found else 0
+
+    @property
+    def version(self) -> int:
+        """Version of the policy."""
+        return self.found.manifest.record.policy_version if self.found else 0
+
+
+def start_of(config: RunConfig, folder: RunFolder, observer: Observer, *, resume: bool) -> Start:
+    """The newest checkpoint of a run that is resumed, else the first policy. Raises ConfigError, DependencyLost."""
+    wants_reference = config.loss.kl_coef > 0
+    found = newest_checkpoint(folder, observer) if resume else None
+    if found is None:
+        policy = _first_policy(config, observer)
+        return Start(policy, policy if wants_reference else None, None)
+    version = found.manifest.record.policy_version
+    folder.keep_start(found.path / "policy", version)
+    folder.keep_policy(found.path / "policy", version)  # a kill may have come between a checkpoint and its policy
+    return Start(folder.start, _first_policy(config, observer) if wants_reference else None, found)
 
 
 def newest_checkpoint(folder: RunFolder, observer: Observer) -> checkpoint.Found | None:
@@ -23,7 +59,7 @@ def newest_checkpoint(folder: RunFolder, observer: Observer) -> checkpoint.Found
     return found
 
 
-def first_policy(config: RunConfig, observer: Observer) -> Path:
+def _first_policy(config: RunConfig, observer: Observer) -> Path:
     """The folder of the policy that a new run begins with. Raises ConfigError."""
     observer.phase("preparing the first policy")
     try:

@@ -61,8 +61,10 @@ class System:
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)
     """How to end what was started so far, last started first."""
 
-    async def start(self, model: Path, version: int, *, train: bool, phase: Callable[[str], None]) -> None:
-        """Start all parts on the policy in `model`, called `version`; without `train` no learner.
+    async def start(
+        self, model: Path, version: int, *, learner: LearnerSpec | None, phase: Callable[[str], None]
+    ) -> None:
+        """Start all parts on the policy in `model`, called `version`.
 
         Raises ConfigError for what the user can mend, DependencyLost for a part that does not come up.
         """
@@ -72,7 +74,7 @@ class System:
         phase("starting Ray")
         if start_ray(self.config.run.ray_address):
             self._ending.callback(ray.shutdown)
-        phase("starting the engine and the learner" if train else "starting the engine")
+        phase("starting the engine and the learner" if learner else "starting the engine")
         spec = EngineSpec(
             model=model,
             version=version,
@@ -84,10 +86,10 @@ class System:
         self.engines = EnginePool(spec)
         self._ending.push_async_callback(self.engines.stop)
         starts = [self.engines.start()]
-        if train:
+        if learner:
             self.weights = WeightFolder(self.folder.run_id)
             self._ending.callback(self.weights.close)
-            self.learners = LearnerPool(learner_spec(self.config, self.folder, model), self.weights)
+            self.learners = LearnerPool(learner, self.weights)
             self._ending.push_async_callback(self.learners.stop)
             starts.append(self.learners.start())
         await _side_by_side(starts)
@@ -169,11 +171,12 @@ async def _side_by_side(starts: list[Coroutine[Any, Any, None]]) -> None:
         raise errors.exceptions[0] from errors
 
 
-def learner_spec(config: RunConfig, folder: RunFolder, model: Path) -> LearnerSpec:
+def learner_spec(config: RunConfig, folder: RunFolder, model: Path, reference: Path | None) -> LearnerSpec:
     """What the learner ranks of a run are started with."""
     return LearnerSpec(
         run_id=folder.run_id,
         model=model,
+        reference=reference,
         recipe=Recipe(
             learner=config.learner,
             credit=config.credit,

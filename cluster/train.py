@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from pathlib import Path
 
 from milepost.cluster.config import RunConfig
 from milepost.cluster.console import LiveView
@@ -16,8 +15,7 @@ from milepost.cluster.exits import Exit
 from milepost.cluster.metrics import Metrics
 from milepost.cluster.run import Run
 from milepost.cluster.runs import RunFolder
-from milepost.cluster.start import first_policy, newest_checkpoint
-from milepost.learner import checkpoint
+from milepost.cluster.start import Start, start_of
 
 
 def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
@@ -29,9 +27,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
         run = Run(config, folder, view, metrics)
         how = "failed"
         try:
-            found = newest_checkpoint(folder, run.observer) if resume else None
-            model = found.path / "policy" if found else first_policy(config, run.observer)
-            asyncio.run(_signalled(run, model, found))
+            asyncio.run(_signalled(run, start_of(config, folder, run.observer, resume=resume)))
             how = "finished"
         except Exit as end:
             how = f"ended: {end}"
@@ -40,7 +36,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
             run.observer.finished(how)
 
 
-async def _signalled(run: Run, model: Path, found: checkpoint.Found | None) -> None:
+async def _signalled(run: Run, start: Start) -> None:
     """The first SIGINT or SIGTERM asks for an orderly stop, the second one ends the process at once."""
     loop = asyncio.get_running_loop()
 
@@ -53,4 +49,4 @@ async def _signalled(run: Run, model: Path, found: checkpoint.Found | None) -> N
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, first)
-    await run.main(model, found)
+    await run.main(start)

@@ -13,12 +13,12 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError
 from transformers import AutoTokenizer
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
@@ -26,9 +26,10 @@ from milepost.actors.episode import Limits, Stage, run_episode
 from milepost.actors.worker import ActorConfig, Ticket, Worker
 from milepost.cluster.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.engines import RoutedEngine, last_line
-from milepost.cluster.exits import DependencyLost
+from milepost.cluster.exits import DependencyLost, WatchdogExpired
 from milepost.cluster.ledger import Ledger
 from milepost.cluster.redis_server import BufferUnavailable, connect
+from milepost.cluster.wire import WireError
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Failure, Task, Trajectory
@@ -118,8 +119,23 @@ class BufferSink:
         self._buffer = buffer
 
     async def put(self, result: Trajectory | Failure) -> None:
-        """Store one result. Raises at the deadline, naming what it waited for."""
-        await self._buffer.put_with_backpressure(result)
+        """Store one result; a trajectory that is too large becomes a failure of its environment.
+
+        Raises BufferUnavailable at the deadline, naming what it waited for.
+        """
+        try:
+            await self._buffer.put_with_backpressure(result)
+        except WireError as error:
+            failure = Failure(
+                task=result.task,
+                group_id=result.group_id,
+                index=result.index,
+                boundary="env",
+                error=type(error).__name__,
+                message=f"{error}; raise buffer.max_entry_bytes, or shorten episodes and observations",
+                turn=len(result.turns) if isinstance(result, Trajectory) else 0,
+            )
+            await self._buffer.put_with_backpressure(failure)
 
 
 class WorkerActor:
@@ -171,6 +187,10 @@ class _Slot:
     running: asyncio.Future[int] | None = None
     pulse: asyncio.Future[int] | None = None
     asked_at: float = 0.0
+    engines: list[Any] = field(default_factory=list)
+    """Those it was told of."""
+    playing: asyncio.Future[list[Trajectory | Failure]] | None = None
+    """Episodes outside the ledger; it is not retired before they have ended."""
 
 
 class WorkerPool:
@@ -191,24 +211,46 @@ class WorkerPool:
         )
         self._spawned += 1
         name = f"worker-{os.getpid()}-{self._spawned}"  # unique over resumptions: leases carry it
-        slot = _Slot(name, actor.remote(self._spec, name, self._engines))
+        slot = _Slot(name, actor.remote(self._spec, name, self._engines), engines=self._engines)
         if self._rolling:
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
         return slot
 
     async def play(self, tasks: Sequence[Task], timeout_s: float) -> list[Trajectory | Failure]:
-        """Play tasks once each, outside the ledger, spread over the workers. Raises DependencyLost at the deadline."""
-        concurrency = self._spec.actors.concurrent_groups * self._spec.group_size
-        count = len(self._slots)
-        calls = [slot.handle.play.remote(list(tasks[i::count]), concurrency) for i, slot in enumerate(self._slots)]
+        """Play tasks once each, outside the ledger, spread over the workers; what a lost worker had is played again.
+
+        Raises WatchdogExpired at the deadline, DependencyLost where too many workers are lost.
+        """
+        results: list[Trajectory | Failure] = []
+        left = list(tasks)
         try:
             async with asyncio.timeout(timeout_s):
-                parts = await asyncio.gather(*calls)
+                while left:
+                    left = await self._play_once(left, results)
         except TimeoutError:
-            raise DependencyLost(f"evaluation of {len(tasks)} episodes did not end within {timeout_s:g} s") from None
-        except RayError as error:
-            raise DependencyLost(f"a worker was lost during evaluation: {last_line(error)}") from error
-        return [result for part in parts for result in part]
+            raise WatchdogExpired(
+                f"evaluation: {len(left)} of {len(tasks)} episodes did not end within {timeout_s:g} s"
+            ) from None
+        return results
+
+    async def _play_once(self, tasks: list[Task], results: list[Trajectory | Failure]) -> list[Task]:
+        """Add what was played to `results`; returns the tasks of lost workers, which were replaced."""
+        concurrency = self._spec.actors.concurrent_groups * self._spec.group_size
+        slots, left = list(self._slots), []
+        parts = [tasks[i :: len(slots)] for i in range(len(slots))]
+        for slot, part in zip(slots, parts, strict=True):
+            slot.playing = asyncio.ensure_future(slot.handle.play.remote(part, concurrency))
+        answers = await asyncio.gather(*(slot.playing for slot in slots if slot.playing), return_exceptions=True)
+        for index, (slot, part, answer) in enumerate(zip(slots, parts, answers, strict=True)):
+            if not isinstance(answer, BaseException):
+                results.extend(answer)
+                continue
+            if not isinstance(answer, RayActorError):
+                raise answer
+            left.extend(part)
+            if self._slots[index] is slot:  # else `tend` has replaced it
+                await self._replace(index, slot, answer)
+        return left
 
     def roll(self) -> None:
         """Start taking groups from the ledger."""
@@ -218,23 +260,24 @@ class WorkerPool:
 
     async def tend(self, engines: list[Any]) -> None:
         """Replace workers that ended and tell all of them which engines are in rotation. Raises DependencyLost."""
-        changed = engines != self._engines
         self._engines = engines
         for index, slot in enumerate(self._slots):
             self._feel_pulse(slot)
-            if slot.running is not None and slot.running.done():
+            is_playing = slot.playing is not None and not slot.playing.done()
+            if slot.running is not None and slot.running.done() and not is_playing:
                 await self._replace(index, slot, slot.running.exception())
-            elif changed:
+            elif slot.engines != engines:
                 slot.handle.set_engines.remote(engines)
+                slot.engines = engines
 
     async def _replace(self, index: int, slot: _Slot, error: BaseException | None) -> None:
         reason = "retired: an environment call hung" if error is None else last_line(error)
+        await self._ledger.release_owner(slot.name)
         self.restarts += 1
         if self.restarts > self._spec.actors.max_restarts:
             raise DependencyLost(f"{slot.name} ended ({reason}); actors.max_restarts is used up")
         logger.warning("%s ended (%s); replacing it", slot.name, reason)
         ray.kill(slot.handle)
-        await self._ledger.release_owner(slot.name)
         self._slots[index] = self._spawn()
 
     def _feel_pulse(self, slot: _Slot) -> None:

@@ -40,8 +40,8 @@ class Models:
 
     policy: Path
     """Folder in Hugging Face format, on this machine; nothing is downloaded."""
-    reference: bool = False
-    """Also a frozen whole copy of the policy on every rank, for the KL term."""
+    reference: Path | None = None
+    """Of the same format: a frozen whole model on every rank, for the KL term."""
     critic: CriticConfig | None = None
 
 
@@ -68,9 +68,9 @@ class ActorCritic:
         torch.manual_seed(seed)
         self._trunk = "none" if models.critic is None else models.critic.trunk
         policy = load_policy(models.policy)
-        self._reference = (
-            load_policy(models.policy).to(device).eval().requires_grad_(False) if models.reference else None
-        )
+        self._reference = None
+        if models.reference is not None:
+            self._reference = load_policy(models.reference).to(device).eval().requires_grad_(False)
         critic = Critic(models.policy) if self._trunk == "own" else None
         join(seat, device, timedelta(seconds=config.collective_timeout_s))
         if config.gradient_checkpointing:
@@ -141,7 +141,7 @@ class ActorCritic:
     def reference_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
         """Log-probs under the frozen starting policy. Raises EngineError if there is none."""
         if self._reference is None:
-            raise EngineError("this rank has no reference model; make it with reference=True for kl_coef > 0")
+            raise EngineError("this rank has no reference model; kl_coef > 0 needs one")
         return [batch_logprobs(self._reference, batch.to(self._device), temperature)[0] for batch in micro_batches]
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ from buffer_rig import failure, ids, rig, trajectory
 from milepost.cluster.buffer import BufferConfig
 from milepost.cluster.redis_server import BufferRefused, BufferUnavailable
 from milepost.cluster.wire import WireError, encode
+from milepost.cluster.workers import BufferSink
 
 
 def test_delivered_twice_and_out_of_order_gives_the_same_group(redis_url: str) -> None:
@@ -90,6 +91,20 @@ def test_an_index_outside_the_group_is_refused(redis_url: str) -> None:
                 await run.buffer.put(trajectory("g", 2))
 
     asyncio.run(outside())
+
+
+def test_a_trajectory_that_is_too_large_ends_as_a_failure_and_the_worker_goes_on(redis_url: str) -> None:
+    async def sink() -> None:
+        async with rig(redis_url, max_entry_bytes=1024) as run:
+            await run.issue("g", 3)
+            sink = BufferSink(run.buffer)
+            await sink.put(trajectory("g", 0, tokens=2000))
+            for index in (1, 2):
+                await sink.put(trajectory("g", index))
+            assert await run.counts() == {"env_failed": 1, "finished": 2}
+            assert "raise buffer.max_entry_bytes" in await run.ledger.last_failure()
+
+    asyncio.run(sink())
 
 
 def test_a_full_buffer_stores_nothing_and_recovers_when_the_learner_settles(redis_url: str) -> None:

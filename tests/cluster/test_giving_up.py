@@ -1,6 +1,7 @@
 """A run that its watch gives up ends with the code of divergence, and says how to go on from what was saved."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -34,4 +35,6 @@ def test_a_run_whose_filter_keeps_nothing_is_given_up_only_if_asked(tmp_path: Pa
             asyncio.run(run._give_up_on_collapse())
     assert end.value.code == 6
     assert "the filter kept no group for 2 iterations" in str(end.value)
-    assert f"the newest checkpoint is of version 2: milepost train --resume {folder.run_id}" in str(end.value)
+    assert f"the newest checkpoint is of version 2: milepost train --resume {os.path.relpath(folder.path)}" in str(
+        end.value
+    )

@@ -1,4 +1,5 @@
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -33,6 +34,17 @@ def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run\.runs_dir"):
         runs.create(tmp_path / "file" / "runs", "a")
+
+
+def test_what_a_resumed_run_starts_from_outlives_its_checkpoint(tmp_path):
+    folder = runs.create(tmp_path, "a")
+    saved = folder.checkpoints / "step-00000004" / "policy"
+    saved.mkdir(parents=True)
+    (saved / "tokenizer.json").write_text("{}")
+    folder.keep_start(saved, 4)
+    shutil.rmtree(saved.parent)
+    assert {path.name for path in folder.start.iterdir()} == {"tokenizer.json", "milepost.json"}
+    assert (folder.start / "tokenizer.json").read_text() == "{}"
 
 
 def test_latest_is_the_newest_run_with_a_resolved_config(tmp_path):

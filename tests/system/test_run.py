@@ -67,13 +67,16 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on(tmp_path: Path, tiny_policy: P
     assert saved is not None
     assert saved.manifest.record.iteration == done
 
-    resumed = start("train", config, "--resume", "latest", "--set", f"run.iterations={done + 2}")
+    # with one checkpoint kept, the one it starts from is gone after the first iteration
+    often = ["run.checkpoint_every=1", "run.keep_checkpoints=1", f"run.iterations={done + 2}"]
+    resumed = start("train", config, "--resume", "latest", *(word for key in often for word in ("--set", key)))
     assert resumed.end(START_S) == 0, resumed.said()
     assert resumed.left(deadline_s=10) == []
     records = resumed.records()
     assert [record.iteration for record in records] == list(range(1, done + 3))
     engine_and_learner_agree(records)
     nothing_was_trained_twice(resumed, records)
+    a_plain_folder_holds_the_policy(resumed.folder.policy)
 
 
 @pytest.mark.timeout(480)
