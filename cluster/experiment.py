@@ -120,6 +120,7 @@ class Conductor:
     def _one(self, cell: Cell) -> str:
         """Run a cell to its end; what to say about it."""
         log = self._folder / "logs" / f"{cell.name}.out"
+        log.parent.mkdir(exist_ok=True)  # records that were carried here may come without it
         began = time.monotonic()
         with log.open("ab") as out:
             offset = out.tell()

@@ -12,6 +12,7 @@ has not been run: it needs GPUs. Nothing here survives the run: checkpoints do.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import logging
 import os
@@ -21,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
 from ray.exceptions import RayError
 
 logger = logging.getLogger(__name__)
@@ -93,16 +93,22 @@ class NcclDelivery:
 
 
 class WeightFolder:
-    """Where a run's weight files lie: memory-backed, readable by this user only."""
+    """Where a run's weight files lie: memory-backed, readable by this user only, locked while the driver lives.
+
+    The lock, and no process id, tells what a killed driver left: containers share memory but not their processes.
+    """
 
     def __init__(self, run_id: str, *, root: Path = Path("/dev/shm")) -> None:
-        for left in root.glob("milepost-*"):
-            driver = left.name.rpartition("-")[2]
-            if driver.isdecimal() and not psutil.pid_exists(int(driver)):  # it was killed
-                shutil.rmtree(left, ignore_errors=True)
+        for left in root.glob("milepost-*-*"):
+            if left.name.rpartition("-")[2].isdecimal():
+                _remove_unless_held(left)
         # Two runs of one name (a resume beside a dying predecessor) must not share files.
         self.path = root / f"milepost-{run_id}-{os.getpid()}"
-        self.path.mkdir(mode=0o700, parents=True)
+        unseen = root / f".{self.path.name}"  # by its own name only once it is locked
+        unseen.mkdir(mode=0o700, parents=True)
+        self._lock = os.open(unseen, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unseen.rename(self.path)
 
     def file(self, version: int) -> Path:
         """The path for the weights of `version`."""
@@ -117,6 +123,21 @@ class WeightFolder:
     def close(self) -> None:
         """Give the memory back."""
         shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # another user's, or gone meanwhile
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(held)
 
 
 def sha256_of(path: Path) -> str:

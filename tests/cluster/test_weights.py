@@ -1,21 +1,21 @@
 """The folder in memory through which weights reach the engines."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from milepost.cluster.weights import WeightFolder
 
 
-def test_what_a_killed_driver_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    others = [tmp_path / f"milepost-run-{os.getppid()}", tmp_path / "milepost-of-somebody", tmp_path / "else-1"]
-    for folder in (left := tmp_path / f"milepost-run-{ended.pid}", *others):
+def test_what_a_killed_driver_left_is_removed_and_nothing_that_is_held(tmp_path: Path) -> None:
+    others = [tmp_path / "milepost-of-somebody", tmp_path / "else-1", tmp_path / "milepost-run-log-7"]
+    for folder in others[:2]:
         folder.mkdir()
-    WeightFolder("run", root=tmp_path)
-    assert not left.exists()
-    assert all(folder.exists() for folder in others)
+    others[2].write_text("a file")
+    living, killed = WeightFolder("living", root=tmp_path), WeightFolder("killed", root=tmp_path)
+    os.close(killed._lock)  # as the kernel does at the end of a process
+    WeightFolder("new", root=tmp_path)
+    assert not killed.path.exists()
+    assert all(folder.exists() for folder in [living.path, *others])
 
 
 def test_only_the_published_version_stays_until_the_folder_is_closed(tmp_path: Path) -> None:
