@@ -23,6 +23,8 @@ from milepost.cluster.weights import Delivery
 from milepost.envs.types import Turn
 
 logger = logging.getLogger(__name__)
+_MAX_CALLS = 100_000
+"""Under way in an engine's actor: probes and updates must never queue behind the requests of many episodes."""
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class EnginePool:
         actor = ray.remote(EngineActor).options(
             num_cpus=1,
             num_gpus=gpus,
-            max_concurrency=1000,
+            max_concurrency=_MAX_CALLS,
             runtime_env={"env_vars": environment(self._spec.config)},
         )
         return actor.remote(self._spec)
