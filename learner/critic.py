@@ -54,6 +54,8 @@ class CriticConfig(BaseModel):
             raise ValueError(
                 'warmup_updates needs trunk = "own": on a shared trunk the critic\'s steps would change the policy too'
             )
+        if self.trunk == "shared" and self.epochs > 1:
+            raise ValueError('epochs above 1 needs trunk = "own": a shared trunk learns with the policy\'s own steps')
         return self
 
 

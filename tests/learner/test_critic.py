@@ -91,6 +91,11 @@ def test_a_warm_up_of_a_shared_trunk_is_refused():
         CriticConfig(trunk="shared", warmup_updates=3)
 
 
+def test_epochs_of_a_shared_trunk_are_refused():
+    with pytest.raises(ValidationError, match='needs trunk = "own"'):
+        CriticConfig(trunk="shared", epochs=2)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_llama(tmp_path_factory.mktemp("llama"))
