@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -100,7 +100,8 @@ class _Episode:
             message = f"{what} did not return within actors.env_timeout_s = {limit:g}"
             raise _Crossed(boundary, TimeoutError(message)) from None
         except asyncio.CancelledError:
-            self.stage.hung += not (job.cancel() or job.done())
+            if not job.cancel():  # it runs, and its own time is not over
+                _count_if_hung(self.stage, job)
             raise
         if error is not None:
             raise _Crossed(boundary, error) from error
@@ -250,8 +251,13 @@ def _close(stage: Stage, env: Any) -> None:
             # The episode is over and counted; what close() raises can change nothing about it.
             logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
 
-    def count_if_hung() -> None:
+    _count_if_hung(stage, stage.executor.submit(close))
+
+
+def _count_if_hung(stage: Stage, job: Future[Any]) -> None:
+    """Count a call that nobody waits for any more, once a call's time is over."""
+
+    def count() -> None:
         stage.hung += job.running()
 
-    job = stage.executor.submit(close)
-    asyncio.get_running_loop().call_later(stage.limits.env_timeout_s, count_if_hung)
+    asyncio.get_running_loop().call_later(stage.limits.env_timeout_s, count)

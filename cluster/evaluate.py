@@ -7,9 +7,13 @@ they are counted apart, and too many of them are an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,8 @@ from milepost.reward.evaluators import Summary, summarize
 
 _FAILED_SHARE = 0.2
 _PARITY_EPISODES = 8
+_PIN_TRIES = 10
+_PIN_PAUSE_S = 0.1
 
 
 def tasks_of(scenarios: ScenarioSet, split: Split, episodes: int) -> list[Task]:
@@ -83,23 +89,51 @@ def policy_version(policy: Path) -> int:
         raise ConfigError(f"{policy} holds no policy of ours ({error}); train the run first") from error
 
 
+@contextlib.contextmanager
+def pinned_policy(folder: RunFolder) -> Iterator[tuple[Path, int]]:
+    """A run's policy and its version, as links that stay when a going run's next checkpoint replaces `policy/`.
+
+    Raises ConfigError if there is no policy.
+    """
+    place = folder.path / f".eval-{os.getpid()}.tmp"
+    try:
+        yield place, _pin(folder.policy, place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _pin(policy: Path, place: Path) -> int:
+    """Link `policy` to `place`, once more where it was replaced meanwhile; its version."""
+    for tries_left in reversed(range(_PIN_TRIES)):
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            version = policy_version(policy)
+            shutil.copytree(policy, place, copy_function=os.link)
+            if policy_version(policy) == version:
+                return version
+        except (ConfigError, OSError):
+            if not tries_left:
+                raise
+        time.sleep(_PIN_PAUSE_S)
+    raise ConfigError(f"{policy} was replaced {_PIN_TRIES} times while it was read; try again")
+
+
 def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str, Any]:
-    """Evaluate a finished or stopped run's policy; what `milepost eval --json` prints."""
-    version = policy_version(folder.policy)
+    """Evaluate a run's newest policy, also while the run goes on; what `milepost eval --json` prints."""
     config = load(folder.resolved)
 
-    async def go(scratch: RunFolder) -> Summary:
+    async def go(scratch: RunFolder, policy: Path, version: int) -> Summary:
         system = System(config, scratch, check_world(config))
         try:
-            await system.start(folder.policy, version, learner=None, phase=lambda _: None)
+            await system.start(policy, version, learner=None, phase=lambda _: None)
             return await evaluate(system, split, episodes)
         finally:
             await system.stop()
 
     started = time.monotonic()
     # A place of its own: the run may be going on, and its buffer is none of an evaluation's business.
-    with tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
-        summary = asyncio.run(go(RunFolder(Path(place))))
+    with pinned_policy(folder) as (policy, version), tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
+        summary = asyncio.run(go(RunFolder(Path(place)), policy, version))
     return {
         "run": folder.run_id,
         "split": split,

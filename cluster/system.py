@@ -57,7 +57,8 @@ class System:
     weights: WeightFolder = field(init=False)
     redis_process: RedisServer | None = None
     _good: int = -1
-    _failed: int = 0
+    _failed: tuple[int, int] = (0, 0)
+    """Episodes lost to the environment and to the infrastructure when the last one came through."""
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)
     """How to end what was started so far, last started first."""
 
@@ -146,15 +147,14 @@ class System:
     async def _give_up_on_hopeless(self) -> None:
         """End a run in which episodes do nothing but fail: waiting would change nothing and says nothing."""
         counts = (await self.ledger.balance()).counts
-        failed = counts["env_failed"] + counts["infra_failed"]
-        good = sum(counts.values()) - failed - counts["issued"] - counts["running"]
+        failed = (counts["env_failed"], counts["infra_failed"])
+        good = sum(counts.values()) - sum(failed) - counts["issued"] - counts["running"]
         if good != self._good:
             self._good, self._failed = good, failed
-        if failed - self._failed >= _HOPELESS_GROUPS * self.config.run.group_size:
-            cause = (
-                f"{failed - self._failed} episodes in a row failed; the last one: {await self.ledger.last_failure()}"
-            )
-            raise ConfigError(cause) if counts["env_failed"] else DependencyLost(cause)
+        by_env, by_infra = (now - before for now, before in zip(failed, self._failed, strict=True))
+        if by_env + by_infra >= _HOPELESS_GROUPS * self.config.run.group_size:
+            cause = f"{by_env + by_infra} episodes in a row failed; the last one: {await self.ledger.last_failure()}"
+            raise ConfigError(cause) if by_env else DependencyLost(cause)
 
     async def stop(self) -> None:
         """End everything that was started, in reverse order; no process of ours is left."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from transformers.utils.logging import disable_progress_bar
 
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.learner.smollm2 import convert
@@ -47,6 +48,7 @@ def resolve(
 
     Raises `ModelError` if the folder is missing or not complete, and what `warm_up` and `convert` raise.
     """
+    disable_progress_bar()  # `progress` tells how it goes; a bar would end up in logs
     if config.source == "warmup":
         folder = warm_up(config.warmup, scenarios, cache_dir, progress)
     elif config.source == "smollm2":

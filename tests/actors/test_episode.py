@@ -129,6 +129,22 @@ def test_a_call_that_hangs_is_counted_while_it_still_hangs(where: str, dialogue:
     assert hung_calls.now == 0
 
 
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_call_cut_by_the_episodes_deadline_is_counted_only_if_it_outlasts_its_own(
+    returns: bool, dialogue: Dialogue
+) -> None:
+    async def one() -> int:
+        async with stage(dialogue, env_timeout_s=1, episode_timeout_s=0.3) as here:
+            found = failure(await play(here, task(f"{HERE}:HangsInStep")))
+            assert (found.boundary, here.hung, hung_calls.now) == ("infra", 0, 1)
+            if returns:
+                hung_calls.release.set()
+            await asyncio.sleep(1.5)
+            return here.hung
+
+    assert asyncio.run(one()) == (0 if returns else 1)
+
+
 def test_a_close_that_hangs_is_counted_though_the_episode_is_good(dialogue: Dialogue) -> None:
     async def one() -> None:
         async with stage(dialogue, env_timeout_s=1) as here:

@@ -1,19 +1,22 @@
-"""A run that its watch gives up ends with the code of divergence, and says how to go on from what was saved."""
+"""When a run gives up: with the watch's verdict (saved, and how to go on), or where episodes do nothing but fail."""
 
 import asyncio
 import os
 from pathlib import Path
 
 import pytest
+from buffer_rig import Rig, failure, rig, trajectory
 from example_records import iteration_record
 
 from milepost.cluster import config as configs
 from milepost.cluster import runs
 from milepost.cluster.console import LiveView
-from milepost.cluster.exits import Diverged
+from milepost.cluster.exits import ConfigError, DependencyLost, Diverged
 from milepost.cluster.metrics import Metrics
 from milepost.cluster.run import Run
-from milepost.envs.scenarios import ScenarioConfig
+from milepost.cluster.system import System
+from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
+from milepost.envs.types import Boundary
 from milepost.learner.collapse import CollapseConfig
 
 
@@ -38,3 +41,34 @@ def test_a_run_whose_filter_keeps_nothing_is_given_up_only_if_asked(tmp_path: Pa
     assert f"the newest checkpoint is of version 2: milepost train --resume {os.path.relpath(folder.path)}" in str(
         end.value
     )
+
+
+def test_episodes_that_do_nothing_but_fail_end_a_run_and_the_last_ones_say_whose_fault_it_is(
+    tmp_path: Path, redis_url: str
+) -> None:
+    config = configs.RunConfig(env=ScenarioConfig(train_size=4, heldout_size=2))
+    system = System(config, runs.create(tmp_path, "failing"), ScenarioSet(config.env))
+    size = config.run.group_size
+
+    async def groups(run: Rig, name: str, count: int, boundary: Boundary | None) -> None:
+        for group_id in (f"{name}{number}" for number in range(count)):
+            assert await run.issue(group_id, size)
+            for index in range(size):
+                await run.buffer.put_with_backpressure(
+                    failure(group_id, index, boundary) if boundary else trajectory(group_id, index)
+                )
+        await system._give_up_on_hopeless()
+
+    async def failing() -> None:
+        async with rig(redis_url) as run:
+            system.ledger = run.ledger
+            await groups(run, "env", 7, "env")
+            await groups(run, "good", 1, None)  # from here on nothing was in vain
+            await groups(run, "lost", 7, "infra")
+            with pytest.raises(DependencyLost, match=f"^{8 * size} episodes in a row failed; the last one: .*no"):
+                await groups(run, "last", 1, "infra")
+            await groups(run, "better", 1, None)
+            with pytest.raises(ConfigError, match=f"^{8 * size} episodes in a row failed"):
+                await groups(run, "worse", 8, "env")
+
+    asyncio.run(failing())

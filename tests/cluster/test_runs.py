@@ -3,10 +3,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from milepost.cluster import runs
+from milepost.cluster.evaluate import pinned_policy
 from milepost.cluster.exits import ConfigError
 from milepost.cluster.runs import RunFolder, Status
 
@@ -113,3 +116,45 @@ def test_two_drivers_cannot_hold_one_folder_and_a_killed_one_lets_go(tmp_path):
     assert not folder.is_driven()
     with folder.lock():
         assert folder.is_driven()
+
+
+def test_an_evaluation_reads_one_policy_while_a_run_replaces_it(tmp_path):
+    folder = runs.create(tmp_path, "a")
+    newest = 0
+
+    def save(version):
+        saved = folder.checkpoints / f"{version}"
+        saved.mkdir()
+        for part in ("config.json", "model.safetensors", "tokenizer.json"):
+            (saved / part).write_text(str(version))
+        folder.keep_policy(saved, version)
+
+    def train():
+        nonlocal newest
+        while not stop.wait(0.005):
+            newest += 1
+            save(newest)
+
+    save(0)
+    stop = threading.Event()
+    run = threading.Thread(target=train)
+    run.start()
+    try:
+        for _ in range(20):
+            with pinned_policy(folder) as (policy, version):
+                seen = newest
+                time.sleep(0.03)
+                assert newest > seen, "a checkpoint came meanwhile"
+                parts = {path.name: path.read_text() for path in policy.iterdir() if path.name != "milepost.json"}
+                assert parts == dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), str(version))
+            assert not policy.exists()
+    finally:
+        stop.set()
+        run.join()
+
+
+def test_an_evaluation_of_a_run_without_a_policy_says_so(tmp_path):
+    folder = runs.create(tmp_path, "a")
+    with pytest.raises(ConfigError, match="holds no policy of ours"), pinned_policy(folder):
+        pass
+    assert not list(folder.path.glob(".eval-*"))
