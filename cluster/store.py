@@ -7,6 +7,7 @@ moves.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -76,10 +77,16 @@ class Store:
         Raises BufferFull at the memory limit, BufferUnavailable where Redis does not answer or is in a state that
         passes, BufferRefused for every other refusal.
         """
+        before = _cancellations()
         try:
             return await self._client.execute_command(*words)  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
             raise _translated(error, str(words[0])) from error
+        finally:
+            # The client waits with asyncio.wait_for, which on Python 3.11 drops a cancellation that comes together with
+            # what it waits for. A task that loops over commands would never end.
+            if _cancellations() > before:
+                raise asyncio.CancelledError
 
     async def group_ids(self, key: str, *, limit: int = -1) -> list[str]:
         """Members of a sorted set of groups, lowest score first; at most `limit` where it is not -1."""
@@ -96,6 +103,12 @@ def chunks(group_ids: Sequence[str], size: int = 200) -> Iterable[Sequence[str]]
     """Parts of `group_ids` short enough not to hold the server up; one empty part where there are none."""
     for start in range(0, max(len(group_ids), 1), size):
         yield group_ids[start : start + size]
+
+
+def _cancellations() -> int:
+    """How often the task at hand was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 class _ScriptUnknown(BufferUnavailable):

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from buffer_rig import rig
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.cluster.engine_pool import EnginePool
@@ -48,3 +49,23 @@ def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytes
             await probing
 
     asyncio.run(probe())
+
+
+def test_a_task_that_asks_redis_again_and_again_ends_at_whatever_moment_it_is_cancelled(redis_url: str) -> None:
+    async def ask() -> None:
+        async with rig(redis_url) as run:
+
+            async def forever() -> None:
+                while True:
+                    await run.store.command("PING")
+
+            for turns in range(60):  # of the event loop, over the sending and the reading of several commands
+                asking = asyncio.create_task(forever())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                asking.cancel()
+                done, _ = await asyncio.wait({asking}, timeout=0.5)
+                assert done, f"cancelled after {turns} turns, and it goes on"
+                assert asking.cancelled()
+
+    asyncio.run(ask())
