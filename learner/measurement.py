@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -104,12 +105,12 @@ class Measured:
 
     def _filled(self, turn: CreditTurn, own: slice) -> CreditTurn:
         if self.entropies is not None:
-            turn = replace(turn, entropy=float(self.entropies[own].mean()))
+            turn = msgspec.structs.replace(turn, entropy=float(self.entropies[own].mean()))
         if self.history_gains is not None:
-            turn = replace(turn, history_gain=float(self.history_gains[own].mean()))
+            turn = msgspec.structs.replace(turn, history_gain=float(self.history_gains[own].mean()))
         if self.values is not None:
             values = tuple(self.values[own].tolist())
-            turn = replace(turn, value=values[0], token_values=values)
+            turn = msgspec.structs.replace(turn, value=values[0], token_values=values)
         return turn
 
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +29,7 @@ INVALID: Final = "<invalid>"
 """The action of every turn whose response held no valid action."""
 
 
-@dataclass(frozen=True, slots=True)
-class CreditTurn:
+class CreditTurn(msgspec.Struct, frozen=True):
     """One transition. Raises ValueError if `invalid` and `action` disagree or a number is not finite."""
 
     anchor: str
@@ -61,8 +61,8 @@ class CreditTurn:
             raise ValueError(f"reward is {self.reward}, not a finite number")
         if self.num_tokens < 1:
             raise ValueError(f"num_tokens is {self.num_tokens}; a turn holds at least one sampled token")
-        estimates = (self.progress, self.entropy, self.history_gain, self.value, *(self.token_values or ()))
-        if not all(x is None or math.isfinite(x) for x in estimates):
+        estimates = [x for x in (self.progress, self.entropy, self.history_gain, self.value) if x is not None]
+        if not all(map(math.isfinite, (*estimates, *(self.token_values or ())))):
             raise ValueError("progress, entropy, history_gain or a value is not a finite number")
         if self.token_values is not None and len(self.token_values) != self.num_tokens:
             raise ValueError(f"{len(self.token_values)} token_values for {self.num_tokens} tokens")

@@ -1,8 +1,8 @@
 """The words of credit: what is taken over from a recorded group, what is refused, and the batch scale."""
 
-import dataclasses
 from typing import get_args
 
+import msgspec
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -99,7 +99,7 @@ def test_a_group_nobody_survived_is_refused() -> None:
 def test_a_turn_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
     turn = CreditTurn("A", "x", "B", 0.0, False, num_tokens=1)
     with pytest.raises(ValueError, match=r"invalid=|not a finite number|at least one sampled token"):
-        dataclasses.replace(turn, **change)
+        msgspec.structs.replace(turn, **change)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,7 +134,7 @@ def test_an_end_is_worth_the_mean_return_of_those_who_ended_there() -> None:
 def test_a_return_may_be_negative_and_reaches_back_through_the_graph() -> None:
     group = CreditGroup("g", (path("failure", ("A", "x", "B"), ("B", "x", "C")), path("failure", ("A", "y", "D"))))
     turns = group.trajectories[0].turns
-    costly = replace(group.trajectories[0], turns=(turns[0], replace(turns[1], reward=-4.0)))
+    costly = replace(group.trajectories[0], turns=(turns[0], msgspec.structs.replace(turns[1], reward=-4.0)))
     credit = assign(replace(group, trajectories=(costly, group.trajectories[1])), objective="return", beta=0.5)
     assert credit.state_value == {"A": -0.5, "B": -2.0}
     assert [steps.tolist() for steps in credit.step_adv] == [[-1.0, 0.0], [1.0]]
@@ -144,8 +145,8 @@ def test_a_return_may_be_negative_and_reaches_back_through_the_graph() -> None:
 def test_a_return_of_one_for_success_is_success(group: CreditGroup) -> None:
     binary = []
     for trajectory in group.trajectories:
-        turns = [replace(turn, reward=0.0) for turn in trajectory.turns]
-        turns[-1] = replace(turns[-1], reward=float(trajectory.outcome == "success"))
+        turns = [msgspec.structs.replace(turn, reward=0.0) for turn in trajectory.turns]
+        turns[-1] = msgspec.structs.replace(turns[-1], reward=float(trajectory.outcome == "success"))
         binary.append(replace(trajectory, turns=tuple(turns)))
     same = replace(group, trajectories=tuple(binary))
     success, returns = assign(same), assign(same, objective="return")
@@ -216,7 +217,10 @@ def test_the_order_of_the_trajectories_does_not_matter(
 @unhurried
 @given(group=groups(outcomes=("failure", "truncated")))
 def test_a_group_without_success_or_reward_earns_no_step_credit(config: CRBCConfig, group: CreditGroup) -> None:
-    nothing = tuple(replace(t, turns=tuple(replace(turn, reward=0.0) for turn in t.turns)) for t in group.trajectories)
+    nothing = tuple(
+        replace(t, turns=tuple(msgspec.structs.replace(turn, reward=0.0) for turn in t.turns))
+        for t in group.trajectories
+    )
     credit = CRBC(config).assign(replace(group, trajectories=nothing))
     assert set(credit.state_value.values()) == {0.0}
     assert not np.any(np.concatenate(credit.step_adv))

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,7 +83,7 @@ def test_success_is_the_recorded_outcome_whatever_the_rewards_are() -> None:
     shaped = CreditGroup(
         "g",
         tuple(
-            dataclasses.replace(t, turns=tuple(dataclasses.replace(turn, reward=0.3) for turn in t.turns))
+            dataclasses.replace(t, turns=tuple(msgspec.structs.replace(turn, reward=0.3) for turn in t.turns))
             for t in toy4().trajectories
         ),
     )

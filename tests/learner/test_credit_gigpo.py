@@ -1,7 +1,6 @@
 """GiGPO: returns compared within the visits of a state, by hand."""
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -101,7 +100,7 @@ def test_the_penalty_lowers_the_return_of_the_invalid_turn_only() -> None:
 
 
 def test_every_turn_of_a_trajectory_with_an_invalid_turn_has_one_trajectory_advantage() -> None:
-    garbled = dataclasses.replace(toy4().trajectories[1].turns[0], action=INVALID, invalid=True)
+    garbled = msgspec.structs.replace(toy4().trajectories[1].turns[0], action=INVALID, invalid=True)
     broken = CreditTrajectory("truncated", (garbled, *toy4().trajectories[1].turns[1:]))
     group = CreditGroup("g", (toy4().trajectories[0], broken))
     credit = GiGPO(GiGPOConfig(w_step=0.0)).assign(group)

@@ -1,7 +1,6 @@
 """Potential-based shaping by hand, its telescoping, and what a terminal potential that is not 0 would do."""
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -122,7 +121,7 @@ def test_a_strategy_requires_what_its_potential_reads(potential: Potential, need
 @pytest.mark.parametrize("potential", ["progress", "value"])
 def test_a_turn_without_what_the_potential_reads_is_refused_by_name(potential: Potential) -> None:
     good = walk("failure", 0.1, 0.2)
-    turns = (good.turns[0], dataclasses.replace(good.turns[1], progress=None, value=None))
+    turns = (good.turns[0], msgspec.structs.replace(good.turns[1], progress=None, value=None))
     group = CreditGroup("lake-7", (good, CreditTrajectory("failure", turns)))
     with pytest.raises(ValueError, match=f"group lake-7, trajectory 1, turn 1: no {potential}; "):
         PBRS(PBRSConfig(potential=potential)).assign(group)

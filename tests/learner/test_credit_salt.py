@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ def assign(group: CreditGroup, **settings: object) -> Credit:
 
 def rewarded(reward: float, *edges: tuple[str, str, str]) -> CreditTrajectory:
     turns = [CreditTurn(s, a, x, 0.0, False, num_tokens=1) for s, a, x in edges]
-    turns[-1] = replace(turns[-1], reward=reward)
+    turns[-1] = msgspec.structs.replace(turns[-1], reward=reward)
     return CreditTrajectory("success" if reward > 0 else "failure", tuple(turns))
 
 
@@ -54,7 +55,9 @@ def test_a_trajectory_has_one_vote_however_often_it_loops() -> None:
 
 def test_a_winning_and_a_losing_end_are_never_shared() -> None:
     ends = (path("success", ("A", "x", "B")), path("failure", ("A", "x", "B")))
-    group = CreditGroup("g", (replace(ends[0], turns=(replace(ends[0].turns[0], reward=1.0),)), ends[1]))
+    group = CreditGroup(
+        "g", (replace(ends[0], turns=(msgspec.structs.replace(ends[0].turns[0], reward=1.0),)), ends[1])
+    )
     assert_turns_equal(assign(group).step_adv, ([0.7071], [-0.7071]))
 
 

@@ -1,7 +1,6 @@
 """The STAPO reconstruction by hand: which turns stand out, and what is said about them and only them."""
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,7 +98,7 @@ def with_entropy(played: CreditGroup, entropies: list[float]) -> CreditGroup:
         tuple(
             CreditTrajectory(
                 t.outcome,
-                tuple(dataclasses.replace(u, entropy=next(remaining), history_gain=0.3) for u in t.turns),
+                tuple(msgspec.structs.replace(u, entropy=next(remaining), history_gain=0.3) for u in t.turns),
             )
             for t in played.trajectories
         ),

@@ -1,7 +1,6 @@
 """StepPO by hand: a critic's generalised advantage over turns, its targets, and the whitening of the batch."""
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -92,7 +91,7 @@ def test_a_turn_without_a_value_is_refused_by_name() -> None:
 
 def test_the_length_of_a_response_discounts_nothing() -> None:
     short = played(REWARDS, VALUES)
-    long = CreditTrajectory("success", tuple(dataclasses.replace(turn, num_tokens=400) for turn in short.turns))
+    long = CreditTrajectory("success", tuple(msgspec.structs.replace(turn, num_tokens=400) for turn in short.turns))
     strategy = StepPO(StepPOConfig())
     np.testing.assert_array_equal(strategy.assign(one(short)).total[0], strategy.assign(one(long)).total[0])
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,7 +124,7 @@ def with_entropies(group: CreditGroup, *entropies: float) -> CreditGroup:
     return replace(
         group,
         trajectories=tuple(
-            replace(t, turns=tuple(replace(turn, entropy=h) for turn in t.turns))
+            replace(t, turns=tuple(msgspec.structs.replace(turn, entropy=h) for turn in t.turns))
             for t, h in zip(group.trajectories, entropies, strict=True)
         ),
     )
