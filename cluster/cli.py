@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -190,6 +191,7 @@ def doctor(
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit code."""
     os.umask(0o077)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is ended in order
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # dotted paths of the user's own environments and rewards start here
     try:

@@ -7,6 +7,7 @@ cluster differ only in where Redis and Ray come from.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -73,8 +74,7 @@ class System:
         phase("starting Redis")
         url = await self._start_redis()
         phase("starting Ray")
-        if start_ray(self.config.run.ray_address):
-            self._ending.callback(ray.shutdown)
+        await self._start_ray()
         phase("starting the engine and the learner" if learner else "starting the engine")
         spec = EngineSpec(
             model=model,
@@ -118,6 +118,24 @@ class System:
             groups_per_update=run.groups_per_iteration, max_staleness=run.max_staleness, limits=config
         )
         return url
+
+    async def _start_ray(self) -> None:
+        """In a thread, for it takes up to minutes where others compute: signals are heard meanwhile.
+
+        The thread is one of the loop's own, which live as long as the loop: Ray's processes die with the thread that
+        started them. What was begun is waited for, also by a start that is given up, or its processes would be left.
+        """
+        starting = asyncio.ensure_future(asyncio.to_thread(start_ray, self.config.run.ray_address))
+
+        async def end() -> None:
+            with contextlib.suppress(DependencyLost):
+                if await starting:
+                    ray.shutdown()
+
+        self._ending.push_async_callback(end)
+        await asyncio.shield(starting)
+        # Ray's core has put a handler of its own in front of ours, which ends the process 3 s after a SIGTERM
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
     def _worker_spec(self, url: str, model: Path) -> WorkerSpec:
         return WorkerSpec(
@@ -212,7 +230,6 @@ def start_ray(address: str) -> bool:
         if wanted == "local"
         else {}
     )
-    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=wanted,
@@ -225,6 +242,4 @@ def start_ray(address: str) -> bool:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
-    if callable(ours):  # Ray has put its own in its place: it would end the driver without a checkpoint
-        signal.signal(signal.SIGTERM, ours)
     return wanted == "local"
