@@ -1,8 +1,6 @@
-"""One learner rank that makes whole updates, as a process of its own; called like `zero_rank.py`."""
+"""What one learner rank does that makes whole updates; see `zero_rank`."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,10 +172,3 @@ def seen(report: UpdateReport) -> dict[str, Any]:
         "phases": sorted(report.seconds),
         **{name: report.metrics[name] for name in WANTED if name in report.metrics},
     }
-
-
-if __name__ == "__main__":
-    job_ = json.loads(Path(sys.argv[2]).read_text())
-    Path(job_["out"]).write_text(json.dumps({"loop": run_loop, "critic": run_critic}[sys.argv[1]](job_)))
-    # As Ray ends a learner: at once. In an orderly exit gloo's threads abort the process now and then.
-    os._exit(0)

@@ -3,21 +3,20 @@
 import json
 import os
 import socket
-import subprocess
-import sys
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_process
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 pytestmark = pytest.mark.services
 
-WORKER = Path(__file__).with_name("zero_rank.py")
-LOOP_WORKER = Path(__file__).with_name("loop_rank.py")
-ROOT = WORKER.parents[2]
+HERE = Path(__file__).parent
 VOCAB = 64
 
 
@@ -41,32 +40,40 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rank_environment() -> Iterator[None]:
+    """What the ranks' parent process is started with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        yield
+
+
 def launch(
-    mode: str, folder: Path, *, model: Path, wait_for: int = 2, worker: Path = WORKER, **job: Any
+    mode: str, folder: Path, *, model: Path, wait_for: int = 2, module: str = "zero_rank", **job: Any
 ) -> list[dict[str, Any]]:
     """Run `mode` on every rank; the reports of the first `wait_for` ranks, the others are killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
     children = []
     for rank in range(job["config"]["ranks"]):
         path = folder / f"{mode}{rank}.json"
-        path.write_text(json.dumps({**job, "model": str(model), "rank": rank, "port": port, "out": f"{path}.out"}))
-        command = [sys.executable, str(worker), mode, str(path)]
-        children.append((subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True), path))
+        path.write_text(json.dumps({**job, "model": str(model), "rank": rank, "port": port}))
+        children.append((rank_process.begin(module, mode, path), path))
     try:
         return [report(child, path) for child, path in children[:wait_for]]
     finally:
         for child, _ in children:
             child.kill()
-            child.communicate()
+            child.join()
 
 
-def report(child: subprocess.Popen[str], path: Path) -> dict[str, Any]:
-    _, errors = child.communicate(timeout=120)
-    assert child.returncode == 0, f"{path.name}: {errors[-3000:]}"
+def report(child: BaseProcess, path: Path) -> dict[str, Any]:
+    child.join(timeout=120)
+    assert child.exitcode == 0, f"{path.name}: {Path(f'{path}.err').read_text()[-3000:]}"
     return json.loads(Path(f"{path}.out").read_text())
 
 
@@ -173,7 +180,7 @@ def test_a_frozen_rank_ends_the_step_at_the_deadline(model: Path, tmp_path: Path
 
 def test_an_update_trains_refuses_and_skips_on_all_ranks_alike(model: Path, tmp_path: Path):
     job = {"config": config(2, 2, max_tokens_per_micro_batch=60)}
-    ours, theirs = launch("loop", tmp_path, model=model, worker=LOOP_WORKER, **job)
+    ours, theirs = launch("loop", tmp_path, model=model, module="loop_rank", **job)
     for minibatches in (1, 2):
         report = ours[str(minibatches)]
         other = theirs[str(minibatches)]
@@ -201,7 +208,7 @@ def check_updates(report: dict[str, Any], minibatches: int) -> None:
 
 def critic_job(folder: Path, model: Path, *, trunk: str, stage: int, ranks: int, **more: Any) -> list[dict[str, Any]]:
     job = {"config": config(ranks, stage, minibatches=2, max_tokens_per_micro_batch=60), "save": str(folder / "saved")}
-    return launch("critic", folder, model=model, worker=LOOP_WORKER, trunk=trunk, **job, **more)
+    return launch("critic", folder, model=model, module="loop_rank", trunk=trunk, **job, **more)
 
 
 @pytest.fixture(scope="module")
