@@ -33,6 +33,20 @@ class EngineConfig(BaseModel):
     max_restarts: int = Field(5, ge=0, description="Replacements of dead engines before the run gives up")
 
 
+def environment(config: EngineConfig) -> dict[str, str]:
+    """Environment variables an engine's process must start with (vLLM reads them at import)."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(config.num_threads),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "HF_HUB_OFFLINE": "1",
+        "MILEPOST_ENGINE": "1",
+    }
+
+
 class SamplingConfig(BaseModel):
     """How the policy samples. Log-probs are those of the distribution that was sampled from."""
 

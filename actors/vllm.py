@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from pathlib import Path
+from typing import Any
 
 from vllm import SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
@@ -18,24 +19,22 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from milepost.actors import transfer
 from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
 from milepost.envs.types import VersionSpan
 
 
-def environment(config: EngineConfig) -> dict[str, str]:
-    """Environment variables an engine's process must start with (vLLM reads them at import)."""
-    return {
-        "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(config.num_threads),
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "HF_HUB_OFFLINE": "1",
-        "MILEPOST_ENGINE": "1",
-    }
+def _placement(config: EngineConfig) -> dict[str, Any]:
+    """What differs between CPU and GPU.
+
+    On CPU vLLM runs the model in a process apart from its scheduler, to bind threads for it. Our threads are bound by
+    nobody, so both share one: half the memory and start-up, and half the CPU time per token (docs/design.md).
+    """
+    if not current_platform.is_cpu():
+        return {"gpu_memory_utilization": config.gpu_memory_utilization}
+    return {"distributed_executor_backend": UniProcExecutor} if config.tensor_parallel_size == 1 else {}
 
 
 class VLLMEngine:
@@ -64,7 +63,6 @@ class VLLMEngine:
         )
         self._stop = frozenset(stop_token_ids)
         self._version = version
-        on_gpu = {} if current_platform.is_cpu() else {"gpu_memory_utilization": config.gpu_memory_utilization}
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(model),
@@ -80,7 +78,7 @@ class VLLMEngine:
                     backend=transfer.BACKEND if config.transfer == "file" else "nccl"
                 ),
                 disable_log_stats=True,
-                **on_gpu,
+                **_placement(config),
             )
         )
 

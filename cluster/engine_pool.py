@@ -15,8 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from milepost.actors.engine import Completion
-from milepost.actors.vllm import environment
+from milepost.actors.engine import Completion, environment
 from milepost.cluster.engines import EngineActor, EngineFacts, EngineSpec, last_line
 from milepost.cluster.exits import DependencyLost
 from milepost.cluster.weights import Delivery

@@ -16,7 +16,6 @@ import psutil
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
-from milepost.actors.vllm import VLLMEngine
 
 _RETRY_S = 0.2
 
@@ -51,6 +50,8 @@ class EngineActor:
     """
 
     def __init__(self, spec: EngineSpec) -> None:
+        from milepost.actors.vllm import VLLMEngine  # vLLM: only an engine's own process needs it, or has it
+
         self._engine = VLLMEngine(
             spec.model,
             spec.config,

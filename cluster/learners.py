@@ -27,11 +27,10 @@ from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, Watchd
 from milepost.cluster.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
 from milepost.envs.types import Group, Turn
 from milepost.learner import checkpoint
-from milepost.learner.actor_critic import ActorCritic, Models
-from milepost.learner.engine import Seat
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Orders, Recipe
 from milepost.learner.steps import DivergenceError, ParityError
+from milepost.learner.training import Seat
 
 logger = logging.getLogger(__name__)
 _FIRST_STEP_S = 900.0
@@ -65,6 +64,8 @@ class LearnerActor:
     """One rank in a process of its own."""
 
     def __init__(self, spec: LearnerSpec, seat: Seat) -> None:
+        from milepost.learner.actor_critic import ActorCritic, Models  # DeepSpeed: only a rank's own process needs it
+
         self._spec = spec
         self._link: Any = None
         self._linked: list[Any] = []

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from milepost.learner.config import LearnerConfig
 from milepost.learner.critic import CriticConfig
-from milepost.learner.engine import EngineError, Seat, ZeroModel, join
+from milepost.learner.engine import EngineError, ZeroModel, join
 from milepost.learner.loss import LossTerms
 from milepost.learner.metrics import add
 from milepost.learner.pack import MicroBatch
 from milepost.learner.policy import batch_logprobs, load_policy, write_policy
-from milepost.learner.training import LossFn, StepMetrics, ValueFn
+from milepost.learner.training import LossFn, Seat, StepMetrics, ValueFn
 from milepost.learner.value import Critic, ValuedPolicy, critic_values, shared_values, valued_logprobs
 
 LAYOUT: Final = "layout.json"

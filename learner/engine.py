@@ -13,7 +13,6 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from milepost.learner.config import LearnerConfig
 from milepost.learner.policy import layer_of
+from milepost.learner.training import Seat
 
 LOWEST_RATE: Final = 0.1
 
@@ -40,16 +40,6 @@ warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*_tensor` is d
 
 class EngineError(RuntimeError):
     """The models, the ranks or a saved state don't fit together; the message says which and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A rank's place: who it is and where rank 0 listens."""
-
-    rank: int
-    world_size: int
-    master_addr: str
-    master_port: int
 
 
 class ZeroModel:

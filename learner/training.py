@@ -21,6 +21,16 @@ ValueFn = Callable[[int, MicroBatch, Tensor], LossTerms]
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """A rank's place: who it is and where rank 0 listens."""
+
+    rank: int
+    world_size: int
+    master_addr: str
+    master_port: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepMetrics:
     """What one optimizer step did. `sums` are over all ranks and all trained tokens."""
 

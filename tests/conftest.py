@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.actors.engine import EngineConfig, SamplingConfig, environment
 from milepost.envs.answer import write_answer
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.frozen_lake import MOVES, FrozenLakeText
@@ -81,7 +81,7 @@ def dialogue(tiny_policy: Path) -> Dialogue:
 @pytest.fixture(scope="session")
 def engine(tiny_policy: Path, dialogue: Dialogue) -> Iterator[RunningEngine]:
     """One real vLLM engine for the session, at version 0 of `tiny_policy`; a test that updates it puts it back."""
-    from milepost.actors.vllm import VLLMEngine, environment  # heavy: loaded by the first test that needs an engine
+    from milepost.actors.vllm import VLLMEngine  # heavy: loaded by the first test that needs an engine
 
     config, sampling = EngineConfig(max_model_len=512, max_num_seqs=32), SamplingConfig(temperature=0.8, max_tokens=96)
 

@@ -1,10 +1,7 @@
-"""One learner rank as a process of its own: `zero_rank.py <mode> <job.json>`; writes what it saw to `out` as JSON."""
+"""What one learner rank does in each mode: a job in, what it saw out. `rank_process` gives it a process of its own."""
 
 import contextlib
 import hashlib
-import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,14 @@ from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from milepost.learner.actor_critic import ActorCritic, Models
 from milepost.learner.config import LearnerConfig
 from milepost.learner.critic import CriticConfig
-from milepost.learner.engine import EngineError, Seat
+from milepost.learner.engine import EngineError
 from milepost.learner.entropy import EntropyConfig, num_turns
 from milepost.learner.loss import LossConfig, LossTerms, Policies, denominator
 from milepost.learner.objective import Entropies, Objective, objective_terms
 from milepost.learner.offpolicy import OffPolicyConfig
 from milepost.learner.pack import collate, plan
 from milepost.learner.sample import samples
+from milepost.learner.training import Seat
 
 OBJECTIVE = Objective()
 TEMPERATURE = 0.9
@@ -201,11 +199,3 @@ def run_frozen(job: dict[str, Any]) -> dict[str, Any]:
     except RuntimeError as error:
         return {"error": str(error), "waited_s": time.monotonic() - start}
     return {}
-
-
-if __name__ == "__main__":
-    job_ = json.loads(Path(sys.argv[2]).read_text())
-    seen = {"engine": run_engine, "split": run_split, "resume": run_resume, "frozen": run_frozen}[sys.argv[1]](job_)
-    Path(job_["out"]).write_text(json.dumps(seen))
-    # As Ray ends a learner: at once. In an orderly exit gloo's threads abort the process now and then.
-    os._exit(0)
