@@ -12,15 +12,16 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "milepost: needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --requirement deploy/requirements.lock
+	@$(BIN)/python -c 'import torch' || { echo "milepost: this build of torch does not start here. Where CUDA's libraries are not installed it must be PyTorch's CPU build: set PIP_EXTRA_INDEX_URL to the index of those, then make clean and again"; exit 2; }
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 train: setup
 	$(BIN)/milepost train deploy/configs/local.toml
 
-# Two files at a time, for tests with services wait more than they compute.
+# Two files at a time, for tests with services wait more than they compute; tests/conftest.py says in which order.
 test: setup browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The graph page of 'milepost credit' is looked at in a browser; where there is none, apt brings one if it may.
 browser:

@@ -30,7 +30,7 @@ def _placement(config: EngineConfig) -> dict[str, Any]:
     """What differs between CPU and GPU.
 
     On CPU vLLM runs the model in a process apart from its scheduler, to bind threads for it. Our threads are bound by
-    nobody, so both share one: half the memory and start-up, and half the CPU time per token (docs/design.md).
+    nobody, so both share one: up in half the time, and half the CPU time per token (docs/design.md, section 10).
     """
     if not current_platform.is_cpu():
         return {"gpu_memory_utilization": config.gpu_memory_utilization}

@@ -66,6 +66,11 @@ def write_tiny_policy(folder: Path) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with services first: they are the long ones, and short ones then fill both processes to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("services") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one small policy for the whole session."""
