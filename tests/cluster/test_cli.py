@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,20 @@ def test_the_module_is_a_program():
     assert done.returncode == 2
     assert done.stderr == "milepost: none.toml: No such file or directory; give the path of a TOML config\n"
     assert done.stdout == ""
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch):
+    def command(**_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(cli, "app", command)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cli.main([])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_train_makes_a_private_run_with_the_resolved_config(call, config_path, trained, tmp_path):
