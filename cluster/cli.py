@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from milepost.cluster import runs
-from milepost.cluster.exits import ConfigError, Exit
-from milepost.cluster.overrides import apply
-from milepost.cluster.runs import RunFolder
+from milepost.cluster.base.exits import ConfigError, Exit
+from milepost.cluster.runlog import runs
+from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.settings.overrides import apply
 from milepost.envs.types import Split
 
 if TYPE_CHECKING:
-    from milepost.cluster.config import RunConfig
+    from milepost.cluster.settings.config import RunConfig
 
 _EXIT_UNEXPECTED = 1
 _EXAMPLES = """Examples:
@@ -69,8 +69,8 @@ def train(
 ) -> None:
     """Train a policy; with --resume from the newest valid checkpoint of a run."""
     resolved, folder = _prepared(config, overrides, resume)
-    from milepost.cluster import config as configs  # heavy front door
     from milepost.cluster import train as training  # heavy front door
+    from milepost.cluster.settings import config as configs
 
     with folder.lock(), _logging_to(folder):
         configs.dump(resolved, folder.resolved)
@@ -110,7 +110,7 @@ def credit(  # noqa: PLR0913  the options of the command
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Score recorded groups again: credit of every turn, agreement of strategies, the graph to look at."""
-    from milepost.cluster import scoring, workbench  # heavy front doors
+    from milepost.cluster.workbench import scoring, workbench  # heavy front doors
 
     chosen = scoring.chosen(strategy, overrides)
     source = workbench.locate(name, runs_dir)
@@ -125,13 +125,13 @@ def experiment(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Train every (config, arm, seed), one after the other, and compare them in a table."""
-    from milepost.cluster import experiment as experiments  # heavy front door
+    from milepost.cluster.experiment import runner  # heavy front door
 
     if dry_run:
-        for line in experiments.describe(file):
+        for line in runner.describe(file):
             typer.echo(line)
     else:
-        experiments.conduct(file, runs_dir, resume=resume, say=typer.echo)
+        runner.conduct(file, runs_dir, resume=resume, say=typer.echo)
 
 
 @app.command("check-env")
@@ -160,7 +160,7 @@ def status(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Say what a run is doing or how it ended."""
-    from milepost.cluster import console  # imports rich
+    from milepost.cluster.runlog import console
 
     for line in console.status_lines(runs.find(runs_dir, name)):
         typer.echo(line)
@@ -175,8 +175,8 @@ def doctor(
     ] = False,
 ) -> None:
     """Check versions, memory, ports, Redis and compiler; each line is ok or says what to do."""
-    from milepost.cluster import config as configs  # heavy front door
     from milepost.cluster import doctor as checks  # heavy front door
+    from milepost.cluster.settings import config as configs
 
     if parity and config is None:
         raise ConfigError("doctor --parity: give the CONFIG whose model is to be compared")
@@ -209,8 +209,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -> tuple[RunConfig, RunFolder]:
     """The config to train with and the run's folder, new or resumed."""
-    from milepost.cluster import config as configs  # heavy front door
     from milepost.cluster import preflight  # heavy front door
+    from milepost.cluster.settings import config as configs
 
     if resume is None:
         if path is None:

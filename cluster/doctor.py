@@ -19,9 +19,9 @@ import msgspec
 import psutil
 from packaging.requirements import Requirement
 
-from milepost.cluster import redis_server
-from milepost.cluster.config import RunConfig
-from milepost.cluster.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.replay import redis_server
+from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import EnvPathError, build_env
 
 _GIB = 2**30

@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 
-from milepost.cluster.config import RunConfig, load
-from milepost.cluster.exits import ConfigError, DependencyLost
+from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.preflight import check_world
-from milepost.cluster.records import EvalRecord
-from milepost.cluster.runs import RunFolder
+from milepost.cluster.runlog.records import EvalRecord
+from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.settings.config import RunConfig, load
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Split, Task, Trajectory
-from milepost.learner.model import resolve
-from milepost.learner.pack import collate
-from milepost.learner.policy import batch_logprobs, load_policy
-from milepost.learner.sample import samples
+from milepost.learner.batch.pack import collate
+from milepost.learner.batch.sample import samples
+from milepost.learner.first_policy.model import resolve
+from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.reward.evaluators import Summary, summarize
 
 _FAILED_SHARE = 0.2

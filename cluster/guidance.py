@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-from milepost.cluster.history import TaskHistory
-from milepost.cluster.ready import ReadyGroups
+from milepost.cluster.replay.history import TaskHistory
+from milepost.cluster.replay.ready import ReadyGroups
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
 from milepost.envs.types import Group, Task

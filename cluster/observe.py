@@ -6,15 +6,15 @@ import logging
 import os
 import time
 
-from milepost.cluster import measure
-from milepost.cluster.console import LiveView
 from milepost.cluster.evaluate import evaluate, record
-from milepost.cluster.ledger import Balance
-from milepost.cluster.metrics import Metrics
-from milepost.cluster.ready import Taken
-from milepost.cluster.records import read_records
-from milepost.cluster.report import write_report
-from milepost.cluster.runs import RunFolder, Status
+from milepost.cluster.replay.ledger import Balance
+from milepost.cluster.replay.ready import Taken
+from milepost.cluster.runlog import measure
+from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.metrics import Metrics
+from milepost.cluster.runlog.records import read_records
+from milepost.cluster.runlog.report import write_report
+from milepost.cluster.runlog.runs import RunFolder, Status
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
 from milepost.learner.loop import UpdateReport

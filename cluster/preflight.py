@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
 
-from milepost.cluster import redis_server
-from milepost.cluster.config import RunConfig
-from milepost.cluster.exits import ConfigError, DependencyLost
-from milepost.cluster.metrics import require_port
-from milepost.cluster.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.replay import redis_server
+from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.runlog.metrics import require_port
+from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import ContractError, EnvPathError, build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
 from milepost.envs.scenarios import ScenarioError, ScenarioSet
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from milepost.learner.credit.modulators import needs
-from milepost.learner.credit.strategies import build
-from milepost.learner.model import ModelError, require_model
+from milepost.learner.credit.strategies.registry import build
+from milepost.learner.first_policy.model import ModelError, require_model
 from milepost.reward.reward import RewardError, apply, load_reward
 
 T = TypeVar("T")

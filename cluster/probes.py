@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from milepost.cluster.measure import Probes
+from milepost.cluster.runlog.measure import Probes
 from milepost.cluster.system import System
 from milepost.envs.types import Group
 

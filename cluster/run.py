@@ -19,25 +19,25 @@ from typing import TypeVar
 
 import msgspec
 
-from milepost.cluster import measure
-from milepost.cluster.config import RunConfig
-from milepost.cluster.console import LiveView
-from milepost.cluster.exits import DependencyLost, Diverged, Stopped, WatchdogExpired
+from milepost.cluster.base.exits import DependencyLost, Diverged, Stopped, WatchdogExpired
 from milepost.cluster.guidance import Guidance
-from milepost.cluster.learners import LearnerLost
-from milepost.cluster.metrics import Metrics
 from milepost.cluster.observe import Observer
+from milepost.cluster.pools.learners import LearnerLost
 from milepost.cluster.preflight import check_world
 from milepost.cluster.probes import probe
-from milepost.cluster.ready import Final, NothingReady, Taken
-from milepost.cluster.recording import GroupRecorder
-from milepost.cluster.records import read_records
-from milepost.cluster.redis_server import BufferRefused, BufferUnavailable
-from milepost.cluster.runs import RunFolder
+from milepost.cluster.replay.ready import Final, NothingReady, Taken
+from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.runlog import measure
+from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.metrics import Metrics
+from milepost.cluster.runlog.recording import GroupRecorder
+from milepost.cluster.runlog.records import read_records
+from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.start import Start, newest_checkpoint
 from milepost.cluster.system import System, learner_spec
 from milepost.cluster.watch import Watch
-from milepost.learner import checkpoint
+from milepost.learner.zero import checkpoint
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

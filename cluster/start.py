@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from milepost.cluster.config import RunConfig
-from milepost.cluster.exits import ConfigError, DependencyLost
+from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.observe import Observer
-from milepost.cluster.runs import RunFolder
-from milepost.learner import checkpoint
-from milepost.learner.model import resolve
+from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.settings.config import RunConfig
+from milepost.learner.first_policy.model import resolve
+from milepost.learner.zero import checkpoint
 
 
 @dataclass(frozen=True, slots=True)

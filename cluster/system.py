@@ -19,21 +19,21 @@ from typing import Any
 
 import ray
 
-from milepost.cluster import redis_server
-from milepost.cluster.buffer import TrajectoryBuffer
-from milepost.cluster.config import RunConfig, config_hash
-from milepost.cluster.engine_pool import EnginePool
-from milepost.cluster.engines import EngineSpec
-from milepost.cluster.exits import ConfigError, DependencyLost
-from milepost.cluster.learners import LearnerPool, LearnerSpec
-from milepost.cluster.ledger import Ledger
+from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.pools.engine_pool import EnginePool
+from milepost.cluster.pools.engines import EngineSpec
+from milepost.cluster.pools.learners import LearnerPool, LearnerSpec
+from milepost.cluster.pools.weights import WeightFolder
+from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.preflight import check_dialogue
-from milepost.cluster.redis_server import BufferRefused, BufferUnavailable, Client, RedisServer
-from milepost.cluster.runs import RunFolder
-from milepost.cluster.weights import WeightFolder
-from milepost.cluster.workers import WorkerPool, WorkerSpec
+from milepost.cluster.replay import redis_server
+from milepost.cluster.replay.buffer import TrajectoryBuffer
+from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable, Client, RedisServer
+from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.settings.config import RunConfig, config_hash
 from milepost.envs.scenarios import ScenarioSet
-from milepost.learner.objective import Objective
+from milepost.learner.loss.objective import Objective
 from milepost.learner.recipe import Recipe
 
 logger = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from milepost.cluster.config import RunConfig
-from milepost.cluster.console import LiveView
-from milepost.cluster.exits import Exit
-from milepost.cluster.metrics import Metrics
+from milepost.cluster.base.exits import Exit
 from milepost.cluster.run import Run
-from milepost.cluster.runs import RunFolder
+from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.metrics import Metrics
+from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.start import Start, start_of
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from milepost.cluster.config import RunConfig
-from milepost.cluster.records import EvalRecord, IterationRecord, Record
+from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record
+from milepost.cluster.settings.config import RunConfig
 from milepost.envs.types import Failure, Group
-from milepost.learner.collapse import CollapseWatch, Finding, Validation, Vitals, tightened
-from milepost.learner.filter import FilterConfig, Verdict
-from milepost.learner.selection import TRAINED, SelectionMeter, facts_of, facts_of_failure
+from milepost.learner.credit.filter import FilterConfig, Verdict
+from milepost.learner.health.collapse import CollapseWatch, Finding, Validation, Vitals, tightened
+from milepost.learner.health.selection import TRAINED, SelectionMeter, facts_of, facts_of_failure
 
 
 class Watch:

@@ -14,25 +14,25 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from milepost.envs.types import Group, Turn
-from milepost.learner import pack
+from milepost.learner.batch import pack
+from milepost.learner.batch.sample import Sample, lone_samples, samples
 from milepost.learner.credit.assignment import Credit, CreditGroup, from_group
+from milepost.learner.credit.filter import FilterConfig, Verdict, keep_groups, weighted
 from milepost.learner.credit.modulators import modulate
 from milepost.learner.credit.scaling import scaled
-from milepost.learner.credit.strategies import build
-from milepost.learner.critic import critic_metrics
-from milepost.learner.filter import FilterConfig, Verdict, keep_groups, weighted
-from milepost.learner.loss import turn_weights
-from milepost.learner.measurement import MEASURED, Measured, measure
-from milepost.learner.metrics import credit_metrics, mean, timed, token_metrics
-from milepost.learner.mutual_information import (
+from milepost.learner.credit.strategies.registry import build
+from milepost.learner.health.mutual_information import (
     MutualInformation,
     cross_samples,
     estimate,
     first_turns,
     score_matrix,
 )
+from milepost.learner.loss.critic import critic_metrics
+from milepost.learner.loss.loss import turn_weights
+from milepost.learner.measurement import MEASURED, Measured, measure
+from milepost.learner.metrics import credit_metrics, mean, timed, token_metrics
 from milepost.learner.recipe import Orders, Recipe
-from milepost.learner.sample import Sample, lone_samples, samples
 from milepost.learner.steps import Stepper, applied_sums
 from milepost.learner.training import StepMetrics, TrainingEngine
 

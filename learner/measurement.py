@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from milepost.envs.types import Group
-from milepost.learner import pack
+from milepost.learner.batch import pack
+from milepost.learner.batch.pack import MicroBatch
+from milepost.learner.batch.sample import Sample, samples
 from milepost.learner.credit.assignment import CreditGroup, CreditTurn, Floats, Need
-from milepost.learner.pack import MicroBatch
-from milepost.learner.sample import Sample, samples
 from milepost.learner.training import TrainingEngine
 
 MEASURED: Final[frozenset[Need]] = frozenset({"critic", "entropy", "history_gain"})

@@ -13,11 +13,11 @@ from dataclasses import asdict, fields
 import numpy as np
 from torch import Tensor
 
+from milepost.learner.batch.pack import MicroBatch
 from milepost.learner.credit.assignment import Credit
-from milepost.learner.filter import Verdict
-from milepost.learner.mismatch import Mismatch
-from milepost.learner.offpolicy import OffPolicyConfig
-from milepost.learner.pack import MicroBatch
+from milepost.learner.credit.filter import Verdict
+from milepost.learner.loss.mismatch import Mismatch
+from milepost.learner.loss.offpolicy import OffPolicyConfig
 
 PER_TOKEN = {
     "entropy": "entropy",

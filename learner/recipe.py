@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.assignment import Need, PastTransition
+from milepost.learner.credit.filter import FilterConfig
+from milepost.learner.credit.filter import needs as filter_needs
 from milepost.learner.credit.modulators import needs as credit_needs
-from milepost.learner.credit.strategies import CreditConfig, build
-from milepost.learner.critic import CriticConfig
-from milepost.learner.filter import FilterConfig
-from milepost.learner.filter import needs as filter_needs
-from milepost.learner.objective import Objective
+from milepost.learner.credit.strategies.registry import CreditConfig, build
+from milepost.learner.loss.critic import CriticConfig
+from milepost.learner.loss.objective import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,17 +12,17 @@ from typing import Literal
 
 from torch import Tensor
 
-from milepost.learner import pack
-from milepost.learner.critic import count_targets, value_loss
-from milepost.learner.entropy import UsualEntropy, num_turns
-from milepost.learner.loss import LossTerms, Policies, denominator
+from milepost.learner.batch import pack
+from milepost.learner.batch.pack import MicroBatch
+from milepost.learner.batch.sample import Sample
+from milepost.learner.loss.critic import count_targets, value_loss
+from milepost.learner.loss.entropy import UsualEntropy, num_turns
+from milepost.learner.loss.loss import LossTerms, Policies, denominator
+from milepost.learner.loss.objective import Entropies, objective_terms
+from milepost.learner.loss.offpolicy import approximate_proximal
 from milepost.learner.measurement import Measured
 from milepost.learner.metrics import add, mean, mismatch_sums, parity_sums, parity_sums_of, timed
-from milepost.learner.objective import Entropies, objective_terms
-from milepost.learner.offpolicy import approximate_proximal
-from milepost.learner.pack import MicroBatch
 from milepost.learner.recipe import Recipe
-from milepost.learner.sample import Sample
 from milepost.learner.training import StepMetrics, TrainingEngine, ValueFn
 
 

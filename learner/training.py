@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from milepost.learner.loss import LossTerms
-from milepost.learner.pack import MicroBatch
+from milepost.learner.batch.pack import MicroBatch
+from milepost.learner.loss.loss import LossTerms
 
 LossFn = Callable[[int, MicroBatch, Tensor, Tensor], LossTerms]
 """Of the micro-batch's number, the micro-batch on the device, its log-probs and entropies `[B, L]`."""

@@ -1,8 +1,10 @@
 """The house rules: which folder may import which, and where each heavy dependency has its one door."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,56 +18,143 @@ MAY_IMPORT = {
     "learner": {"envs"},
     "cluster": {"envs", "reward", "actors", "learner"},
 }
+"""The layers: a folder of the top level and the ones below it."""
+DOORS = {
+    "envs": set(),
+    "reward": {"envs"},
+    "actors": {"envs", "reward"},
+    "learner/batch": {"envs"},
+    "learner/credit": {"envs"},
+    "learner/credit/strategies": {"learner/credit"},
+    "learner/first_policy": {"envs"},
+    "learner/loss": {"learner/batch"},
+    "learner/health": {"envs", "learner/batch", "learner/credit"},
+    "learner": {
+        "envs", "learner/batch", "learner/credit", "learner/credit/strategies", "learner/health", "learner/loss",
+    },
+    "learner/zero": {"learner", "learner/batch", "learner/loss"},
+    "cluster/base": set(),
+    "cluster/replay": {"envs", "learner/credit", "cluster/base"},
+    "cluster/runlog": {"envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base"},
+    "cluster/pools": {"envs", "reward", "actors", "learner", "learner/zero", "cluster/base", "cluster/replay"},
+    "cluster/settings": {
+        "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
+        "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
+    },
+    "cluster/workbench": {
+        "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/settings",
+    },
+    "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
+    "cluster": {
+        "envs", "reward", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
+        "learner/first_policy", "learner/health", "learner/loss", "learner/zero", "cluster/base", "cluster/replay",
+        "cluster/runlog", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
+    },
+}  # fmt: skip
+"""The rooms: a folder of code and the ones it imports, each of them in use."""
 FRONT_DOORS = {
     "vllm": {"actors/vllm.py", "actors/transfer.py"},
-    "deepspeed": {"learner/engine.py"},
+    "deepspeed": {"learner/zero/engine.py"},
     "redis": {
-        "cluster/redis_server.py",
-        "cluster/store.py",
-        "cluster/ledger.py",
-        "cluster/buffer.py",
-        "cluster/ready.py",
-        "cluster/history.py",
+        "cluster/replay/redis_server.py",
+        "cluster/replay/store.py",
+        "cluster/replay/ledger.py",
+        "cluster/replay/buffer.py",
+        "cluster/replay/ready.py",
+        "cluster/replay/history.py",
     },
     "ray": {
-        "cluster/engines.py",
-        "cluster/engine_pool.py",
-        "cluster/weights.py",
-        "cluster/workers.py",
-        "cluster/learners.py",
+        "cluster/pools/engines.py",
+        "cluster/pools/engine_pool.py",
+        "cluster/pools/weights.py",
+        "cluster/pools/workers.py",
+        "cluster/pools/learners.py",
         "cluster/system.py",
     },
-    "prometheus_client": {"cluster/metrics.py"},
+    "prometheus_client": {"cluster/runlog/metrics.py"},
 }
+MOST_LINES = 300
+MOST_FILES = 16
 HEAVY = ("torch", "ray", "vllm", "redis", "deepspeed", "transformers", "gymnasium", "prometheus_client")
 
 
-def files() -> Iterator[tuple[str, Path]]:
-    for folder in MAY_IMPORT:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield folder, path
+def files(root: Path = ROOT) -> Iterator[tuple[str, Path]]:
+    """The code and the layer that each file belongs to."""
+    for layer in MAY_IMPORT:
+        for path in sorted((root / layer).rglob("*.py")):
+            yield layer, path
 
 
 def imports(path: Path) -> Iterator[str]:
+    """The modules that a file names; of `from a import b` both `a` and `a.b`, for `b` may be a module."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from (
-                [f"milepost.{a.name}" for a in node.names] if node.module == "milepost" else [node.module or ""]
-            )
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_a_folder_imports_only_folders_below_it() -> None:
-    wrong = [
-        f"{path.relative_to(ROOT)}: {name}"
-        for folder, path in files()
+def room_of(name: str) -> str | None:
+    """The room that a module of ours lies in, None for others and for what is no module."""
+    if not name.startswith("milepost."):
+        return None
+    path = ROOT.joinpath(*name.split(".")[1:])
+    return str(path.parent.relative_to(ROOT)) if path.with_suffix(".py").is_file() else None
+
+
+def doors(root: Path = ROOT) -> Iterator[tuple[Path, str, str]]:
+    """Every import from one room into another: the file, its room, the other room."""
+    for _, path in files(root):
+        room = str(path.parent.relative_to(root))
+        for name in imports(path):
+            other = room_of(name)
+            if other is not None and other != room:
+                yield path.relative_to(root), room, other
+
+
+def wrong_imports(root: Path = ROOT) -> list[str]:
+    """What is imported against the layers or the rooms."""
+    against_layers = [
+        f"{path.relative_to(root)}: {name}"
+        for layer, path in files(root)
         for name in imports(path)
         if name.split(".")[0] in MAY_IMPORT
-        or (name.startswith("milepost.") and name.split(".")[1] not in MAY_IMPORT[folder] | {folder})
+        or (name.startswith("milepost.") and name.split(".")[1] not in MAY_IMPORT[layer] | {layer})
     ]
-    assert not wrong
+    return against_layers + [f"{file}: {other}" for file, room, other in doors(root) if other not in DOORS[room]]
+
+
+def test_a_room_imports_only_rooms_below_it() -> None:
+    assert not wrong_imports()
+    graphlib.TopologicalSorter(DOORS).prepare()  # raises for a circle
+
+
+def test_every_folder_of_code_is_a_room_and_every_door_is_used() -> None:
+    assert {str(path.parent.relative_to(ROOT)) for _, path in files()} == DOORS.keys()
+    used = {(room, other) for _, room, other in doors()}
+    assert {(room, other) for room, others in DOORS.items() for other in others} == used
+
+
+def test_an_import_against_any_door_is_found(tmp_path: Path) -> None:
+    some_module = {
+        room: next(path for path in sorted((ROOT / room).glob("*.py")) if path.stem != "__init__") for room in DOORS
+    }
+    against = [(room, other) for room in DOORS for other in DOORS.keys() - DOORS[room] - {room}]
+    for room, other in against:
+        package = "milepost." + other.replace("/", ".")
+        for way, line in (
+            ("whole", f"import {package}.{some_module[other].stem}"),
+            ("name", f"from {package}.{some_module[other].stem} import anything"),
+            ("module", f"def late():\n    from {package} import {some_module[other].stem}"),
+        ):
+            file = tmp_path / room / f"{other.replace('/', '_')}_{way}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(line + "\n")
+    found = {line.split(":")[0] for line in wrong_imports(tmp_path)}
+    assert found == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")}
+    assert len(found) == 3 * len(against)
 
 
 def test_every_heavy_dependency_has_one_front_door() -> None:
@@ -95,6 +184,9 @@ def test_nothing_that_runs_foreign_code_is_called(word: str) -> None:
     assert not [str(path.relative_to(ROOT)) for _, path in files() if word in path.read_text()]
 
 
-def test_files_stay_small() -> None:
-    long = {str(path.relative_to(ROOT)): n for _, path in files() if (n := path.read_text().count("\n")) > 300}
+def test_files_and_folders_stay_small() -> None:
+    code = [path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py")]
+    long = {str(path): n for path in code if (n := (ROOT / path).read_text().count("\n")) > MOST_LINES}
+    full = {str(folder): n for folder, n in Counter(path.parent for path in code).items() if n > MOST_FILES}
     assert not long
+    assert not full

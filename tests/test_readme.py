@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import typer
 
-from milepost.cluster import config as configs
+from milepost.cluster.base.exits import Exit
 from milepost.cluster.cli import app
-from milepost.cluster.exits import Exit
-from milepost.cluster.metrics import Metrics
 from milepost.cluster.preflight import check_world
+from milepost.cluster.runlog.metrics import Metrics
+from milepost.cluster.settings import config as configs
 from milepost.envs.check import check_env
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
-from milepost.learner.demonstrations import demonstrate
+from milepost.learner.first_policy.demonstrations import demonstrate
 from milepost.reward.reward import apply, load_reward
 from tests.actors.episode_rig import ScriptedEngine, play, stage, task
 

@@ -2,7 +2,7 @@
 
 A strategy is pure, deterministic arithmetic on one whole group, run before any split over ranks or micro-batches. It
 sees states, actions and rewards, never tokens; what it returns is a constant for the loss. It does not decide which
-groups are trained on (`milepost.learner.filter`), nor how a turn's advantage reaches that turn's tokens.
+groups are trained on (`milepost.learner.credit.filter`), nor how a turn's advantage reaches that turn's tokens.
 """
 
 from __future__ import annotations

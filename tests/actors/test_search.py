@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from milepost.actors.search import backed_up, candidates_per_step, first_rise, sibling_advantages, uct_scores
 from milepost.learner.credit.assignment import CreditGroup, CreditTrajectory, CreditTurn
-from milepost.learner.credit.crbc import CRBC, CRBCConfig
+from milepost.learner.credit.strategies.crbc import CRBC, CRBCConfig
 
 
 def test_the_first_candidate_that_rises_is_chosen_and_the_lower_ones_are_rejected() -> None:

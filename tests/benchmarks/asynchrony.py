@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from statistics import fmean
 
-from milepost.cluster.records import IterationRecord, iterations, read_records
-from milepost.cluster.runs import list_runs
+from milepost.cluster.runlog.records import IterationRecord, iterations, read_records
+from milepost.cluster.runlog.runs import list_runs
 from tests.conftest import write_tiny_policy
 from tests.system.driving import MILEPOST, ROOT, environment, write_config
 

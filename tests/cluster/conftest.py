@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cluster import cli, redis_server
+from milepost.cluster import cli
+from milepost.cluster.replay import redis_server
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cluster import cli, evaluate, runs, train
-from milepost.cluster import config as configs
-from milepost.cluster.exits import ConfigError, DependencyLost, Diverged, Exit, Stopped, WatchdogExpired
-from milepost.cluster.metrics import Metrics
-from milepost.cluster.runs import Status
-from tests.cluster.example_records import iteration_record
+from milepost.cluster import cli, evaluate, train
+from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, Exit, Stopped, WatchdogExpired
+from milepost.cluster.runlog import runs
+from milepost.cluster.runlog.metrics import Metrics
+from milepost.cluster.runlog.runs import Status
+from milepost.cluster.settings import config as configs
+from tests.cluster.runlog.example_records import iteration_record
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 ROOT = Path(cli.__file__).resolve().parents[1]

@@ -5,19 +5,19 @@ import os
 from pathlib import Path
 
 import pytest
-from buffer_rig import Rig, failure, rig, trajectory
-from example_records import iteration_record
 
-from milepost.cluster import config as configs
-from milepost.cluster import runs
-from milepost.cluster.console import LiveView
-from milepost.cluster.exits import ConfigError, DependencyLost, Diverged
-from milepost.cluster.metrics import Metrics
+from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged
 from milepost.cluster.run import Run
+from milepost.cluster.runlog import runs
+from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.metrics import Metrics
+from milepost.cluster.settings import config as configs
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Boundary
-from milepost.learner.collapse import CollapseConfig
+from milepost.learner.health.collapse import CollapseConfig
+from tests.cluster.replay.buffer_rig import Rig, failure, rig, trajectory
+from tests.cluster.runlog.example_records import iteration_record
 
 
 @pytest.mark.parametrize("action", ["stop", "warn"])

@@ -2,11 +2,11 @@
 
 import pytest
 
-from milepost.cluster.config import RunConfig
-from milepost.cluster.exits import ConfigError
+from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.preflight import check_world
+from milepost.cluster.settings.config import RunConfig
 from milepost.envs.scenarios import ScenarioConfig
-from milepost.learner.credit.pbrs import PBRSConfig
+from milepost.learner.credit.strategies.pbrs import PBRSConfig
 
 COIN = ScenarioConfig(path="tests.coin_env:CoinEnv", train_size=4, heldout_size=2)
 LAKE = ScenarioConfig(train_size=4, heldout_size=2)

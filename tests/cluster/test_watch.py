@@ -4,18 +4,18 @@ import asyncio
 
 import msgspec
 import pytest
-from buffer_rig import failure, rig, task, trajectory
-from example_records import eval_record, iteration_record
 
-from milepost.cluster.config import RunConfig
 from milepost.cluster.guidance import Guidance
-from milepost.cluster.history import TaskHistory
+from milepost.cluster.replay.history import TaskHistory
+from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.watch import Watch
 from milepost.envs.types import Group
-from milepost.learner.collapse import CollapseConfig
-from milepost.learner.filter import FilterConfig, Verdict
+from milepost.learner.credit.filter import FilterConfig, Verdict
+from milepost.learner.health.collapse import CollapseConfig
+from milepost.learner.health.selection import SelectionConfig
 from milepost.learner.recipe import Orders
-from milepost.learner.selection import SelectionConfig
+from tests.cluster.replay.buffer_rig import failure, rig, task, trajectory
+from tests.cluster.runlog.example_records import eval_record, iteration_record
 
 
 def config(action: str = "warn") -> RunConfig:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from milepost.learner.engine import learning_rate_factor
+from milepost.learner.zero.engine import learning_rate_factor
 
 
 @pytest.mark.parametrize(

@@ -6,26 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_llama import save_tiny_llama
-from token_turns import turn
 from torch import Tensor
 
 from milepost.envs.types import Group, Task, Trajectory, Turn
-from milepost.learner import pack
+from milepost.learner.batch import pack
+from milepost.learner.batch.pack import MicroBatch
+from milepost.learner.batch.sample import samples
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.assignment import from_group
-from milepost.learner.credit.crbc import CRBCConfig
+from milepost.learner.credit.filter import FilterConfig
 from milepost.learner.credit.modulators import AEMConfig
-from milepost.learner.credit.steppo import StepPOConfig
-from milepost.learner.critic import CriticConfig
-from milepost.learner.filter import FilterConfig
+from milepost.learner.credit.strategies.crbc import CRBCConfig
+from milepost.learner.credit.strategies.steppo import StepPOConfig
+from milepost.learner.loss.critic import CriticConfig
+from milepost.learner.loss.objective import Objective
 from milepost.learner.measurement import MEASURED, Measured, TokenIndex, measure, stripped
-from milepost.learner.objective import Objective
-from milepost.learner.pack import MicroBatch
-from milepost.learner.policy import batch_logprobs, load_policy
 from milepost.learner.recipe import Recipe
-from milepost.learner.sample import samples
-from milepost.learner.value import ValuedPolicy, shared_values
+from milepost.learner.zero.policy import batch_logprobs, load_policy
+from milepost.learner.zero.value import ValuedPolicy, shared_values
+from tests.learner.tiny_llama import save_tiny_llama
+from tests.learner.token_turns import turn
 
 TASK = Task(env="x:Y", seed=0, split="train")
 TEMPERATURE = 0.8

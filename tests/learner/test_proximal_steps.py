@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from milepost.learner.batch.pack import MicroBatch, collate
+from milepost.learner.batch.sample import NO_TURN, NO_VERSION, Sample
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.crbc import CRBCConfig
-from milepost.learner.critic import CriticConfig
-from milepost.learner.entropy import EntropyConfig
-from milepost.learner.filter import FilterConfig
-from milepost.learner.loss import token_logprobs
+from milepost.learner.credit.filter import FilterConfig
+from milepost.learner.credit.strategies.crbc import CRBCConfig
+from milepost.learner.loss.critic import CriticConfig
+from milepost.learner.loss.entropy import EntropyConfig
+from milepost.learner.loss.loss import token_logprobs
+from milepost.learner.loss.objective import Objective
+from milepost.learner.loss.offpolicy import OffPolicyConfig
 from milepost.learner.metrics import add
-from milepost.learner.objective import Objective
-from milepost.learner.offpolicy import OffPolicyConfig
-from milepost.learner.pack import MicroBatch, collate
 from milepost.learner.recipe import Recipe
-from milepost.learner.sample import NO_TURN, NO_VERSION, Sample
 from milepost.learner.steps import ParityError, Stepper
 from milepost.learner.training import StepMetrics
 

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import tomli_w
 
-from milepost.cluster.records import IterationRecord, iterations, read_records
-from milepost.cluster.runs import RunFolder, list_runs
+from milepost.cluster.runlog.records import IterationRecord, iterations, read_records
+from milepost.cluster.runlog.runs import RunFolder, list_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 MILEPOST = [sys.executable, "-m", "milepost.cluster.cli"]

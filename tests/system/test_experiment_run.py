@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from milepost.cluster.records import iterations, read_records
-from milepost.cluster.runs import list_runs
+from milepost.cluster.runlog.records import iterations, read_records
+from milepost.cluster.runlog.runs import list_runs
 from tests.system.driving import START_S, Driver, write_config
 
 pytestmark = pytest.mark.services

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from milepost.cluster.records import evals, read_records
+from milepost.cluster.runlog.records import evals, read_records
 from tests.system.driving import START_S, Driver, is_alive, surviving_commits, write_config
 
 pytestmark = pytest.mark.services

@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
-from milepost.cluster.records import iterations, read_records
-from milepost.cluster.runs import RunFolder, list_runs
-from milepost.learner import checkpoint
+from milepost.cluster.runlog.records import iterations, read_records
+from milepost.cluster.runlog.runs import RunFolder, list_runs
+from milepost.learner.zero import checkpoint
 from tests.system.driving import ROOT, START_S, environment, is_alive, write_config
 
 pytestmark = pytest.mark.services

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster import cli
-from milepost.cluster.engine_pool import EnginePool
-from milepost.cluster.records import iterations, read_records
-from milepost.cluster.runs import find
-from milepost.cluster.weights import FileDelivery
-from milepost.learner import checkpoint
+from milepost.cluster.pools.engine_pool import EnginePool
+from milepost.cluster.pools.weights import FileDelivery
+from milepost.cluster.runlog.records import iterations, read_records
+from milepost.cluster.runlog.runs import find
+from milepost.learner.zero import checkpoint
 from tests.system.driving import ROOT, write_config
 
 pytestmark = pytest.mark.services

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from milepost.cluster.records import IterationRecord
-from milepost.learner import checkpoint
+from milepost.cluster.runlog.records import IterationRecord
+from milepost.learner.zero import checkpoint
 from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, surviving_commits, write_config
 
 pytestmark = pytest.mark.services

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from milepost.cluster import cli, redis_server
+from milepost.cluster import cli
+from milepost.cluster.replay import redis_server
 from tests.system.driving import ROOT, write_config
 
 Refused = Callable[..., str]

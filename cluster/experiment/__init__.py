@@ -1,0 +1,1 @@
+"""Comparisons: every arm with every seed, and the table they make."""

@@ -1,0 +1,269 @@
+"""The learner's ranks as Ray actors, driven as one: train, write weights, checkpoint, come back after a loss.
+
+All ranks get the same groups and do their own share (milepost.learner.loop). A rank that is lost takes the others
+with it: their collectives cannot go on. They start again together from the newest checkpoint that verifies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import ray
+import safetensors.torch
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
+from milepost.cluster.pools.engines import last_line
+from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
+from milepost.envs.types import Group, Turn
+from milepost.learner.loop import LearnerRank, UpdateReport
+from milepost.learner.recipe import Orders, Recipe
+from milepost.learner.steps import DivergenceError, ParityError
+from milepost.learner.training import Seat
+from milepost.learner.zero import checkpoint
+
+logger = logging.getLogger(__name__)
+_FIRST_STEP_S = 900.0
+_SLOWEST_STEP = 5.0
+_SHORTEST_LIMIT_S = 120.0
+_LAST_WORDS_S = 20.0
+"""How long the other ranks may take to show that one of them is gone: each sees the broken exchange first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """What every learner rank of a run is started with."""
+
+    run_id: str
+    model: Path
+    reference: Path | None
+    recipe: Recipe
+    seed: int
+    checkpoints: Path
+    keep_checkpoints: int
+    config_hash: str
+    transfer: Literal["file", "nccl"]
+    workers_per_engine: int
+
+
+class LearnerLost(DependencyLost):
+    """A learner process is gone; what it did after the last checkpoint is gone with it."""
+
+
+class LearnerActor:
+    """One rank in a process of its own."""
+
+    def __init__(self, spec: LearnerSpec, seat: Seat) -> None:
+        from milepost.learner.zero.actor_critic import (  # DeepSpeed: only a rank's own process needs it
+            ActorCritic,
+            Models,
+        )
+
+        self._spec = spec
+        self._link: Any = None
+        self._linked: list[Any] = []
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        recipe = spec.recipe
+        models = Models(spec.model, reference=spec.reference, critic=recipe.trained_critic)
+        self._engine = ActorCritic(models, recipe.learner, seat=seat, seed=spec.seed, device=device)
+        self._rank = LearnerRank(self._engine, recipe)
+
+    def load(self, folder: Path | None) -> int:
+        """Continue from a verified checkpoint's `engine` folder, if any; returns the process id."""
+        if folder is not None:
+            self._engine.load(folder / "engine")
+        return os.getpid()
+
+    def train(self, groups: Sequence[Group], version: int, orders: Orders) -> UpdateReport:
+        """As `LearnerRank.train`."""
+        return self._rank.train(groups, version, orders)
+
+    def mutual_information(self, groups: Sequence[Group]) -> float | None:
+        """As `LearnerRank.mutual_information`, in nats."""
+        found = self._rank.mutual_information(groups)
+        return None if found is None else found.information
+
+    def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
+        """As `LearnerRank.check_parity`."""
+        return self._rank.check_parity(turns, version)
+
+    def write_weights(self, path: Path) -> str | None:
+        """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in
+        gathering.
+        """
+        tensors = {}
+        for name, tensor in self._engine.full_tensors():
+            if self._engine.rank == 0:
+                tensors[name] = tensor.to("cpu", copy=True).contiguous()
+        if self._engine.rank != 0:
+            return None
+        safetensors.torch.save_file(tensors, path)
+        return sha256_of(path)
+
+    def broadcast(self, engines: list[Any], address: tuple[str, int], world_size: int) -> None:
+        """Send every tensor to the engines over NCCL; all ranks take part in gathering. Not run: it needs GPUs."""
+        from milepost.actors import transfer  # imports vllm, which only this way of delivery needs in a learner
+
+        if self._link is None or self._linked != engines:
+            source = transfer.GatheredSource(self._engine.tensor_shapes(), self._engine.full_tensors)
+            self._link = transfer.nccl_sender(
+                source=source, engines=engines, rank=self._engine.rank, address=address, world_size=world_size
+            )
+            self._linked = engines
+        self._link.send_weights()
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of a checkpoint into `folder`."""
+        self._engine.save(folder / "engine")
+        self._engine.save_policy(folder / "policy")
+
+
+class LearnerPool:
+    """All ranks of the learner."""
+
+    def __init__(self, spec: LearnerSpec, weights: WeightFolder) -> None:
+        self._spec = spec
+        self._weights = weights
+        self._handles: list[Any] = []
+        self._step_s: list[float] = []
+        self.pids: list[int] = []
+        self.restarts = 0
+
+    async def start(self, loaded: Path | None = None) -> None:
+        """Start every rank, on the model or on the verified checkpoint folder `loaded`.
+
+        Raises ConfigError or DependencyLost with the cause.
+        """
+        spec, config = self._spec, self._spec.recipe.learner
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads or 1)}
+        env |= {} if gpus else {"DS_ACCELERATOR": "cpu"}
+        actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": env})
+        address, port = _rendezvous()
+        seats = [
+            Seat(rank=rank, world_size=config.ranks, master_addr=address, master_port=port)
+            for rank in range(config.ranks)
+        ]
+        self._handles = [actor.remote(spec, seat) for seat in seats]
+        try:
+            await self.load(loaded)
+        except LearnerLost as error:
+            raise DependencyLost(f"the learner could not start: {error}") from error
+
+    async def load(self, folder: Path | None) -> None:
+        """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
+        self.pids = await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + 120)
+
+    async def train(self, groups: Sequence[Group], version: int, orders: Orders) -> UpdateReport:
+        """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
+        limit = max(_SHORTEST_LIMIT_S, _SLOWEST_STEP * median(self._step_s)) if self._step_s else _FIRST_STEP_S
+        started = time.monotonic()
+        shared = ray.put(list(groups))
+        reports: list[UpdateReport] = await self._all("train", shared, version, orders, timeout_s=limit)
+        self._step_s.append(time.monotonic() - started)
+        return reports[0]
+
+    async def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
+        """Whether engine and learner agree on freshly sampled turns. Raises Diverged if they do not."""
+        found: list[float | None] = await self._all("check_parity", list(turns), version, timeout_s=_FIRST_STEP_S)
+        return found[0]
+
+    async def mutual_information(self, groups: Sequence[Group]) -> float | None:
+        """Of prompts and responses of `groups` under the current weights, in nats; None where there are too few."""
+        found: list[float | None] = await self._all("mutual_information", list(groups), timeout_s=_FIRST_STEP_S)
+        return found[0]
+
+    async def delivery(self, version: int) -> Delivery:
+        """The current weights, on the way that the engines were started for."""
+        if self._spec.transfer == "nccl":
+            return NcclDelivery(send=self._broadcast, version=version)
+        path = self._weights.file(version)
+        digests: list[str | None] = await self._all("write_weights", path, timeout_s=_FIRST_STEP_S)
+        digest = digests[0]
+        assert digest is not None
+        return FileDelivery(path=path, sha256=digest, version=version)
+
+    async def _broadcast(self, engines: list[Any]) -> None:
+        world_size = 1 + len(engines) * self._spec.workers_per_engine
+        await self._all("broadcast", engines, _rendezvous(), world_size, timeout_s=_FIRST_STEP_S)
+
+    async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
+        """Write, hash and publish a checkpoint of `iteration`; returns its folder."""
+        tag = checkpoint.tag_of(iteration)
+        staged = checkpoint.prepare(self._spec.checkpoints, tag, writer=os.getpid())
+        await self._all("save", staged, timeout_s=_FIRST_STEP_S)
+        facts = checkpoint.Record(
+            run_id=self._spec.run_id,
+            iteration=iteration,
+            policy_version=version,
+            config_hash=self._spec.config_hash,
+            versions=checkpoint.package_versions(),
+            consumed=dict(consumed),
+        )
+        path = await asyncio.to_thread(checkpoint.publish, staged, tag, facts)
+        checkpoint.prune(self._spec.checkpoints, keep=self._spec.keep_checkpoints)
+        return path
+
+    async def recover(self, loaded: Path | None) -> None:
+        """End what is left of the ranks and start them again from `loaded`."""
+        self.restarts += 1
+        if self.restarts > 3:
+            raise DependencyLost("the learner was lost four times; see the driver's log for the causes")
+        await self.stop()
+        await self.start(loaded)
+
+    async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
+        """What every rank answers. Raises the cause if one fails: a lost rank before what others say of its loss."""
+        calls = [asyncio.ensure_future(getattr(handle, method).remote(*arguments)) for handle in self._handles]
+        try:
+            done, waiting = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+            errors = [error for call in done if (error := call.exception()) is not None]
+            if errors and waiting:
+                late, _ = await asyncio.wait(waiting, timeout=_LAST_WORDS_S)
+                errors += [error for call in late if (error := call.exception()) is not None]
+            elif waiting:
+                raise WatchdogExpired(f"the learner's {method} did not end within {timeout_s:.0f} s: a rank hangs")
+            for error in sorted(errors, key=lambda error: isinstance(error, RayTaskError)):
+                raise _translated(error) from error
+            return [call.result() for call in calls]
+        finally:
+            for call in calls:
+                call.cancel()
+
+    async def stop(self) -> None:
+        """End all ranks."""
+        for handle in self._handles:
+            ray.kill(handle)
+        self._handles = []
+
+
+def _translated(error: BaseException) -> BaseException:
+    """What a rank's failure means for the run; other than a RayTaskError, it says that the rank is gone."""
+    if not isinstance(error, RayTaskError):
+        return LearnerLost(last_line(error)) if isinstance(error, RayError) else error
+    cause = error.cause if isinstance(error.cause, Exception) else error
+    match cause:
+        case ParityError() | DivergenceError():
+            return Diverged(str(cause))
+        case FileNotFoundError():
+            return ConfigError(str(cause))
+        case MemoryError() | torch.OutOfMemoryError():
+            return DependencyLost(f"the learner is out of memory: {cause}; lower learner.max_tokens_per_micro_batch")
+    return cause
+
+
+def _rendezvous() -> tuple[str, int]:
+    address = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return address, int(probe.getsockname()[1])

@@ -1,0 +1,300 @@
+"""Rollout workers as Ray actors, and the pool that replaces those that die, hang or stop answering.
+
+A worker takes groups from the ledger under a lease and puts finished episodes into the buffer. When its process is lost
+its leases end at once and its groups are played again by others under the same names, so nothing is lost and nothing is
+counted twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from transformers import AutoTokenizer
+
+from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.actors.episode import Limits, Stage, run_episode
+from milepost.actors.worker import ActorConfig, Ticket, Worker
+from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
+from milepost.cluster.pools.engines import RoutedEngine, last_line
+from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
+from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.redis_server import BufferUnavailable, connect
+from milepost.cluster.replay.wire import WireError
+from milepost.envs.dialogue import Dialogue
+from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
+from milepost.envs.types import Failure, Task, Trajectory
+from milepost.reward.reward import load_reward
+
+logger = logging.getLogger(__name__)
+_START_UP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What every worker of a run is started with."""
+
+    run_id: str
+    redis_url: str
+    model: Path
+    env: ScenarioConfig
+    actors: ActorConfig
+    engine: EngineConfig
+    sampling: SamplingConfig
+    buffer: BufferConfig
+    reward_path: str
+    group_size: int
+
+
+def stage_for(spec: WorkerSpec, engine: RoutedEngine) -> Stage:
+    """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
+    tokenizer = AutoTokenizer.from_pretrained(spec.model)
+    return Stage(
+        engine=engine,
+        dialogue=Dialogue(tokenizer, spec.actors.system_prompt),
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        executor=ThreadPoolExecutor(spec.actors.env_threads, thread_name_prefix="env"),
+        limits=Limits(
+            max_turns=spec.actors.max_turns,
+            env_timeout_s=spec.actors.env_timeout_s,
+            episode_timeout_s=spec.actors.episode_timeout_s,
+            max_prompt_tokens=spec.engine.max_model_len - spec.sampling.max_tokens,
+            window_turns=spec.actors.window_turns,
+        ),
+        reward=load_reward(spec.reward_path) if spec.reward_path else None,
+    )
+
+
+class LedgerSource:
+    """Groups as the ledger gives them out: first those that a lost worker left behind, then new ones."""
+
+    def __init__(self, ledger: Ledger, spec: WorkerSpec, owner: str) -> None:
+        self._ledger = ledger
+        self._spec = spec
+        self._owner = owner
+        self._scenarios = ScenarioSet(spec.env)
+
+    async def next_group(self) -> Ticket | None:
+        """A group to play, or None while admission is closed or Redis away."""
+        try:
+            return await self._next()
+        except BufferUnavailable as error:
+            logger.warning("no new groups: %s", error)
+            return None
+
+    async def _next(self) -> Ticket | None:
+        lease_s = self._spec.buffer.lease_s
+        left = await self._ledger.adopt(self._owner, lease_s)
+        if left is not None:
+            return Ticket(group_id=left.group_id, task=left.task, indices=tuple(left.missing))
+        sequence = await self._ledger.next_sequence(self._owner)
+        task = self._scenarios.schedule(sequence)
+        group_id = f"g{sequence:08d}"
+        size = self._spec.group_size
+        if not await self._ledger.issue(task=task, group_id=group_id, size=size, owner=self._owner, lease_s=lease_s):
+            return None
+        return Ticket(group_id=group_id, task=task, indices=tuple(range(size)))
+
+    async def renew(self, group_ids: list[str]) -> None:
+        """Extend the leases of groups under way; one that runs out meanwhile is given to another worker."""
+        try:
+            await self._ledger.renew(group_ids, self._owner, self._spec.buffer.lease_s)
+        except BufferUnavailable as error:
+            logger.warning("leases not renewed: %s", error)
+
+
+class BufferSink:
+    """Finished episodes into the buffer, waiting while it is full."""
+
+    def __init__(self, buffer: TrajectoryBuffer) -> None:
+        self._buffer = buffer
+
+    async def put(self, result: Trajectory | Failure) -> None:
+        """Store one result; a trajectory that is too large becomes a failure of its environment.
+
+        Raises BufferUnavailable at the deadline, naming what it waited for.
+        """
+        try:
+            await self._buffer.put_with_backpressure(result)
+        except WireError as error:
+            failure = Failure(
+                task=result.task,
+                group_id=result.group_id,
+                index=result.index,
+                boundary="env",
+                error=type(error).__name__,
+                message=f"{error}; raise buffer.max_entry_bytes, or shorten episodes and observations",
+                turn=len(result.turns) if isinstance(result, Trajectory) else 0,
+            )
+            await self._buffer.put_with_backpressure(failure)
+
+
+class WorkerActor:
+    """One worker process."""
+
+    def __init__(self, spec: WorkerSpec, name: str, engines: list[Any]) -> None:
+        self._spec = spec
+        self._engine = RoutedEngine(engines, request_timeout_s=spec.engine.request_timeout_s)
+        self._stage = stage_for(spec, self._engine)
+        client = connect(spec.redis_url)
+        self._worker = Worker(
+            self._stage,
+            LedgerSource(Ledger(client, spec.run_id), spec, name),
+            BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer)),
+            concurrent_groups=spec.actors.concurrent_groups,
+        )
+
+    async def run(self) -> int:
+        """Play groups until stopped; returns the number of environment calls that hung."""
+        return await self._worker.run(renew_every_s=self._spec.buffer.lease_s / 3)
+
+    async def play(self, tasks: list[Task], concurrency: int) -> list[Trajectory | Failure]:
+        """Play each task once, outside the ledger: evaluation."""
+        gate = asyncio.Semaphore(concurrency)
+
+        async def one(index: int, task: Task) -> Trajectory | Failure:
+            async with gate:
+                return await run_episode(self._stage, task=task, group_id="eval", index=index)
+
+        return list(await asyncio.gather(*(one(index, task) for index, task in enumerate(tasks))))
+
+    async def set_engines(self, engines: list[Any]) -> None:
+        """The engines now in rotation."""
+        self._engine.set_handles(engines)
+
+    async def stop(self) -> None:
+        """Take no new groups."""
+        self._worker.stop()
+
+    async def ping(self) -> int:
+        """The process id; also the health probe."""
+        return os.getpid()
+
+
+@dataclass(slots=True)
+class _Slot:
+    name: str
+    handle: Any
+    running: asyncio.Future[int] | None = None
+    pulse: asyncio.Future[int] | None = None
+    asked_at: float = 0.0
+    engines: list[Any] = field(default_factory=list)
+    """Those it was told of."""
+    playing: asyncio.Future[list[Trajectory | Failure]] | None = None
+    """Episodes outside the ledger; it is not retired before they have ended."""
+
+
+class WorkerPool:
+    """All workers of a run."""
+
+    def __init__(self, spec: WorkerSpec, ledger: Ledger, engines: list[Any]) -> None:
+        self._spec = spec
+        self._ledger = ledger
+        self._engines = engines
+        self._spawned = 0
+        self._rolling = False
+        self.restarts = 0
+        self._slots = [self._spawn() for _ in range(spec.actors.num_workers)]
+
+    def _spawn(self) -> _Slot:
+        actor = ray.remote(WorkerActor).options(
+            num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}
+        )
+        self._spawned += 1
+        name = f"worker-{os.getpid()}-{self._spawned}"  # unique over resumptions: leases carry it
+        slot = _Slot(name, actor.remote(self._spec, name, self._engines), engines=self._engines)
+        if self._rolling:
+            slot.running = asyncio.ensure_future(slot.handle.run.remote())
+        return slot
+
+    async def play(self, tasks: Sequence[Task], timeout_s: float) -> list[Trajectory | Failure]:
+        """Play tasks once each, outside the ledger, spread over the workers; what a lost worker had is played again.
+
+        Raises WatchdogExpired at the deadline, DependencyLost where too many workers are lost.
+        """
+        results: list[Trajectory | Failure] = []
+        left = list(tasks)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while left:
+                    left = await self._play_once(left, results)
+        except TimeoutError:
+            raise WatchdogExpired(
+                f"evaluation: {len(left)} of {len(tasks)} episodes did not end within {timeout_s:g} s"
+            ) from None
+        return results
+
+    async def _play_once(self, tasks: list[Task], results: list[Trajectory | Failure]) -> list[Task]:
+        """Add what was played to `results`; returns the tasks of lost workers, which were replaced."""
+        concurrency = self._spec.actors.concurrent_groups * self._spec.group_size
+        slots, left = list(self._slots), []
+        parts = [tasks[i :: len(slots)] for i in range(len(slots))]
+        for slot, part in zip(slots, parts, strict=True):
+            slot.playing = asyncio.ensure_future(slot.handle.play.remote(part, concurrency))
+        answers = await asyncio.gather(*(slot.playing for slot in slots if slot.playing), return_exceptions=True)
+        for index, (slot, part, answer) in enumerate(zip(slots, parts, answers, strict=True)):
+            if not isinstance(answer, BaseException):
+                results.extend(answer)
+                continue
+            if not isinstance(answer, RayActorError):
+                raise answer
+            left.extend(part)
+            if self._slots[index] is slot:  # else `tend` has replaced it
+                await self._replace(index, slot, answer)
+        return left
+
+    def roll(self) -> None:
+        """Start taking groups from the ledger."""
+        self._rolling = True
+        for slot in self._slots:
+            slot.running = asyncio.ensure_future(slot.handle.run.remote())
+
+    async def tend(self, engines: list[Any]) -> None:
+        """Replace workers that ended and tell all of them which engines are in rotation. Raises DependencyLost."""
+        self._engines = engines
+        for index, slot in enumerate(self._slots):
+            self._feel_pulse(slot)
+            is_playing = slot.playing is not None and not slot.playing.done()
+            if slot.running is not None and slot.running.done() and not is_playing:
+                await self._replace(index, slot, slot.running.exception())
+            elif slot.engines != engines:
+                slot.handle.set_engines.remote(engines)
+                slot.engines = engines
+
+    async def _replace(self, index: int, slot: _Slot, error: BaseException | None) -> None:
+        reason = "retired: an environment call hung" if error is None else last_line(error)
+        await self._ledger.release_owner(slot.name)
+        self.restarts += 1
+        if self.restarts > self._spec.actors.max_restarts:
+            raise DependencyLost(f"{slot.name} ended ({reason}); actors.max_restarts is used up")
+        logger.warning("%s ended (%s); replacing it", slot.name, reason)
+        ray.kill(slot.handle)
+        self._slots[index] = self._spawn()
+
+    def _feel_pulse(self, slot: _Slot) -> None:
+        """Kill a worker whose event loop does not turn: user code holds it and its own deadlines cannot pass."""
+        limit_s = self._spec.actors.env_timeout_s + _START_UP_S
+        if slot.pulse is None or slot.pulse.done():
+            slot.pulse, slot.asked_at = asyncio.ensure_future(slot.handle.ping.remote()), time.monotonic()
+            slot.pulse.add_done_callback(lambda pulse: pulse.cancelled() or pulse.exception())
+        elif time.monotonic() - slot.asked_at > limit_s:
+            logger.warning("%s did not answer within %g s; killing it", slot.name, limit_s)
+            ray.kill(slot.handle)
+
+    async def stop(self) -> None:
+        """End the workers at once; the groups they leave are given out again when the run goes on."""
+        for slot in self._slots:
+            ray.kill(slot.handle)
+            for future in (slot.running, slot.pulse):
+                if future is not None:
+                    future.cancel()
+        self._slots = []

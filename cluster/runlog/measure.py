@@ -1,0 +1,142 @@
+"""From what an iteration handled to the numbers people watch. Pure: no clock, no wire."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from milepost.cluster.runlog.records import IterationRecord
+from milepost.envs.types import Group, Trajectory
+from milepost.learner.credit.filter import reason_counts
+from milepost.learner.health.repetition import repetition
+from milepost.learner.loop import UpdateReport
+from milepost.reward.evaluators import reward_variance, summarize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """Seconds of one iteration, by what the driver did in them."""
+
+    total_s: float
+    """Since training began."""
+    wall_s: float
+    wait_s: float
+    train_s: float
+    publish_s: float
+    overlap_s: float
+    """Of `wall_s`: with training and generation both under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the rest of the system looked like at the end of an iteration."""
+
+    buffer_groups: int
+    buffer_bytes: int
+    groups_stale: int
+    episodes_failed: int
+    nonfinite_total: int
+    engine_restarts: int
+    worker_restarts: int
+    learner_restarts: int
+    ledger: dict[str, int]
+    selection: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """What was measured on the weights that an iteration published; None for what was not."""
+
+    parity: float | None
+    """Mean |log-prob of learner - of engine|, in nats per token."""
+    information: float | None
+    """Mutual information of prompts and responses, in nats."""
+
+
+def staleness(groups: Sequence[Group], version: int) -> list[int]:
+    """Versions between each trajectory's oldest token and the weights that train on it."""
+    return [version - t.oldest_version for group in groups for t in group.trajectories]
+
+
+def mixed_share(trajectories: Sequence[Trajectory]) -> float:
+    """Share of responses (turns) sampled by more than one policy version."""
+    turns = [turn for t in trajectories for turn in t.turns]
+    return fmean(len({span.version for span in turn.versions}) > 1 for turn in turns)
+
+
+def record(
+    groups: Sequence[Group],
+    report: UpdateReport,
+    *,
+    iteration: int,
+    clock: Clock,
+    around: Surroundings,
+    probes: Probes,
+) -> IterationRecord:
+    """The record of one iteration that trained on `groups` and made policy version `report.version + 1`."""
+    trajectories = [t for group in groups for t in group.trajectories]
+    summary = summarize(trajectories)
+    returns = [[t.reward for t in group.trajectories] for group in groups]
+    variance = reward_variance(returns)
+    lags = staleness(groups, report.version)
+    tokens = sum(t.num_tokens for t in trajectories)
+    kept = sum(verdict.keep for verdict in report.verdicts)
+    m = report.metrics
+    return IterationRecord(
+        iteration=iteration,
+        policy_version=report.version + 1,
+        time_s=clock.total_s,
+        success=summary.success_rate,
+        reward_mean=summary.mean_reward,
+        reward_std_within=math.sqrt(variance.within),
+        zero_variance_share=variance.zero_share,
+        episodes=len(trajectories),
+        turns_mean=summary.mean_turns,
+        invalid_share=summary.invalid_share,
+        tokens=tokens,
+        tokens_per_s=tokens / clock.wall_s,
+        groups_trained=kept,
+        groups_filtered=len(groups) - kept,
+        groups_stale=around.groups_stale,
+        episodes_failed=around.episodes_failed,
+        staleness_mean=fmean(lags),
+        staleness_max=max(lags),
+        mixed_version_share=mixed_share(trajectories),
+        loss=fmean(report.losses) if report.losses else None,
+        kl=m.get("approx_kl"),
+        entropy=m.get("entropy"),
+        clip_low=m.get("clip_fraction_low"),
+        clip_high=m.get("clip_fraction_high"),
+        grad_norm=m.get("grad_norm"),
+        advantage_abs_p99=m.get("advantage_abs_p99"),
+        ess=m.get("effective_sample_share"),
+        parity=probes.parity,
+        wait_s=clock.wait_s,
+        train_s=clock.train_s,
+        publish_s=clock.publish_s,
+        both_busy_share=clock.overlap_s / clock.wall_s,
+        buffer_groups=around.buffer_groups,
+        buffer_bytes=around.buffer_bytes,
+        nonfinite_total=around.nonfinite_total,
+        engine_restarts=around.engine_restarts,
+        worker_restarts=around.worker_restarts,
+        learner_restarts=around.learner_restarts,
+        ledger=around.ledger,
+        repetition=repetition(_responses(groups)),
+        mutual_information=probes.information,
+        value_loss=m.get("value_loss"),
+        explained_variance=m.get("explained_variance"),
+        verdicts={str(reason): count for reason, count in reason_counts(report.verdicts).items()},
+        update={**m},
+        selection={**around.selection},
+    )
+
+
+def _responses(groups: Sequence[Group]) -> Iterator[tuple[tuple[str, str], list[int]]]:
+    """Responses with what they answered: the state of a task."""
+    for group in groups:
+        for trajectory in group.trajectories:
+            for turn in trajectory.turns:
+                yield (group.group_id, turn.anchor), turn.response_ids

@@ -1,0 +1,149 @@
+"""The lines of `metrics.jsonl`: what one iteration and one evaluation measured, and how to read them back.
+
+`milepost.cluster.runlog.metrics` writes them. Reading forgives what a killed driver leaves (a torn last line) and what
+a resumed run repeats; it forgives nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from milepost.cluster.base.exits import ConfigError
+from milepost.envs.types import Split
+
+Number = float | None
+"""A measured value; None where it was not finite or not measured."""
+
+
+class IterationRecord(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="iteration", tag_field="kind"
+):
+    """One iteration of training. Counts are the iteration's; restarts and `nonfinite_total` since the driver began."""
+
+    iteration: int
+    """1 for the first: the number of finished iterations."""
+    policy_version: int
+    time_s: Number
+    """Seconds since training began."""
+    success: Number
+    """Share of the iteration's finished episodes that reached the goal."""
+    reward_mean: Number
+    reward_std_within: Number
+    """Root of the mean variance of the return inside a group."""
+    zero_variance_share: Number
+    episodes: int
+    """Finished episodes."""
+    turns_mean: Number
+    invalid_share: Number
+    """Share of turns without a valid action."""
+    tokens: int
+    """Sampled tokens."""
+    tokens_per_s: Number
+    groups_trained: int
+    groups_filtered: int
+    groups_stale: int
+    episodes_failed: int
+    staleness_mean: Number
+    """Policy versions between sampling (oldest token) and training."""
+    staleness_max: int
+    mixed_version_share: Number
+    """Share of responses sampled by more than one policy version."""
+    loss: Number
+    kl: Number
+    entropy: Number
+    clip_low: Number
+    clip_high: Number
+    grad_norm: Number
+    advantage_abs_p99: Number
+    ess: Number
+    """Effective sample size of the importance weights, as a share of the tokens."""
+    parity: Number
+    """Mean absolute difference between the engines' and the learner's log-probs on the version just published."""
+    wait_s: Number
+    """Seconds the learner waited for groups."""
+    train_s: Number
+    publish_s: Number
+    """Seconds to bring the new weights into every engine."""
+    both_busy_share: Number
+    """Share of the iteration in which rollouts and training ran at the same time."""
+    buffer_groups: int
+    buffer_bytes: int
+    nonfinite_total: int
+    engine_restarts: int
+    worker_restarts: int
+    learner_restarts: int
+    ledger: dict[str, int] = {}
+    """Episodes by ledger state."""
+    repetition: Number = None
+    """How much responses repeat across different prompts, in [0, 1]."""
+    mutual_information: Number = None
+    """Of prompts and responses, in nats; measured every `collapse.information_every` iterations."""
+    value_loss: Number = None
+    explained_variance: Number = None
+    """Of the returns by the critic."""
+    verdicts: dict[str, int] = {}
+    """Groups by the filter's reason to keep or drop them."""
+    update: dict[str, Number] = {}
+    """Whatever else the learner measured in the update, by name: coverage of the credit, off-policy mismatch, rates."""
+    selection: dict[str, Number] = {}
+    """How far trained episodes are from all that were played, by field, in standard deviations."""
+
+
+class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="eval", tag_field="kind"):
+    """One evaluation of the policy on one split."""
+
+    iteration: int
+    """Finished iterations; 0 before training."""
+    policy_version: int
+    split: Split
+    time_s: Number
+    success: float
+    success_low: float
+    success_high: float
+    """Bounds of the 95 % Wilson interval."""
+    episodes: int
+
+
+Record = IterationRecord | EvalRecord
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of a run in order; a torn last line is left out.
+
+    A resumed run plays iterations again: a record replaces everything the file said about its own and later iterations.
+    A missing file is a run without records. Raises ConfigError with the line number for a damaged line elsewhere.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn or empty
+    except FileNotFoundError:
+        return []
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = msgspec.json.decode(line, type=Record)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{path}, line {number}: {error}; repair or delete the line") from error
+        later: list[Record] = []
+        while records and records[-1].iteration >= record.iteration:
+            later.append(records.pop())
+        records.extend(old for old in reversed(later) if not _is_replaced(old, record))
+        records.append(record)
+    return records
+
+
+def iterations(records: list[Record]) -> list[IterationRecord]:
+    """The training records, in order."""
+    return [record for record in records if isinstance(record, IterationRecord)]
+
+
+def evals(records: list[Record], split: Split) -> list[EvalRecord]:
+    """The evaluations of one split, in order."""
+    return [record for record in records if isinstance(record, EvalRecord) and record.split == split]
+
+
+def _is_replaced(old: Record, new: Record) -> bool:
+    if isinstance(new, EvalRecord):
+        return isinstance(old, EvalRecord) and old.split == new.split and old.iteration >= new.iteration
+    return old.iteration > new.iteration or (isinstance(old, IterationRecord) and old.iteration == new.iteration)

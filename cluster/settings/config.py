@@ -1,0 +1,284 @@
+"""One TOML file -> one checked, frozen `RunConfig`; and back.
+
+Every section is a model beside its component; this file puts them together, applies `--set` overrides, and turns what
+is wrong into lines that name the file, the key and the reason. It checks what can be known before anything starts. It
+holds no secret: the Redis URL comes from the environment variable that `buffer.url_env` names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.actors.worker import ActorConfig
+from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.replay.buffer import BufferConfig
+from milepost.cluster.runlog.metrics import MetricsConfig
+from milepost.cluster.settings.overrides import apply, leaves
+from milepost.envs.scenarios import ScenarioConfig
+from milepost.envs.types import Split
+from milepost.learner.config import LearnerConfig
+from milepost.learner.credit.filter import FilterConfig
+from milepost.learner.credit.strategies.crbc import CRBCConfig
+from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS, CreditConfig
+from milepost.learner.first_policy.model import ModelConfig
+from milepost.learner.health.collapse import CollapseConfig
+from milepost.learner.health.selection import SelectionConfig
+from milepost.learner.loss.critic import CriticConfig
+from milepost.learner.loss.entropy import EntropyConfig
+from milepost.learner.loss.loss import LossConfig
+from milepost.learner.loss.objective import contradiction
+from milepost.learner.loss.offpolicy import OffPolicyConfig
+
+_MAX_BYTES = 1_000_000
+_FREE_ON_RESUME = (
+    "run.iterations",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "run.eval_episodes",
+    "run.eval_splits",
+    "run.eval_every",
+    "run.runs_dir",
+    "run.stop_grace_s",
+    "run.stall_timeout_s",
+    "run.ray_address",
+    "actors.env_timeout_s",
+    "actors.episode_timeout_s",
+    "actors.max_restarts",
+    "engine.start_timeout_s",
+    "engine.request_timeout_s",
+    "engine.update_timeout_s",
+    "engine.max_restarts",
+    "learner.collective_timeout_s",
+    "buffer",
+    "metrics",
+    "selection",
+)
+"""Keys and sections that may change between a run and its resumption: they do not change what is learnt."""
+
+
+class RunSection(BaseModel):
+    """The run as a whole: how long, how large, where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="last part of the run's id")
+    seed: int = Field(0, ge=0, le=2**31, description="seed of everything the run draws")
+    iterations: int = Field(100, ge=0, description="policy updates")
+    groups_per_iteration: int = Field(8, ge=1, description="groups that one update learns from")
+    group_size: int = Field(8, ge=2, le=1024, description="episodes of one task that are compared with each other")
+    max_staleness: int = Field(1, ge=0, description="policy versions between sampling and training; 0 is on-policy")
+    checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints, fewer where the buffer fills")
+    keep_checkpoints: int = Field(3, ge=1, description="checkpoints kept")
+    eval_episodes: int = Field(100, ge=0, description="episodes per split before and after training; 0 evaluates never")
+    eval_splits: tuple[Split, ...] = Field(
+        ("train", "heldout", "ood"), min_length=1, description="splits that are evaluated, where they hold scenarios"
+    )
+    eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: before and after training only")
+    runs_dir: str = Field("runs", min_length=1, description="folder of the run folders")
+    stop_grace_s: float = Field(30, gt=0, description="time an orderly stop may take")
+    stall_timeout_s: float = Field(300, gt=0, description="a run without progress for so long ends with an error")
+    ray_address: str = Field(
+        "", description="empty: a Ray of its own on this machine; auto: the cluster it is started on"
+    )
+
+    @field_validator("runs_dir")
+    @classmethod
+    def _goes_down_only(cls, value: str) -> str:
+        if ".." in Path(value).parts:
+            raise ValueError("'..' is not allowed here; give an absolute path")
+        return value
+
+
+class RewardSection(BaseModel):
+    """Where the reward comes from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field("", description="reward function, package.module:function; empty keeps the environment's rewards")
+
+
+class RunConfig(BaseModel):
+    """Everything a run needs to know, as one section per component."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: RunSection = RunSection()
+    model: ModelConfig = ModelConfig()
+    env: ScenarioConfig = ScenarioConfig()
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    actors: ActorConfig = ActorConfig()
+    reward: RewardSection = RewardSection()
+    credit: CreditConfig = CRBCConfig()
+    filter: FilterConfig = FilterConfig()
+    loss: LossConfig = LossConfig()
+    offpolicy: OffPolicyConfig = OffPolicyConfig()
+    entropy: EntropyConfig = EntropyConfig()
+    learner: LearnerConfig = LearnerConfig()
+    critic: CriticConfig = CriticConfig()
+    collapse: CollapseConfig = CollapseConfig()
+    selection: SelectionConfig = SelectionConfig()
+    buffer: BufferConfig = BufferConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Self:
+        for is_wrong, complaint in _contradictions(self):
+            if is_wrong:
+                raise ValueError(complaint)
+        return self
+
+
+def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
+    run = config.run
+    in_system = run.groups_per_iteration * (run.max_staleness + 1)
+    yield (
+        config.buffer.max_groups < in_system,
+        f"buffer.max_groups = {config.buffer.max_groups} is less than the {in_system} groups that "
+        "run.groups_per_iteration x (run.max_staleness + 1) lets wait; raise it",
+    )
+    yield (
+        config.learner.minibatches > run.groups_per_iteration,
+        f"learner.minibatches = {config.learner.minibatches} is more than run.groups_per_iteration = "
+        f"{run.groups_per_iteration}; every optimizer step needs a group",
+    )
+    yield (
+        config.sampling.max_tokens >= config.engine.max_model_len,
+        f"sampling.max_tokens = {config.sampling.max_tokens} leaves no room for a prompt in engine.max_model_len = "
+        f"{config.engine.max_model_len}; lower the one or raise the other",
+    )
+    complaint = contradiction(config.loss, config.offpolicy)
+    yield complaint is not None, complaint or ""
+    yield (
+        run.ray_address != "" and not config.buffer.url_env,
+        "run.ray_address is set but buffer.url_env is empty: an embedded Redis serves one machine only; "
+        "set buffer.url_env to the environment variable that holds the URL of one that every node reaches",
+    )
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a TOML file, apply overrides of the form `section.key=value`, and check all of it.
+
+    A value of an override is TOML; what is not valid TOML is taken as a string. Raises ConfigError with one line for
+    each thing that is wrong: file (or `--set`), key, reason, and for an unknown key the nearest known name.
+    """
+    values = _read(path)
+    overridden = [apply(values, override) for override in overrides]
+    for key, value in leaves(values):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{_source(key, overridden, path)}: {key} = {value} is not a finite number")
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_complaint(detail, overridden, path) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def dump(config: RunConfig, path: Path) -> None:
+    """Write the resolved config, defaults included, so that `load` gives the same config back."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    scratch.replace(path)
+
+
+def config_hash(config: RunConfig) -> str:
+    """16 hex digits over every value that shapes what is learnt; equal for a run and its allowed resumptions."""
+    kept = {key: value for key, value in leaves(config.model_dump(mode="json")) if not _is_free(key)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_change(old: RunConfig, new: RunConfig) -> None:
+    """Check that `new` may continue a run that began with `old`.
+
+    Raises ConfigError with one line for each changed value that shapes what is learnt.
+    """
+    before, after = (dict(leaves(config.model_dump(mode="json"))) for config in (old, new))
+    changed = sorted(
+        key for key in before.keys() | after.keys() if before.get(key) != after.get(key) and not _is_free(key)
+    )
+    if changed:
+        lines = [f"{key} was {before.get(key)!r} and is now {after.get(key)!r}" for key in changed]
+        raise ConfigError("\n".join([*lines, "a resumed run keeps these values; undo the change or start a new run"]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: larger than 1 MB; a config is a few kilobytes")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the path of a TOML config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE_ON_RESUME)
+
+
+def _source(key: str, overridden: Sequence[str], path: Path) -> str:
+    return "--set" if any(key == other or key.startswith(f"{other}.") for other in overridden) else str(path)
+
+
+def _complaint(detail: ErrorDetails, overridden: Sequence[str], path: Path) -> str:
+    parts = [str(part) for part in detail["loc"]]
+    if detail["type"] == "union_tag_invalid":
+        return _unknown_strategy(detail, path, overridden)
+    strategy = parts.pop(1) if len(parts) > 1 and parts[0] == "credit" else None  # pydantic names the union's member
+    key = ".".join(parts)
+    source = _source(key, overridden, path)
+    if detail["type"] == "extra_forbidden":
+        of = f" of strategy {strategy}" if strategy else ""
+        return f"{source}: unknown key {key}{of}{_nearest(parts, strategy)}"
+    reason = detail["msg"].removeprefix("Value error, ")
+    where = (
+        f"{key} = {detail['input']!r}: "
+        if parts and not isinstance(detail["input"], dict)
+        else f"{key}: "
+        if key
+        else ""
+    )
+    return f"{source}: {where}{reason[:1].lower()}{reason[1:]}"
+
+
+def _unknown_strategy(detail: ErrorDetails, path: Path, overridden: Sequence[str]) -> str:
+    named = detail["ctx"]["tag"]
+    close = difflib.get_close_matches(named, SETTINGS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
+    return f"{_source('credit.strategy', overridden, path)}: credit.strategy = {named!r}: no such strategy; {hint}"
+
+
+def _nearest(parts: Sequence[str], strategy: str | None) -> str:
+    """The known name that `parts` most likely means: in its own section first, then anywhere."""
+    known = list(_known_keys(RunConfig, strategy=strategy))
+    section = ".".join(parts[:-1])
+    beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
+    close = difflib.get_close_matches(parts[-1], beside, n=1)
+    if close:
+        return f"; did you mean {beside[close[0]]}?"
+    same_name = [key for key in known if key.rpartition(".")[2] == parts[-1]]
+    if same_name:
+        return f"; did you mean {same_name[0]}?"
+    return f"; known here: {', '.join(sorted(beside))}" if beside else ""
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "", *, strategy: str | None) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        kind = SETTINGS[strategy or DEFAULT] if name == "credit" else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _known_keys(kind, f"{prefix}{name}.", strategy=strategy)

@@ -1,0 +1,1 @@
+"""From trajectories to token arrays and tensors."""

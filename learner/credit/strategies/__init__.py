@@ -1,0 +1,1 @@
+"""The credit strategies, one file each, and their registry."""

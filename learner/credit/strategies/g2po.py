@@ -1,0 +1,85 @@
+"""G2PO: a turn is judged by the value of the state it led to, within its own state and within the whole group.
+
+A state's value is the mean of what its visits went on to earn, so visits share what they learned one step ahead; it is
+not carried further through the graph, as `milepost.learner.credit.strategies.crbc` does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
+from milepost.learner.credit.comparison import Ints, Scale, combined, compare, flat_turns, labels
+from milepost.learner.credit.settings import StepSettings
+
+
+class G2POConfig(StepSettings):
+    """A turn's credit is the value of where it led, compared within its state and within the group."""
+
+    strategy: Literal["g2po"] = Field("g2po", description="value of the next state, compared in state and group")
+    gamma: float = Field(0.95, gt=0, le=1, description="Discount per turn of success")
+    scale: Scale = Field("std", description="Divide both comparisons by their std, or none: only subtract the mean")
+
+
+class G2PO:
+    """G2PO (arXiv 2606.22995).
+
+        V(s)   = mean over all visits of s of gamma^(T - t) * [its trajectory succeeds]
+        v'     = V(s') of the state the turn led to; 1 after the last turn of a success, 0 after that of a failure
+        c1     = v' - penalty * [turn is invalid], standardised (ddof=1) over all visits of the anchor; one visit: 0
+        c2     = v' - V(s), standardised (ddof=1) over all turns of the group
+        A[i,t] = w_trajectory * A_i + w_step * (c1 + c2)
+
+    c2 judges every turn, also in a state met once, and mixes states of different scale; it is not discounted, so even
+    a turn along the only way to success gains. Published: gamma .95, weights (1, 1), penalty .1, scale std on ALFWorld.
+
+    Ours, so numbers differ from the public code. Success is the recorded outcome and counts 1: there it is a reward of
+    exactly 10, which shaped and partial rewards never meet, and V uses the return. Rewards move A_i only. The penalty
+    thus weighs .1 of a success instead of .01. A_i is computed as in `StarPO`, once per trajectory; no epsilon shrinks
+    a quotient.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset()
+    scaling: ClassVar[Scaling] = "unit_std"
+
+    def __init__(self, config: G2POConfig) -> None:
+        self._config = config
+
+    def assign(self, group: CreditGroup) -> Credit:
+        """Trajectory and step advantages, with V(s) for every state the group acted in."""
+        config = self._config
+        turns = flat_turns(group)
+        states = labels([turn.anchor for turn in turns])
+        value = _visit_values(group, states, gamma=config.gamma)
+        here = value[states]
+        # A turn leads to the state of the next one; what follows the last turn of a trajectory is its outcome.
+        ahead = np.append(here[1:], 0.0)
+        last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
+        ahead[last] = [trajectory.outcome == "success" for trajectory in group.trajectories]
+        invalid = np.array([turn.invalid for turn in turns])
+        in_state, has_peer = compare(ahead - config.invalid_penalty * invalid, states, scale=config.scale)
+        in_group, has_company = compare(ahead - here, np.zeros_like(states), scale=config.scale)
+        return combined(
+            group,
+            config,
+            in_state + in_group,
+            has_peer | has_company,
+            state_value={turn.anchor: float(v) for turn, v in zip(turns, here, strict=True)},
+            diagnostics={"states": float(len(value)), "singleton_share": float(np.mean(~has_peer))},
+        )
+
+
+def _visit_values(group: CreditGroup, states: Ints, *, gamma: float) -> Floats:
+    """V of every label in `states` `[N]`."""
+    outcome = [
+        gamma ** np.arange(len(trajectory.turns), 0, -1) * (trajectory.outcome == "success")
+        for trajectory in group.trajectories
+    ]
+    seen = np.concatenate(outcome)
+    # Summing in order of size makes the result independent of the trajectories' order.
+    order = np.argsort(seen)
+    mean: Floats = np.bincount(states[order], weights=seen[order]) / np.bincount(states)
+    return mean

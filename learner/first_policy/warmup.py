@@ -1,0 +1,144 @@
+"""The model of local mode: a small Llama and its tokenizer, made from an environment's own demonstrations.
+
+It speaks the environment's answer format and has seen many states, but it has imitated a noisy expert, so it plays
+badly until reinforcement learning sharpens it. Made once per configuration, environment and code, then taken from the
+cache. No model hub, no download. Not promised: equal weights on another machine or with another number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from milepost.envs import dialogue as dialogue_module
+from milepost.envs.contract import load_env_class
+from milepost.envs.dialogue import Dialogue
+from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
+from milepost.envs.types import Task
+from milepost.learner.first_policy import byte_tokenizer, demonstrations, imitation
+from milepost.learner.first_policy.model_cache import build_once
+
+
+class WarmupConfig(BaseModel):
+    """A small model and the demonstrations it imitates. The defaults take about 50 CPU seconds on FrozenLake 4x4."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden_size: int = Field(128, ge=16, description="Width of the model, a multiple of head_dim")
+    num_layers: int = Field(4, ge=1, description="Transformer blocks")
+    head_dim: int = Field(32, ge=8, multiple_of=2, description="Width of an attention head; vLLM wants 32 or more")
+    intermediate_size: int = Field(384, ge=16, description="Width of the feed-forward layers")
+    vocab_size: int = Field(512, ge=300, description="Most tokens the tokenizer may have; 261 are bytes and control")
+    max_positions: int = Field(2048, ge=64, description="Longest context in tokens")
+    episodes: int = Field(1500, ge=1, description="Demonstrations, over the tasks of the training split")
+    noise: float = Field(0.6, ge=0, le=1, description="Probability that the expert acts at random: how badly it plays")
+    draws: int = Field(16, ge=1, description="Times the expert is asked in every state; the first answer is played")
+    epochs: int = Field(1, ge=1, description="Passes over the demonstrations")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak of a linear rise and fall")
+    batch_tokens: int = Field(512, ge=64, description="Tokens per optimizer step, with padding")
+    num_threads: int = Field(1, ge=1, description="CPU threads; more only pay on idle cores")
+    seed: int = Field(0, ge=0, le=2**31, description="Of demonstrations, weights and order")
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.hidden_size % self.head_dim:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of head_dim {self.head_dim}")
+        return self
+
+
+def warm_up(
+    config: WarmupConfig, scenarios: ScenarioConfig, cache_dir: Path, progress: Callable[[str], None] = lambda _: None
+) -> Path:
+    """A Hugging Face folder (safetensors, tokenizer, chat template) under `cache_dir`, made if it is not there yet.
+
+    `progress` gets a line of text now and then. Raises `DemonstrationError` for an environment without demonstrations,
+    `EnvPathError` and `ContractError` for a broken one, `ModelCacheError` if the cache cannot be used.
+    """
+    tasks = ScenarioSet(scenarios).tasks("train")
+    folder = cache_dir / f"warmup-{_fingerprint(config, tasks)}"
+    return build_once(folder, lambda partial: _make(config, tasks, partial, progress))
+
+
+def _make(config: WarmupConfig, tasks: list[Task], folder: Path, progress: Callable[[str], None]) -> None:
+    transcripts = demonstrations.demonstrate(
+        tasks,
+        episodes=config.episodes,
+        noise=config.noise,
+        draws=config.draws,
+        seed=config.seed,
+        progress=progress,
+    )
+    texts = (text for transcript in transcripts for turn in transcript for text in (turn.observation, *turn.answers))
+    tokenizer = byte_tokenizer.train_tokenizer(texts, vocab_size=config.vocab_size)
+    dialogue = Dialogue(tokenizer)
+    examples = imitation.encode_transcripts(transcripts, dialogue, max_positions=config.max_positions)
+    batches = imitation.make_batches(examples, batch_tokens=config.batch_tokens, pad_id=tokenizer.pad_token_id)
+    model = imitation.new_llama(_llama_config(config, tokenizer), seed=config.seed)
+    progress(f"warm-up: {model.num_parameters() / 1e6:.1f} M parameters, {len(batches)} batches x {config.epochs}")
+    with _threads(config.num_threads):
+        imitation.imitate(
+            model,
+            batches,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            progress=progress,
+        )
+    model.save_pretrained(folder)
+    tokenizer.model_max_length = config.max_positions
+    tokenizer.save_pretrained(folder)
+
+
+def _llama_config(config: WarmupConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    num_heads = config.hidden_size // config.head_dim
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        head_dim=config.head_dim,
+        max_position_embeddings=config.max_positions,
+        tie_word_embeddings=True,
+        # The usual 0.02 suits wide models; at this width attention then stays uniform for the whole warm-up.
+        initializer_range=config.hidden_size**-0.5,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _fingerprint(config: WarmupConfig, tasks: list[Task]) -> str:
+    """Changes with everything the model is made from: configuration, tasks, code, environment, transformers."""
+    digest = hashlib.sha256(f"{transformers.__version__} {torch.__version__}".encode())
+    asked = [config.model_dump(mode="json"), [[task.env, task.seed, task.options] for task in tasks]]
+    digest.update(json.dumps(asked, sort_keys=True).encode())
+    sources = [sys.modules[__name__], byte_tokenizer, demonstrations, imitation, dialogue_module]
+    files = [inspect.getfile(source) for source in sources]
+    files += [inspect.getfile(load_env_class(path)) for path in sorted({task.env for task in tasks})]
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _threads(num_threads: int) -> Iterator[None]:
+    """Give torch `num_threads` CPU threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

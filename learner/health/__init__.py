@@ -1,0 +1,1 @@
+"""Signs of collapse and of selection bias, measured from what was played."""

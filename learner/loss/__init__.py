@@ -1,0 +1,1 @@
+"""The objective of an update: surrogates, corrections, entropy, critic."""

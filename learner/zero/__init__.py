@@ -1,0 +1,1 @@
+"""Models under DeepSpeed ZeRO, and their checkpoints."""

@@ -1,0 +1,210 @@
+"""A module and its optimizer, split over ranks by DeepSpeed ZeRO: forward, backward, step, gather, save.
+
+The only file that imports deepspeed. A process joins the others once and may then hold several models, each with a
+ZeRO of its own. Every method is collective: all ranks call it in the same order with equally many micro-batches, or the
+exchange runs into its deadline (`collective_timeout_s`) and raises. Saved shards are pickles, as DeepSpeed writes them:
+load only folders whose hashes were verified (`milepost.learner.zero.checkpoint`). Parallelism other than over data
+is not offered.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import deepspeed
+import deepspeed.comm.comm
+import deepspeed.ops
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.torch import TorchBackend
+from deepspeed.utils import safe_set_full_grad
+from torch import Tensor
+
+from milepost.learner.config import LearnerConfig
+from milepost.learner.training import Seat
+from milepost.learner.zero.policy import layer_of
+
+LOWEST_RATE: Final = 0.1
+
+# DeepSpeed's own calls: torch would say so at every step, and nobody here can change it
+warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*_tensor` is deprecated", category=FutureWarning)
+
+
+class EngineError(RuntimeError):
+    """The models, the ranks or a saved state don't fit together; the message says which and what to do."""
+
+
+class ZeroModel:
+    """One module under training with AdamW. Calling it runs the module; `join` comes first."""
+
+    def __init__(self, module: torch.nn.Module, config: LearnerConfig, *, lr: float, name: str) -> None:
+        """Split `module` over the ranks.
+
+        Args:
+            lr: highest learning rate; warm-up and decay are those of `config`.
+            name: of its folder in a checkpoint.
+        """
+        self._zero_stage = config.zero_stage
+        self._name = name
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=module,
+            model_parameters=module.parameters(),
+            config=_deepspeed_config(config, lr),
+            lr_scheduler=partial(_schedule, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps),
+            dist_init_required=False,
+        )
+        self._engine.train()  # dropout is zero, so this differs from eval() by gradient checkpointing alone
+
+    def __call__(self, **inputs: Any) -> Any:
+        """What the module answers."""
+        return self._engine(**inputs)
+
+    @property
+    def module(self) -> Any:
+        """The module itself; under ZeRO-3 its parameters are empty outside of a pass or a gathering."""
+        return self._engine.module
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._engine.get_lr()[0])
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of `loss`, which is summed over ranks; `last`: no other comes before `step`."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        # DeepSpeed averages gradients over ranks; the loss is already divided by the global denominator
+        self._engine.backward(loss * torch.distributed.get_world_size(), scale_wrt_gas=False)
+
+    def scale_rate(self, factor: float) -> None:
+        """Make the next step at `factor` of the scheduled learning rate."""
+        for group, scheduled in zip(
+            self._engine.optimizer.param_groups, self._engine.lr_scheduler.get_last_lr(), strict=True
+        ):
+            group["lr"] = factor * scheduled
+
+    def step(self) -> float:
+        """Step and return the gradient's norm; if it is not finite, no rank steps and this is inf."""
+        if self._zero_stage > 0:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            self.drop_gradient()
+            return math.inf
+        self._engine.step()
+        return norm
+
+    def drop_gradient(self) -> None:
+        """Forget the accumulated gradient. ZeRO holds it in shards, and clears them when it meets a NaN."""
+        if self._zero_stage == 0:
+            self._engine.zero_grad()
+            return
+        parameter = next(self._engine.module.parameters())
+        shape = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
+        safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._engine.device))
+        self._engine.step()
+
+    def tensor_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, dtype and whole shape of what `full_tensors` yields, in its order, without gathering anything."""
+        # ZeRO-3 leaves an empty shard in the parameter and its real shape beside it
+        shape = "ds_shape" if self._zero_stage == 3 else "shape"
+        return [(n, p.dtype, tuple(getattr(p, shape))) for n, p in self._engine.module.named_parameters()]
+
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter, whole, by its name in the module; tied weights once.
+
+        Under ZeRO-3 layers are gathered one at a time, so a tensor is valid only until the next is taken. All ranks
+        iterate to the end together.
+        """
+        for _, layer in groupby(self._engine.module.named_parameters(), key=lambda named: layer_of(named[0])):
+            parameters = dict(layer)
+            with deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=None):
+                for name, parameter in parameters.items():
+                    yield name, parameter.detach()
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer and schedule, one shard per rank. `folder` is the same for all ranks."""
+        self._engine.save_checkpoint(str(folder), tag=self._name, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Continue from `save`. Verify the folder first: it holds pickles, which are code.
+
+        Raises:
+            EngineError: nothing of this name was saved there.
+        """
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=self._name)
+        if loaded is None:
+            raise EngineError(f"DeepSpeed found no checkpoint {self._name!r} in {folder}")
+
+
+def join(seat: Seat, device: torch.device, timeout: timedelta) -> None:
+    """Connect the ranks, with the deadline also on the groups that ZeRO makes for itself.
+
+    DeepSpeed creates those without a timeout, so a frozen peer would hold the others for torch's default of half an
+    hour. Its shared-memory operator, compiled at first use and used by inference alone, is left out.
+
+    Args:
+        device: `cpu` (gloo) or `cuda:<index>` (nccl).
+
+    Raises:
+        EngineError: a rank did not come in time, or the device isn't what DeepSpeed found.
+    """
+    if (found := get_accelerator().device_name()) != device.type:
+        raise EngineError(
+            f"device is {device}, DeepSpeed found {found}: start the process with DS_ACCELERATOR={device.type}"
+        )
+    os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed reads its device from here
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    address = f"tcp://{seat.master_addr}:{seat.master_port}"
+    try:
+        comm = TorchBackend(backend, timeout, address, seat.rank, seat.world_size)
+    except torch.distributed.DistError as error:
+        raise EngineError(
+            f"rank {seat.rank} of {seat.world_size} waited {timeout.total_seconds():.0f} s for the others "
+            f"at {address}: {error}"
+        ) from error
+    comm.new_group = partial(torch.distributed.new_group, timeout=timeout)
+    deepspeed.comm.comm.cdb = comm
+
+
+def _deepspeed_config(config: LearnerConfig, lr: float) -> dict[str, Any]:
+    half = {"bf16": {"enabled": True, "check_grad_overflow": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return {
+        # asked for, without effect: micro-batches vary in size and number
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": None,
+        "gradient_clipping": config.grad_clip,
+        "zero_optimization": {"stage": config.zero_stage},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": lr, "weight_decay": config.weight_decay, "torch_adam": True},
+        },
+        **(half if config.dtype == "bfloat16" else {}),
+    }
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, *, warmup_steps: int, decay_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The rate of `learning_rate_factor`, stepped once per optimizer step."""
+    factor = partial(learning_rate_factor, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def learning_rate_factor(step: int, *, warmup_steps: int, decay_steps: int) -> float:
+    """Linear rise over `warmup_steps` steps, the first of them not zero, then linear fall to a tenth, then constant."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    fallen = min(1.0, (step - warmup_steps) / decay_steps) if decay_steps else 0.0
+    return 1.0 - (1.0 - LOWEST_RATE) * fallen

@@ -1,0 +1,29 @@
+"""The folder in memory through which weights reach the engines."""
+
+import os
+from pathlib import Path
+
+from milepost.cluster.pools.weights import WeightFolder
+
+
+def test_what_a_killed_driver_left_is_removed_and_nothing_that_is_held(tmp_path: Path) -> None:
+    others = [tmp_path / "milepost-of-somebody", tmp_path / "else-1", tmp_path / "milepost-run-log-7"]
+    for folder in others[:2]:
+        folder.mkdir()
+    others[2].write_text("a file")
+    living, killed = WeightFolder("living", root=tmp_path), WeightFolder("killed", root=tmp_path)
+    os.close(killed._lock)  # as the kernel does at the end of a process
+    WeightFolder("new", root=tmp_path)
+    assert not killed.path.exists()
+    assert all(folder.exists() for folder in [living.path, *others])
+
+
+def test_only_the_published_version_stays_until_the_folder_is_closed(tmp_path: Path) -> None:
+    weights = WeightFolder("run", root=tmp_path)
+    assert weights.path.stat().st_mode & 0o777 == 0o700
+    for version in (1, 2):
+        weights.file(version).write_bytes(b"weights")
+    weights.keep_only(2)
+    assert [file.name for file in weights.path.iterdir()] == ["v2.safetensors"]
+    weights.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,205 @@
+import stat
+
+import pytest
+
+from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.settings import config as configs
+from milepost.cluster.settings.config import RunConfig, config_hash, dump, load, refuse_change
+from milepost.learner.credit.strategies.registry import SETTINGS
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text):
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def complaint(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    return str(caught.value)
+
+
+def test_an_empty_file_is_the_recommended_config(toml):
+    assert load(toml("")) == RunConfig()
+
+
+def test_values_of_the_file_and_overrides_arrive_in_their_sections(toml):
+    path = toml('[run]\nname = "lake"\nseed = 3\n[learner]\nlr = 1e-4\n')
+    config = load(path, ["run.seed=5", "learner.lr=1e-5", "env.options.slippery=true", "run.name=bandit"])
+    assert (config.run.name, config.run.seed, config.learner.lr) == ("bandit", 5, 1e-5)
+    assert config.env.options == {"slippery": True}
+
+
+def test_a_resolved_config_reads_back_equal(toml, tmp_path):
+    config = load(
+        toml('[env]\noptions = {size = 5, slippery = false}\n[run]\nname = "a-b"\n'), ["actors.system_prompt=Hi"]
+    )
+    dump(config, tmp_path / "resolved.toml")
+    assert load(tmp_path / "resolved.toml") == config
+    dump(RunConfig(), tmp_path / "default.toml")
+    assert load(tmp_path / "default.toml") == RunConfig()
+
+
+def test_an_unknown_key_is_refused_with_file_key_and_nearest_name(toml):
+    path = toml("[run]\ngroup_sise = 4\n")
+    assert complaint(path) == f"{path}: unknown key run.group_sise; did you mean run.group_size?"
+
+
+def test_a_key_in_the_wrong_section_is_shown_its_place(toml):
+    assert complaint(toml("[run]\nlr = 1e-4\n")).endswith("unknown key run.lr; did you mean learner.lr?")
+    assert complaint(toml("[lerner]\nlr = 1.0\n")).endswith("unknown key lerner; did you mean learner?")
+
+
+def test_an_unknown_key_like_nothing_else_lists_the_known_ones(toml):
+    assert complaint(toml("[metrics]\nzzz = 1\n")).endswith(
+        "unknown key metrics.zzz; known here: allow_remote, host, port"
+    )
+
+
+def test_a_wrong_override_names_set_as_its_source(toml):
+    assert complaint(toml(""), "run.sead=1") == "--set: unknown key run.sead; did you mean run.seed?"
+    assert complaint(toml(""), "run.seed=x").startswith("--set: run.seed = 'x': input should be a valid integer")
+
+
+@pytest.mark.parametrize("override", ["run.seed", "=1", ".seed=1", "run.=1"])
+def test_an_override_that_is_no_assignment_says_how_to_write_it(toml, override):
+    assert "write key=value" in complaint(toml(""), override)
+
+
+def test_an_override_below_a_value_is_refused(toml):
+    assert "seed is a value, not a section" in complaint(toml("[run]\nseed = 1\n"), "run.seed.x=1")
+
+
+def test_an_override_cannot_smuggle_in_a_second_key(toml):
+    config = load(toml(""), ["actors.system_prompt=1\nother = 2"])
+    assert config.actors.system_prompt == "1\nother = 2"
+
+
+def test_every_type_error_has_its_own_line(toml):
+    path = toml("[run]\nseed = -1\niterations = 1.5\n[learner]\nlr = 0.0\n")
+    lines = complaint(path).splitlines()
+    assert len(lines) == 3
+    assert lines[0] == f"{path}: run.seed = -1: input should be greater than or equal to 0"
+    assert lines[1].startswith(f"{path}: run.iterations = 1.5: ")
+    assert lines[2].startswith(f"{path}: learner.lr = 0.0: ")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_number_that_is_not_finite_is_refused(toml, value):
+    assert "learner.lr" in complaint(toml(f"[learner]\nlr = {value}\n"))
+    assert "is not a finite number" in complaint(toml(f"[env.options]\nx = {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[run]\nseed = 1\nseed = 2\n", "not valid TOML"),
+        ("[run]\nseed = no\n", "not valid TOML"),
+        ("run: {seed: 1}", "not valid TOML"),
+        ("x = " + "[" * 100_000, "nested too deeply"),
+        ("# " + "x" * 1_000_000, "larger than 1 MB"),
+        ('[run]\nname = "../up"\n', "run.name"),
+        ('[run]\nruns_dir = "runs/../../up"\n', "'..' is not allowed"),
+        ("run = 1\n", "run"),
+    ],
+)
+def test_a_hostile_or_broken_file_is_refused_by_name(toml, text, reason):
+    path = toml(text)
+    message = complaint(path)
+    assert message.startswith(str(path))
+    assert reason in message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert complaint(tmp_path / "none.toml").startswith(f"{tmp_path / 'none.toml'}: No such file")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "not valid TOML" in complaint(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["run.group_size=1"], "run.group_size = 1"),
+        (["buffer.max_groups=2"], "buffer.max_groups = 2 is less than the 16 groups"),
+        (["learner.minibatches=9"], "learner.minibatches = 9 is more than run.groups_per_iteration = 8"),
+        (["sampling.max_tokens=4096"], "leaves no room for a prompt"),
+        (["run.ray_address=auto"], "buffer.url_env is empty"),
+        (["loss.objective=sapo"], 'set offpolicy.importance = "none"'),
+        (["loss.ratio=turn"], "set clip_low = 3e-4 and clip_high = 4e-4"),
+        (["offpolicy.ratio_band=[2, 3]"], "must be 0 <= low < 1 < high"),
+        (["metrics.host=0.0.0.0"], "set metrics.allow_remote = true"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_one_clear_line(toml, overrides, expected):
+    message = complaint(toml(""), *overrides)
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_a_resolved_config_names_the_variable_of_the_redis_url_and_never_the_url(toml, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_REDIS", "redis://:hunter2@host:1")
+    config = load(toml(""), ["buffer.url_env=MY_REDIS"])
+    dump(config, tmp_path / "resolved.toml")
+    text = (tmp_path / "resolved.toml").read_text()
+    assert "MY_REDIS" in text
+    assert "hunter2" not in text + repr(config)
+
+
+def test_the_hash_follows_what_is_learnt_and_not_where_or_how_long(toml):
+    base = config_hash(load(toml("")))
+    assert config_hash(load(toml(""), ["run.iterations=7", "metrics.port=9", "run.runs_dir=/tmp/x"])) == base
+    assert config_hash(load(toml(""), ["learner.lr=1e-3"])) != base
+    assert config_hash(load(toml(""), ["env.options.size=5"])) != base
+
+
+def test_a_resumed_run_may_go_on_longer_but_not_otherwise(toml):
+    path = toml("")
+    old = load(path)
+    refuse_change(old, load(path, ["run.iterations=500", "run.eval_every=5", "metrics.port=9"]))
+    with pytest.raises(ConfigError) as caught:
+        refuse_change(old, load(path, ["run.seed=9", "env.options.size=5"]))
+    assert str(caught.value).splitlines()[:2] == [
+        "env.options.size was None and is now 5",
+        "run.seed was 0 and is now 9",
+    ]
+
+
+def test_no_section_has_more_fields_than_a_person_reads():
+    sections = {name: field.annotation for name, field in RunConfig.model_fields.items() if name != "credit"}
+    for name, section in (sections | SETTINGS).items():
+        assert len(section.model_fields) <= 15, name
+        assert all(f.description for f in section.model_fields.values()), name
+
+
+def test_the_keys_of_the_credit_section_are_those_of_its_strategy(toml):
+    assert load(toml('[credit]\nstrategy = "starpo"\nbaseline = "rloo"\n')).credit.strategy == "starpo"
+    message = complaint(toml('[credit]\nstrategy = "starpo"\nbeta = 0.9\n'))
+    assert "unknown key credit.beta of strategy starpo" in message
+    assert "credit.strategy = 'crcb': no such strategy; did you mean crbc?" in complaint(
+        toml(""), "credit.strategy=crcb"
+    )
+    assert (
+        complaint(toml(""), "credit.bta=0.9")
+        == "--set: unknown key credit.bta of strategy crbc; did you mean credit.beta?"
+    )
+    assert complaint(toml(""), "credit.beta=1.5").startswith("--set: credit.beta = 1.5: ")
+
+
+def test_the_configs_that_are_delivered_are_valid():
+    from pathlib import Path
+
+    folder = Path(configs.__file__).resolve().parents[2] / "deploy" / "configs"
+    delivered = sorted(folder.glob("*.toml"))
+    assert {path.name for path in delivered} >= {"local.toml", "bandit.toml", "smollm2.toml", "cluster.toml"}
+    for path in delivered:
+        assert load(path).run.name
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o111

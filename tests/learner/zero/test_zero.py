@@ -1,0 +1,268 @@
+"""The real DeepSpeed engine on gloo, one process per rank."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_process
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+pytestmark = pytest.mark.services
+
+HERE = Path(__file__).parent
+VOCAB = 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        attention_dropout=0.3,  # must not matter: the engine switches it off
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 128}')
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rank_environment() -> Iterator[None]:
+    """What the ranks' parent process is started with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[2])]))
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        yield
+
+
+def launch(
+    mode: str, folder: Path, *, model: Path, wait_for: int = 2, module: str = "zero_rank", **job: Any
+) -> list[dict[str, Any]]:
+    """Run `mode` on every rank; the reports of the first `wait_for` ranks, the others are killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(job["config"]["ranks"]):
+        path = folder / f"{mode}{rank}.json"
+        path.write_text(json.dumps({**job, "model": str(model), "rank": rank, "port": port}))
+        children.append((rank_process.begin(module, mode, path), path))
+    try:
+        return [report(child, path) for child, path in children[:wait_for]]
+    finally:
+        for child, _ in children:
+            child.kill()
+            child.join()
+
+
+def report(child: BaseProcess, path: Path) -> dict[str, Any]:
+    child.join(timeout=120)
+    assert child.exitcode == 0, f"{path.name}: {Path(f'{path}.err').read_text()[-3000:]}"
+    return json.loads(Path(f"{path}.out").read_text())
+
+
+def config(ranks: int, stage: int, **more: Any) -> dict[str, Any]:
+    return {"ranks": ranks, "zero_stage": stage, "lr": 3e-3, "warmup_steps": 1, "collective_timeout_s": 60, **more}
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """ZeRO-1 on one rank, all samples in one micro-batch."""
+    return launch("engine", tmp_path_factory.mktemp("ref"), model=model, config=config(1, 1), max_tokens=1000)[0]
+
+
+def check_engine(reports: list[dict[str, Any]], reference: dict[str, Any], tolerance: float = 1e-5) -> None:
+    for report in reports:
+        assert report["applied"]
+        assert report["names"] == reference["names"]
+        for step, expected in zip(report["steps"], reference["steps"], strict=True):
+            assert step == pytest.approx(expected, rel=tolerance, abs=tolerance)
+        assert report["refused"]
+        assert report["unchanged"]
+        assert not any(applied for applied, _ in report["spoiled"].values())
+
+
+def test_one_rank_learns_and_survives_what_is_not_finite(reference: dict[str, Any], model: Path):
+    check_engine([reference], reference)
+    losses = [loss for loss, *_ in reference["steps"]]
+    assert len({round(loss, 6) for loss in losses}) == 4
+    assert reference["spoiled"]["nan_loss"][1] != reference["spoiled"]["nan_loss"][1]
+    assert abs(reference["spoiled"]["nan_gradient"][1]) < 100, "the loss is finite where only the gradient is not"
+    assert [lr for *_, lr in reference["steps"]] == pytest.approx([1.5e-3, 3e-3, 3e-3, 3e-3])
+    names = [name for name, _ in AutoModelForCausalLM.from_pretrained(model).named_parameters()]
+    assert reference["names"] == names
+
+
+@pytest.mark.parametrize(("stage", "ranks", "max_tokens"), [(0, 2, 60), (1, 2, 60), (2, 1, 40), (2, 2, 40), (3, 1, 40)])
+def test_stage_ranks_and_micro_batches_do_not_change_the_losses(
+    stage: int, ranks: int, max_tokens: int, reference: dict[str, Any], model: Path, tmp_path: Path
+):
+    reports = launch("engine", tmp_path, model=model, config=config(ranks, stage), max_tokens=max_tokens)
+    check_engine(reports, reference)
+
+
+def test_zero3_on_two_ranks_resumes_and_its_policy_is_a_plain_model(
+    reference: dict[str, Any], model: Path, tmp_path: Path
+):
+    job = {"config": config(2, 3, gradient_checkpointing=True), "max_tokens": 60, "save": str(tmp_path / "saved")}
+    reports = launch("engine", tmp_path, model=model, **job)
+    check_engine(reports, reference)
+    assert reports[0]["local_after_gather"] == 0, "gathered parameters must be given back"
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "saved" / "policy")
+    assert [name for name, _ in policy.named_parameters()] == reference["names"]
+    start = AutoModelForCausalLM.from_pretrained(model)
+    assert (policy.lm_head.weight - start.lm_head.weight).abs().max() > 1e-4
+    assert (tmp_path / "saved" / "policy" / "tokenizer_config.json").is_file()
+    resumed = launch("resume", tmp_path, model=model, **job)
+    assert [r["next_loss"] for r in resumed] == pytest.approx([r["next_loss"] for r in reports], abs=1e-6)
+    assert "resume with the same" in resumed[0]["mismatch"]
+
+
+def test_bfloat16_stays_near_float32(reference: dict[str, Any], model: Path, tmp_path: Path):
+    reports = launch("engine", tmp_path, model=model, config=config(1, 2, dtype="bfloat16"), max_tokens=1000)
+    assert reports[0]["applied"]
+    assert reports[0]["unchanged"]
+    assert [s[0] for s in reports[0]["steps"]] == pytest.approx([s[0] for s in reference["steps"]], abs=0.05)
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "default": {"loss": {}, "offpolicy": {}, "entropy": {}},
+    "turn ratio, row mean": {
+        "loss": {"ratio": "turn", "aggregation": "sequence_token_mean", "clip_low": 3e-4, "clip_high": 4e-4},
+        "offpolicy": {"rejection_band": (0.9, 1.1)},
+        "entropy": {},
+    },
+    "row sum, entropy band": {
+        "loss": {"aggregation": "sequence_token_sum_norm", "max_length": 32},
+        "offpolicy": {"importance": "sequence"},
+        "entropy": {"coef": 0.1, "band": (0.99, 1.02), "smoothing": 20.0},
+    },
+}
+
+
+def test_a_batch_split_over_two_ranks_has_the_gradient_of_one_rank(model: Path, tmp_path: Path):
+    found = {}
+    for ranks, max_tokens in ((1, 1000), (2, 40)):
+        file = tmp_path / f"{ranks}.safetensors"
+        job = {"config": config(ranks, 2), "max_tokens": max_tokens, "objectives": OBJECTIVES, "gradients": str(file)}
+        reports = launch("split", tmp_path / str(ranks), model=model, **job)
+        assert (reports[0]["micro_batches"] == 1) is (ranks == 1)
+        found[ranks] = load_file(file)
+    assert found[1].keys() == found[2].keys()
+    for name in OBJECTIVES:
+        gradients = [(found[1][key], found[2][key]) for key in found[1] if key.startswith(f"{name}|")]
+        assert max(float(one.abs().max()) for one, _ in gradients) > 1e-3
+        assert max(float((one - two).abs().max()) for one, two in gradients) < 1e-6
+
+
+def test_a_frozen_rank_ends_the_step_at_the_deadline(model: Path, tmp_path: Path):
+    job = {"config": config(2, 2, collective_timeout_s=5), "max_tokens": 60}
+    (report,) = launch("frozen", tmp_path, model=model, wait_for=1, **job)
+    assert 4 < report["waited_s"] < 60, "rank 0 gives up at its deadline, not at torch's of half an hour"
+    assert report["error"]
+
+
+def test_an_update_trains_refuses_and_skips_on_all_ranks_alike(model: Path, tmp_path: Path):
+    job = {"config": config(2, 2, max_tokens_per_micro_batch=60)}
+    ours, theirs = launch("loop", tmp_path, model=model, module="loop_rank", **job)
+    for minibatches in (1, 2):
+        report = ours[str(minibatches)]
+        other = theirs[str(minibatches)]
+        assert report.pop("different") != other.pop("different")
+        assert report == other
+        check_updates(report, minibatches)
+
+
+def check_updates(report: dict[str, Any], minibatches: int) -> None:
+    assert report["steps"] == minibatches
+    assert report["parity"] < 1e-5
+    # with one step the ratio is taken at the very policy it is clipped around
+    assert report["metrics"]["ratio_mean"] == pytest.approx(1, abs=1e-12 if minibatches == 1 else 0.2)
+    assert report["metrics"]["effective_sample_share"] == pytest.approx(1, abs=1e-4)
+    assert report["metrics"]["entropy"] == pytest.approx(4.1, abs=0.2)
+    assert "differ by 0.5 nats" in report["parity_error"]
+    assert report["probe"] < 1e-5
+    assert "differ by 0.5 nats" in report["probe_error"]
+    assert report["nothing"] == [0, None, ["zero_variance"] * 3]
+    assert report["unchanged"]
+    assert report["stale"] == [minibatches, None, pytest.approx(0.5, abs=0.05)]
+    assert report["changed"]
+    assert report["breaks"] == 0
+
+
+def critic_job(folder: Path, model: Path, *, trunk: str, stage: int, ranks: int, **more: Any) -> list[dict[str, Any]]:
+    job = {"config": config(ranks, stage, minibatches=2, max_tokens_per_micro_batch=60), "save": str(folder / "saved")}
+    return launch("critic", folder, model=model, module="loop_rank", trunk=trunk, **job, **more)
+
+
+@pytest.fixture(scope="module")
+def critics(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Both kinds of critic with ZeRO-1 on one rank."""
+    folders = {trunk: tmp_path_factory.mktemp(trunk) for trunk in ("own", "shared")}
+    return {trunk: critic_job(folder, model, trunk=trunk, stage=1, ranks=1)[0] for trunk, folder in folders.items()}
+
+
+def check_critic(report: dict[str, Any], trunk: str) -> None:
+    losses = [update["value_loss"] for update in report["updates"]]
+    assert losses[2] < losses[0]
+    assert set(report["untrained"]) == {0.0}
+    first = report["updates"][0]
+    assert first["steps"] == 2
+    assert ("critic_grad_norm" in first) is (trunk == "own")
+    assert {"measure", "proximal"} < set(first["phases"])
+    assert report["again"] == report["updates"][2], "a loaded checkpoint goes on, critic included"
+    assert "resume with the same" in report["mismatch"]
+    assert report["policy_moved"]
+
+
+def test_a_critic_learns_and_resumes_on_both_kinds_of_trunk(critics: dict[str, dict[str, Any]]):
+    for trunk, report in critics.items():
+        check_critic(report, trunk)
+
+
+@pytest.mark.parametrize(("trunk", "stage", "ranks"), [("own", 2, 2), ("shared", 3, 2)])
+def test_stage_and_ranks_change_neither_values_nor_what_is_measured(
+    trunk: str, stage: int, ranks: int, critics: dict[str, dict[str, Any]], model: Path, tmp_path: Path
+):
+    names = [name for name, _ in AutoModelForCausalLM.from_pretrained(model).named_parameters()]
+    for report in critic_job(tmp_path, model, trunk=trunk, stage=stage, ranks=ranks):
+        check_critic(report, trunk)
+        for name, numbers in critics[trunk]["measured"].items():
+            assert report["measured"][name] == pytest.approx(numbers, abs=1e-5)
+        for update, wanted in zip(report["updates"], critics[trunk]["updates"], strict=True):
+            assert update.pop("losses") == pytest.approx(wanted["losses"], abs=1e-4)
+            assert update.pop("phases") == wanted["phases"]
+            assert update == pytest.approx({name: wanted[name] for name in update}, rel=1e-3, abs=1e-4)
+        assert report["names"] == names == [name for name, _ in report["shapes"]]
+    saved = load_file(tmp_path / "saved" / "policy" / "model.safetensors")
+    assert set(saved) == set(names), "the value head is no part of the policy"
+
+
+def test_in_its_warm_up_only_the_critic_learns_and_more_steps_teach_it_more(
+    critics: dict[str, dict[str, Any]], model: Path, tmp_path: Path
+):
+    critic = {"warmup_updates": 1, "epochs": 3}
+    (report,) = critic_job(tmp_path, model, trunk="own", stage=1, ranks=1, critic=critic)
+    first, second, _ = report["updates"]
+    assert not report["policy_moved"]
+    assert [first["steps"], second["steps"]] == [0, 2]
+    assert first["critic_grad_norm"] > 0
+    once = critics["own"]["updates"]
+    assert first["value_loss"] == once[0]["value_loss"], "measured in the first epoch alone"
+    assert second["value_loss"] < once[1]["value_loss"] < once[0]["value_loss"]
