@@ -1,1 +1,1 @@
-"""Floor 3, left: policy and environment make trajectories. The only folder that imports vllm."""
+"""Rollout: policy and environment make trajectories. The only layer that imports vllm."""

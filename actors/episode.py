@@ -1,9 +1,9 @@
 """Plays one episode: policy and environment take turns until it ends, and it ends as a Trajectory or as a Failure.
 
 Every call into user code (environment and reward) runs on a thread and has a deadline, which starts when the call does.
-User code that raises, hangs or returns nonsense ends its own episode as a Failure named by the boundary it crossed;
+User code that raises, hangs or returns nonsense ends its own episode as a Failure named by the boundary it failed;
 nothing it does reaches the run. A hung call keeps its thread (Python cannot take it back), so it is counted in
-`Stage.hung` and the worker process retires; an episode that finds no free thread ends at its own deadline.
+`RolloutResources.hung` and the worker process retires; an episode that finds no free thread ends at its own deadline.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(slots=True, kw_only=True)
-class Stage:
+class RolloutResources:
     """What episodes in one process share."""
 
     engine: Engine
@@ -57,8 +57,8 @@ class Stage:
     """Calls into user code that did not come back in time."""
 
 
-class _Crossed(Exception):
-    """Carries the boundary an error crossed out of the episode's body."""
+class _EpisodeError(Exception):
+    """Carries the boundary an error failed out of the episode's body."""
 
     def __init__(self, boundary: Boundary, error: BaseException) -> None:
         super().__init__(boundary)
@@ -68,7 +68,7 @@ class _Crossed(Exception):
 
 @dataclass(slots=True)
 class _Episode:
-    stage: Stage
+    resources: RolloutResources
     task: Task
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
@@ -87,24 +87,24 @@ class _Episode:
             except BaseException as error:
                 return None, error
 
-        limit = self.stage.limits.env_timeout_s
+        limit = self.resources.limits.env_timeout_s
         self.waits_for = f"a thread for {what}"
-        job = self.stage.executor.submit(caught)
+        job = self.resources.executor.submit(caught)
         try:
             await begun.wait()
             self.waits_for = what
             async with asyncio.timeout(limit):
                 value, error = await asyncio.shield(asyncio.wrap_future(job))
         except TimeoutError:
-            self.stage.hung += 1
+            self.resources.hung += 1
             message = f"{what} did not return within actors.env_timeout_s = {limit:g}"
-            raise _Crossed(boundary, TimeoutError(message)) from None
+            raise _EpisodeError(boundary, TimeoutError(message)) from None
         except asyncio.CancelledError:
             if not job.cancel():  # it runs, and its own time is not over
-                _count_if_hung(self.stage, job)
+                _count_if_hung(self.resources, job)
             raise
         if error is not None:
-            raise _Crossed(boundary, error) from error
+            raise _EpisodeError(boundary, error) from error
         return value
 
     async def reset(self) -> Reset:
@@ -120,7 +120,7 @@ class _Episode:
         return step
 
     async def score(self, trajectory: Trajectory) -> Trajectory:
-        reward = self.stage.reward
+        reward = self.resources.reward
         if reward is None:
             return trajectory
         scored: Trajectory = await self.in_thread("reward", lambda: apply(reward, trajectory), boundary="reward")
@@ -128,9 +128,9 @@ class _Episode:
 
     async def play(self) -> Outcome:
         """Take turns until the end; fills `turns`."""
-        limits = self.stage.limits
+        limits = self.resources.limits
         reset = await self.reset()
-        context = Context(self.stage.dialogue, window_turns=limits.window_turns)
+        context = Context(self.resources.dialogue, window_turns=limits.window_turns)
         try:
             prompt = context.open(reset.observation)
             anchor = reset.anchor
@@ -139,7 +139,7 @@ class _Episode:
                     return self.cut_short()
                 completion, seconds = await self.respond(prompt)
                 started = time.monotonic()
-                step = await self.step(self.stage.decode(completion.response_ids))
+                step = await self.step(self.resources.decode(completion.response_ids))
                 turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
                 self.turns.append(turn)
                 anchor = step.anchor
@@ -148,21 +148,23 @@ class _Episode:
                     return outcome
                 prompt = context.extend(completion.response_ids, completion.stopped, step.observation)
         except ObservationError as error:
-            raise _Crossed("env", error) from error
+            raise _EpisodeError("env", error) from error
 
     def cut_short(self) -> Outcome:
         if not self.turns:
-            limit = self.stage.limits.max_prompt_tokens
-            raise _Crossed("env", ContractError(f"the first prompt is longer than the engine's room of {limit} tokens"))
+            limit = self.resources.limits.max_prompt_tokens
+            raise _EpisodeError(
+                "env", ContractError(f"the first prompt is longer than the engine's room of {limit} tokens")
+            )
         return "truncated"
 
     async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
         started = time.monotonic()
         self.waits_for = "the engine"
         try:
-            completion = await self.stage.engine.generate(prompt)
+            completion = await self.resources.engine.generate(prompt)
         except EngineError as error:
-            raise _Crossed("engine", error) from error
+            raise _EpisodeError("engine", error) from error
         return completion, time.monotonic() - started
 
 
@@ -188,7 +190,7 @@ def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, se
             env_s=seconds[1],
         )
     except ValueError as error:  # the environment's values were checked already: what is left is the engine's
-        raise _Crossed("engine", error) from error
+        raise _EpisodeError("engine", error) from error
 
 
 def _outcome(step: Step, turns: list[Turn], max_turns: int) -> Outcome | None:
@@ -198,12 +200,12 @@ def _outcome(step: Step, turns: list[Turn], max_turns: int) -> Outcome | None:
     return "truncated" if step.truncated or len(turns) >= max_turns else None
 
 
-async def run_episode(stage: Stage, *, task: Task, group_id: str, index: int) -> Trajectory | Failure:
+async def run_episode(resources: RolloutResources, *, task: Task, group_id: str, index: int) -> Trajectory | Failure:
     """Play `task` once. Never raises for what an environment, a reward or an engine does; only cancellation passes."""
-    episode = _Episode(stage=stage, task=task)
+    episode = _Episode(resources=resources, task=task)
     started = time.monotonic()
     try:
-        async with asyncio.timeout(stage.limits.episode_timeout_s):
+        async with asyncio.timeout(resources.limits.episode_timeout_s):
             outcome = await episode.play()
             trajectory = Trajectory(
                 task=task,
@@ -214,13 +216,13 @@ async def run_episode(stage: Stage, *, task: Task, group_id: str, index: int) ->
                 seconds=time.monotonic() - started,
             )
             return await episode.score(trajectory)
-    except _Crossed as crossed:
-        boundary, error = crossed.boundary, crossed.error
+    except _EpisodeError as failed:
+        boundary, error = failed.boundary, failed.error
     except TimeoutError:
-        limit = f"actors.episode_timeout_s = {stage.limits.episode_timeout_s:g}"
+        limit = f"actors.episode_timeout_s = {resources.limits.episode_timeout_s:g}"
         boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.waits_for}")
     finally:
-        _close(stage, episode.env)
+        _close(resources, episode.env)
     return Failure(
         task=task,
         group_id=group_id,
@@ -240,7 +242,7 @@ def _first_line(error: BaseException) -> str:
     return (text.splitlines() or [""])[0][:300].encode(errors="replace").decode()
 
 
-def _close(stage: Stage, env: Any) -> None:
+def _close(resources: RolloutResources, env: Any) -> None:
     if env is None:
         return
 
@@ -251,13 +253,13 @@ def _close(stage: Stage, env: Any) -> None:
             # The episode is over and counted; what close() raises can change nothing about it.
             logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
 
-    _count_if_hung(stage, stage.executor.submit(close))
+    _count_if_hung(resources, resources.executor.submit(close))
 
 
-def _count_if_hung(stage: Stage, job: Future[Any]) -> None:
+def _count_if_hung(resources: RolloutResources, job: Future[Any]) -> None:
     """Count a call that nobody waits for any more, once a call's time is over."""
 
     def count() -> None:
-        stage.hung += job.running()
+        resources.hung += job.running()
 
-    asyncio.get_running_loop().call_later(stage.limits.env_timeout_s, count)
+    asyncio.get_running_loop().call_later(resources.limits.env_timeout_s, count)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from milepost.actors.episode import Stage, run_episode
+from milepost.actors.episode import RolloutResources, run_episode
 from milepost.envs.types import Failure, Task, Trajectory
 
 _IDLE_S = 0.05
@@ -67,8 +67,10 @@ class TrajectorySink(Protocol):
 class Worker:
     """Plays groups until told to stop."""
 
-    def __init__(self, stage: Stage, source: TaskSource, sink: TrajectorySink, *, concurrent_groups: int) -> None:
-        self._stage = stage
+    def __init__(
+        self, resources: RolloutResources, source: TaskSource, sink: TrajectorySink, *, concurrent_groups: int
+    ) -> None:
+        self._resources = resources
         self._source = source
         self._sink = sink
         self._limit = concurrent_groups
@@ -94,7 +96,7 @@ class Worker:
                     await self._pause()
                 else:
                     self._running[asyncio.create_task(self._play(ticket))] = ticket.group_id
-            return self._stage.hung
+            return self._resources.hung
         finally:
             ending = [renewal, *self._running]
             for task in ending:
@@ -103,11 +105,11 @@ class Worker:
 
     @property
     def _closing(self) -> bool:
-        return self._stopping or self._stage.hung > 0
+        return self._stopping or self._resources.hung > 0
 
     async def _play(self, ticket: Ticket) -> None:
         async def one(index: int) -> None:
-            result = await run_episode(self._stage, task=ticket.task, group_id=ticket.group_id, index=index)
+            result = await run_episode(self._resources, task=ticket.task, group_id=ticket.group_id, index=index)
             await self._sink.put(result)
 
         async with asyncio.TaskGroup() as episodes:

@@ -1,1 +1,1 @@
-"""Floor 4: processes, wires, failure and the command line. The only folder that imports ray or redis."""
+"""The driver: processes, wires, failure and the command line. The only layer that imports ray or redis."""

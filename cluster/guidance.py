@@ -1,4 +1,4 @@
-"""What an update is told beyond its groups, and what is remembered of it: task histories and the watch's orders."""
+"""What an update is told beyond its groups, and what is remembered of it: task histories and the watch's options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milepost.envs.types import Group, Task
 from milepost.learner.credit.assignment import PastTransition, from_group
 from milepost.learner.credit.history import transitions
 from milepost.learner.credit.settings import GraphSettings
-from milepost.learner.recipe import Orders
+from milepost.learner.recipe import UpdateOptions
 
 
 class TransitionMemory(Protocol):
@@ -48,12 +48,12 @@ class Guidance:
         history = TaskHistory(system.redis, system.folder.run_id, decay=decay) if decay else None
         return cls(watch, system.buffer, history)
 
-    async def orders(self, groups: Sequence[Group], version: int) -> Orders:
+    async def options(self, groups: Sequence[Group], version: int) -> UpdateOptions:
         """For the update of policy `version` on `groups`."""
         histories = None
         if self._history is not None:
             histories = tuple(await self._history.fetch([group.task for group in groups], version=version))
-        return Orders(histories=histories, filter=self._watch.filter, rate_factor=self._watch.rate_factor)
+        return UpdateOptions(histories=histories, filter=self._watch.filter, lr_factor=self._watch.lr_factor)
 
     async def remember(self, groups: Sequence[Group], version: int) -> None:
         """The update that made `version` consumed `groups`; each counts once."""

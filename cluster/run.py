@@ -21,16 +21,16 @@ import msgspec
 
 from milepost.cluster.base.exits import DependencyLost, Diverged, Stopped, WatchdogExpired
 from milepost.cluster.guidance import Guidance
-from milepost.cluster.observe import Observer
+from milepost.cluster.policy_checks import check_policy
 from milepost.cluster.pools.learners import LearnerLost
 from milepost.cluster.preflight import check_world
-from milepost.cluster.probes import probe
-from milepost.cluster.replay.ready import Final, NothingReady, Taken
+from milepost.cluster.replay.ready import FinalState, NothingReady, Taken
 from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
-from milepost.cluster.runlog import measure
+from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.group_log import GroupLog
+from milepost.cluster.runlog.iteration_record import Clock
 from milepost.cluster.runlog.metrics import Metrics
-from milepost.cluster.runlog.recording import GroupRecorder
 from milepost.cluster.runlog.records import read_records
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig
@@ -54,8 +54,8 @@ class Run:
         self._folder = folder
         self._system = System(config, folder, check_world(config))
         self._watch = Watch(config, read_records(folder.metrics))
-        self.observer = Observer(self._system, view, metrics, self._watch)
-        self._recorder = GroupRecorder(folder.groups)
+        self.reporter = Reporter(self._system, view, metrics, self._watch)
+        self._group_log = GroupLog(folder.groups)
         self._stopping = asyncio.Event()
         self._iteration = 0
         self._version = 0
@@ -85,7 +85,7 @@ class Run:
             for task in (work, stop):
                 task.cancel()
             await asyncio.gather(work, stop, return_exceptions=True)
-            self.observer.phase("stopping")
+            self.reporter.phase("stopping")
             await self._system.stop()
 
     def _way_on(self) -> str:
@@ -98,7 +98,7 @@ class Run:
         """Start, then train while the parts are tended; the first failure of either ends both."""
         self._iteration, self._version = start.iteration, start.version
         learner = learner_spec(self._config, self._folder, start.policy, start.reference)
-        await self._system.start(start.policy, start.version, learner=learner, phase=self.observer.phase)
+        await self._system.start(start.policy, start.version, learner=learner, phase=self.reporter.phase)
         self._guidance = Guidance.of(self._system, self._watch)
         if start.found:
             await self._system.learners.load(start.found.path)
@@ -119,9 +119,9 @@ class Run:
 
     async def _train(self) -> None:
         if self._iteration == 0:
-            await self.observer.evaluation(self._iteration, self._version)
+            await self.reporter.evaluation(self._iteration, self._version)
         self._system.workers.roll()
-        await self._patiently(lambda: self.observer.training_begins(self._iteration))
+        await self._patiently(lambda: self.reporter.training_begins(self._iteration))
         self._in_step = True
         while self._in_step:
             try:
@@ -135,7 +135,7 @@ class Run:
         if self._stopping.is_set():
             raise Stopped(f"stopped after iteration {self._iteration}; {self._way_on()}")
         await self._patiently(self._system.ledger.pause)
-        await self.observer.evaluation(self._iteration, self._version)
+        await self.reporter.evaluation(self._iteration, self._version)
 
     async def _iterate(self) -> None:
         """One update, from taking groups to publishing the weights they made."""
@@ -145,13 +145,13 @@ class Run:
             return
         groups = [leased.group for leased in taken.groups]
         took = time.monotonic()
-        self.observer.activity("training")
+        self.reporter.activity("training")
         busy = await self._busy_s()
-        orders = await self._patiently(lambda: self._guidance.orders(groups, self._version))
-        report = await self._system.learners.train(groups, self._version, orders)
+        options = await self._patiently(lambda: self._guidance.options(groups, self._version))
+        report = await self._system.learners.train(groups, self._version, options)
         trained = time.monotonic()
         overlap = await self._busy_s() - busy
-        outcomes: dict[str, Final] = {
+        outcomes: dict[str, FinalState] = {
             leased.group_id: "trained" if verdict.keep else "filtered"
             for leased, verdict in zip(taken.groups, report.verdicts, strict=True)
         }
@@ -162,37 +162,37 @@ class Run:
         if is_due or self._unsettled_bytes > self._config.buffer.consumed_bytes_limit:
             await self._checkpoint(outcomes)
         await self._patiently(lambda: self._system.buffer.commit(self._version, outcomes))
-        self._recorder.add(groups)
+        self._group_log.add(groups)
         await self._patiently(lambda: self._guidance.remember(groups, self._version))
         self._watch.handled(groups, report.verdicts)
         logger.info("version %d consumed %s", self._version, ", ".join(outcomes))
         if self._saved == self._version:
             await self._patiently(lambda: self._guidance.settle(self._version))
         publishing = time.monotonic()
-        self.observer.activity("publishing weights")
+        self.reporter.activity("publishing weights")
         await self._publish()
-        probes = await probe(self._system, groups, self._version, iteration=self._iteration)
+        checks = await check_policy(self._system, groups, self._version, iteration=self._iteration)
         ended = time.monotonic()
-        clock = measure.Clock(
-            total_s=self.observer.seconds,
+        clock = Clock(
+            total_s=self.reporter.seconds,
             wall_s=ended - started,
             wait_s=took - started,
             train_s=trained - took,
             publish_s=ended - publishing,
             overlap_s=min(max(overlap, 0.0), trained - took),  # an engine that was replaced counts from 0
         )
-        await self._patiently(lambda: self.observer.iteration(taken, report, clock, self._iteration, probes))
+        await self._patiently(lambda: self.reporter.iteration(taken, report, clock, self._iteration, checks))
         await self._give_up_on_collapse()
         every = self._config.run.eval_every
         if every and self._iteration % every == 0 and self._iteration < self._config.run.iterations:
-            await self.observer.evaluation(self._iteration, self._version)
-            self.observer.phase("training")
+            await self.reporter.evaluation(self._iteration, self._version)
+            self.reporter.phase("training")
 
     async def _take(self) -> Taken | None:
         """Groups for one update, or None if a stop came first. Raises WatchdogExpired naming who is missing."""
         run = self._config.run
         deadline = time.monotonic() + run.stall_timeout_s
-        self.observer.activity("waiting for groups")
+        self.reporter.activity("waiting for groups")
         while not self._stopping.is_set():
             try:
                 return await self._system.buffer.take(
@@ -224,15 +224,15 @@ class Run:
 
     async def _give_up_on_collapse(self) -> None:
         """Raises Diverged, with everything saved, where the watch's rules say that nothing will come any more."""
-        if (reason := self._watch.verdict) is not None:
+        if (reason := self._watch.stop_reason) is not None:
             await self._checkpoint({})
             raise Diverged(f"{reason}; {self._way_on()}")
 
-    async def _checkpoint(self, consumed: dict[str, Final]) -> None:
+    async def _checkpoint(self, consumed: dict[str, FinalState]) -> None:
         """Save the current weights unless that was done, and settle what they consumed."""
         if self._saved == self._version:
             return
-        self.observer.activity("writing a checkpoint")
+        self.reporter.activity("writing a checkpoint")
         saved = await self._system.learners.save(iteration=self._iteration, version=self._version, consumed=consumed)
         self._folder.keep_policy(saved / "policy", self._version)
         self._saved, self._unsettled_bytes = self._version, 0
@@ -241,9 +241,9 @@ class Run:
 
     async def _recover(self, lost: LearnerLost) -> None:
         """Bring a lost learner back from the newest valid checkpoint, and everyone else to the same point."""
-        self.observer.note(f"learner lost ({lost}); starting it again from the newest checkpoint")
+        self.reporter.note(f"learner lost ({lost}); starting it again from the newest checkpoint")
         await self._patiently(self._system.ledger.pause)
-        found = newest_checkpoint(self._folder, self.observer)
+        found = newest_checkpoint(self._folder, self.reporter)
         await self._system.learners.recover(found.path if found else None)
         self._iteration = found.manifest.record.iteration if found else 0
         self._version = found.manifest.record.policy_version if found else 0
@@ -263,7 +263,7 @@ class Run:
         if before.version > self._version:
             await buffer.rollback(self._version)
         elif found and before.version < self._version:
-            await buffer.commit(self._version, msgspec.convert(found.manifest.record.consumed, dict[str, Final]))
+            await buffer.commit(self._version, msgspec.convert(found.manifest.record.consumed, dict[str, FinalState]))
         buffer.redeliver()
         await buffer.settle(self._version)
 

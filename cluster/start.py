@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
-from milepost.cluster.observe import Observer
+from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig
 from milepost.learner.first_policy.model import resolve
@@ -35,34 +35,34 @@ class Start:
         return self.found.manifest.record.policy_version if self.found else 0
 
 
-def start_of(config: RunConfig, folder: RunFolder, observer: Observer, *, resume: bool) -> Start:
+def start_of(config: RunConfig, folder: RunFolder, reporter: Reporter, *, resume: bool) -> Start:
     """The newest checkpoint of a run that is resumed, else the first policy. Raises ConfigError, DependencyLost."""
     wants_reference = config.loss.kl_coef > 0
-    found = newest_checkpoint(folder, observer) if resume else None
+    found = newest_checkpoint(folder, reporter) if resume else None
     if found is None:
-        policy = _first_policy(config, observer)
+        policy = _first_policy(config, reporter)
         return Start(policy, policy if wants_reference else None, None)
     version = found.manifest.record.policy_version
     folder.keep_start(found.path / "policy", version)
     folder.keep_policy(found.path / "policy", version)  # a kill may have come between a checkpoint and its policy
-    return Start(folder.start, _first_policy(config, observer) if wants_reference else None, found)
+    return Start(folder.start, _first_policy(config, reporter) if wants_reference else None, found)
 
 
-def newest_checkpoint(folder: RunFolder, observer: Observer) -> checkpoint.Found | None:
+def newest_checkpoint(folder: RunFolder, reporter: Reporter) -> checkpoint.Found | None:
     """The newest checkpoint that verifies, None before the first one. Raises DependencyLost if none of them does."""
     try:
         found = checkpoint.newest_valid(folder.checkpoints)
     except checkpoint.CheckpointError as error:
         raise DependencyLost(f"{error}; restore one from a copy, or start a new run") from error
     for problem in found.problems if found else ():
-        observer.note(f"checkpoint passed over: {problem}")
+        reporter.note(f"checkpoint passed over: {problem}")
     return found
 
 
-def _first_policy(config: RunConfig, observer: Observer) -> Path:
+def _first_policy(config: RunConfig, reporter: Reporter) -> Path:
     """The folder of the policy that a new run begins with. Raises ConfigError."""
-    observer.phase("preparing the first policy")
+    reporter.phase("preparing the first policy")
     try:
-        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", observer.note)
+        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", reporter.note)
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -27,13 +27,13 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
         run = Run(config, folder, view, metrics)
         how = "failed"
         try:
-            asyncio.run(_signalled(run, start_of(config, folder, run.observer, resume=resume)))
+            asyncio.run(_signalled(run, start_of(config, folder, run.reporter, resume=resume)))
             how = "finished"
         except Exit as end:
             how = f"ended: {end}"
             raise
         finally:
-            run.observer.finished(how)
+            run.reporter.finished(how)
 
 
 async def _signalled(run: Run, start: Start) -> None:
@@ -41,7 +41,7 @@ async def _signalled(run: Run, start: Start) -> None:
     loop = asyncio.get_running_loop()
 
     def first() -> None:
-        run.observer.note("stopping: finishing the step under way, then a checkpoint; once more to kill")
+        run.reporter.note("stopping: finishing the step under way, then a checkpoint; once more to kill")
         run.stop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

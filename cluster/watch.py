@@ -1,6 +1,6 @@
 """What the driver makes of what it measures: early signs of collapse, and whether training still sees what is played.
 
-Joins the pure meters of the learner with the records of a run, and turns what they find into lines for people, orders
+Joins the pure meters of the learner with the records of a run, and turns what they find into lines for people, options
 for the next update, and the reason to give up. It waits for nothing and talks to nobody.
 """
 
@@ -12,8 +12,8 @@ from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.types import Failure, Group
 from milepost.learner.credit.filter import FilterConfig, Verdict
-from milepost.learner.health.collapse import CollapseWatch, Finding, Validation, Vitals, tightened
-from milepost.learner.health.selection import TRAINED, SelectionMeter, facts_of, facts_of_failure
+from milepost.learner.health.collapse import CollapseWatch, Finding, HealthMetrics, Validation, tightened
+from milepost.learner.health.selection_bias import TRAINED, SelectionBias, facts_of, facts_of_failure
 
 
 class Watch:
@@ -22,10 +22,10 @@ class Watch:
     def __init__(self, config: RunConfig, records: Sequence[Record]) -> None:
         """`records` are those of the run before a restart."""
         self._config = config
-        self._meter = SelectionMeter(config.selection)
-        vitals = [_vitals(record) for record in records if isinstance(record, IterationRecord)]
+        self._meter = SelectionBias(config.selection_bias)
+        health = [_health(record) for record in records if isinstance(record, IterationRecord)]
         validations = [v for record in records if (v := _validation(record)) is not None]
-        self._collapse = CollapseWatch(config.collapse, vitals, validations)
+        self._collapse = CollapseWatch(config.collapse, health, validations)
 
     def handled(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
         """What became of the groups of an update."""
@@ -40,13 +40,13 @@ class Watch:
             self._meter.add([facts_of_failure(failure, state)])
 
     @property
-    def shifts(self) -> dict[str, float]:
+    def selection_bias(self) -> dict[str, float]:
         """How far trained episodes are from generated ones, by field, in standard deviations (cohorts: distance)."""
         return {shift.field: shift.size for shift in self._meter.shifts()}
 
     def iteration(self, record: IterationRecord) -> list[str]:
         """Take in a finished iteration and return what is new to say about the run."""
-        return _lines(self._collapse.observe(_vitals(record))) + self._meter.warnings()
+        return _lines(self._collapse.observe(_health(record))) + self._meter.warnings()
 
     def evaluation(self, record: EvalRecord) -> list[str]:
         """The same for an evaluation; only held-out tasks count."""
@@ -60,21 +60,21 @@ class Watch:
         return tightened(self._config.filter) if acts else None
 
     @property
-    def rate_factor(self) -> float:
+    def lr_factor(self) -> float:
         """What the next update multiplies the learning rate by."""
-        acts = self._config.collapse.action == "lower_rate" and self._collapse.current()
-        return self._config.collapse.rate_factor if acts else 1.0
+        acts = self._config.collapse.action == "lower_lr" and self._collapse.current()
+        return self._config.collapse.lr_factor if acts else 1.0
 
     @property
-    def verdict(self) -> str | None:
+    def stop_reason(self) -> str | None:
         """Why the run is to be given up now, if it is."""
         if self._config.collapse.action != "stop":
             return None
         return next((finding.text for finding in self._collapse.current() if finding.is_stop), None)
 
 
-def _vitals(record: IterationRecord) -> Vitals:
-    return Vitals(
+def _health(record: IterationRecord) -> HealthMetrics:
+    return HealthMetrics(
         iteration=record.iteration,
         spread=record.reward_std_within,
         success=record.success,

@@ -1,1 +1,1 @@
-"""Floor 1: the world an agent acts in, and the words the rest of the house uses for it."""
+"""The world an agent acts in, and the words for what happens there: environments, tasks, trajectories."""

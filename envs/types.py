@@ -1,4 +1,4 @@
-"""The nouns of the house, one type per stage of life: Task -> Turn -> Trajectory or Failure -> Group.
+"""The nouns, one type per stage of life: Task -> Turn -> Trajectory or Failure -> Group.
 
 Everything that travels between processes is one of these, encoded as msgpack and decoded strictly: an unknown field, a
 missing one or a wrong type is refused where it arrives (`msgspec.ValidationError`). Invariants are checked at birth,

@@ -1,1 +1,1 @@
-"""Floor 3, right: groups of trajectories make new weights. The only folder that imports deepspeed."""
+"""Training: groups of trajectories make new weights. The only layer that imports deepspeed."""

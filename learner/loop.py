@@ -30,13 +30,13 @@ from milepost.learner.health.mutual_information import (
 )
 from milepost.learner.loss.critic import critic_metrics
 from milepost.learner.loss.loss import turn_weights
-from milepost.learner.measurement import MEASURED, Measured, measure
-from milepost.learner.metrics import credit_metrics, mean, timed, token_metrics
-from milepost.learner.recipe import Orders, Recipe
+from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.steps import Stepper, applied_sums
-from milepost.learner.training import StepMetrics, TrainingEngine
+from milepost.learner.token_statistics import STATISTICS, TokenStatistics, compute_token_statistics
+from milepost.learner.training import StepMetrics, TrainingBackend
+from milepost.learner.update_metrics import credit_metrics, mean, timed, token_metrics
 
-AS_USUAL: Final = Orders()
+DEFAULT_OPTIONS: Final = UpdateOptions()
 _PROMPTS: Final = 8
 _RESPONSES: Final = 4
 
@@ -65,17 +65,17 @@ class UpdateReport:
 
 
 class LearnerRank:
-    """Trains one rank's share. State between updates: the engine's, and the stepper's."""
+    """Trains one rank's share. State between updates: the backend's, and the stepper's."""
 
-    def __init__(self, engine: TrainingEngine, recipe: Recipe) -> None:
-        """`engine` holds the critic of the recipe, if it has one."""
-        self._engine = engine
+    def __init__(self, backend: TrainingBackend, recipe: Recipe) -> None:
+        """`backend` holds the critic of the recipe, if it has one."""
+        self._backend = backend
         self._recipe = recipe
         self._strategy = build(recipe.credit)
-        self._stepper = Stepper(engine, recipe)
+        self._stepper = Stepper(backend, recipe)
         self._marginal_std: float | None = None
 
-    def train(self, groups: Sequence[Group], version: int, orders: Orders = AS_USUAL) -> UpdateReport:
+    def train(self, groups: Sequence[Group], version: int, options: UpdateOptions = DEFAULT_OPTIONS) -> UpdateReport:
         """Train on `groups` with the weights of policy `version`; every rank passes the same.
 
         If the filter keeps nothing, no step is made and the report says so.
@@ -87,18 +87,20 @@ class LearnerRank:
         self._check_same_work(groups, version)
         seconds: dict[str, float] = {}
         with timed(seconds, "credit"):
-            graphs = _with_histories([from_group(group) for group in groups], orders)
-        measured = self._measured(groups, seconds)
+            credit_groups = _with_histories([from_group(group) for group in groups], options)
+        statistics = self._statistics(groups, seconds)
         with timed(seconds, "credit"):
-            judged_by = orders.filter or self._recipe.filter
-            verdicts, credits = self._credited(graphs if measured is None else measured.filled(graphs), judged_by)
+            judged_by = options.filter or self._recipe.filter
+            verdicts, credits = self._credited(
+                credit_groups if statistics is None else statistics.filled(credit_groups), judged_by
+            )
         with timed(seconds, "pack"):
             kept = [group for group, verdict in zip(groups, verdicts, strict=True) if verdict.keep]
             pool = _samples(kept, credits)
-            shares = self._stepper.shares(pool, steps=self._recipe.learner.minibatches, measured=measured)
-        critic_steps = self._stepper.critic_steps(pool, measured, seconds)
+            minibatches = self._stepper.minibatches(pool, steps=self._recipe.learner.minibatches, statistics=statistics)
+        critic_steps = self._stepper.critic_steps(pool, statistics, seconds)
         steps, parity = self._stepper.policy_steps(
-            shares if self._policy_learns(version) else [], version, seconds, rate_factor=orders.rate_factor
+            minibatches if self._policy_learns(version) else [], version, seconds, lr_factor=options.lr_factor
         )
         sums = applied_sums([*critic_steps, *steps])
         return UpdateReport(
@@ -128,8 +130,8 @@ class LearnerRank:
         Raises:
             ParityError: the mean is over the limit.
         """
-        (share,) = self._stepper.shares(lone_samples(turns), steps=1, measured=None)
-        return self._stepper.check_parity(share, version)
+        (minibatch,) = self._stepper.minibatches(lone_samples(turns), steps=1, statistics=None)
+        return self._stepper.check_parity(minibatch, version)
 
     def mutual_information(self, groups: Sequence[Group]) -> MutualInformation | None:
         """How much first responses depend on their prompts under the current weights, the same on every rank.
@@ -141,49 +143,51 @@ class LearnerRank:
             return None
         cross = cross_samples(turns)
         max_tokens = self._recipe.learner.max_tokens_per_micro_batch
-        rows = pack.plan(cross.samples, num_ranks=self._engine.world_size, max_tokens=max_tokens)[self._engine.rank]
+        rows = pack.plan(cross.samples, num_ranks=self._backend.world_size, max_tokens=max_tokens)[self._backend.rank]
         batches = [pack.collate(members) for members in rows]
-        logprobs = self._engine.token_logprobs(batches, temperature=self._recipe.temperature)
-        scores = self._engine.all_sum_array(score_matrix(cross, rows, logprobs))
+        logprobs = self._backend.token_logprobs(batches, temperature=self._recipe.temperature)
+        scores = self._backend.all_sum_array(score_matrix(cross, rows, logprobs))
         found = estimate(scores, cross.own, marginal_std=self._marginal_std)
         self._marginal_std = found.marginal_std
         return found
 
     def _check_same_work(self, groups: Sequence[Group], version: int) -> None:
-        if not self._engine.all_equal(_fingerprint(groups, version)):
+        if not self._backend.all_equal(_fingerprint(groups, version)):
             raise ValueError(
-                f"learner ranks were given different groups or versions; rank {self._engine.rank} has "
+                f"learner ranks were given different groups or versions; rank {self._backend.rank} has "
                 f"version {version} and groups {[group.group_id for group in groups]}"
             )
 
-    def _credited(self, graphs: Sequence[CreditGroup], judged_by: FilterConfig) -> tuple[list[Verdict], list[Credit]]:
+    def _credited(
+        self, credit_groups: Sequence[CreditGroup], judged_by: FilterConfig
+    ) -> tuple[list[Verdict], list[Credit]]:
         """A verdict for every group, and for those that are kept what the loss uses."""
-        credits = [self._strategy.assign(graph) for graph in graphs]
-        verdicts = keep_groups(graphs, credits, judged_by)
+        credits = [self._strategy.assign(credit_group) for credit_group in credit_groups]
+        verdicts = keep_groups(credit_groups, credits, judged_by)
         kept = [k for k, verdict in enumerate(verdicts) if verdict.keep]
-        chosen = [graphs[k] for k in kept]
+        chosen = [credit_groups[k] for k in kept]
         modulated = modulate(chosen, [credits[k] for k in kept], self._recipe.credit.modulators)
         return verdicts, weighted(self._scaled(chosen, modulated), [verdicts[k] for k in kept])
 
-    def _scaled(self, graphs: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
+    def _scaled(self, credit_groups: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
         """On one scale over the batch, each turn counted as often as the loss counts it."""
         weights = [
             [
                 turn_weights([turn.num_tokens for turn in t.turns], self._recipe.objective.loss.aggregation)
-                for t in graph.trajectories
+                for t in credit_group.trajectories
             ]
-            for graph in graphs
+            for credit_group in credit_groups
         ]
         return scaled(credits, weights, self._strategy.scaling)
 
-    def _measured(self, groups: Sequence[Group], seconds: dict[str, float]) -> Measured | None:
+    def _statistics(self, groups: Sequence[Group], seconds: dict[str, float]) -> TokenStatistics | None:
         """What strategy and modulators read of the current weights, in all groups: they judge before the filter."""
         recipe = self._recipe
-        if not recipe.needs & MEASURED or not groups:
+        if not recipe.needs & STATISTICS or not groups:
             return None
         with timed(seconds, "measure"):
-            return measure(
-                self._engine,
+            return compute_token_statistics(
+                self._backend,
                 groups,
                 needs=recipe.needs,
                 temperature=recipe.temperature,
@@ -195,10 +199,12 @@ class LearnerRank:
         return critic is None or version >= critic.warmup_updates
 
 
-def _with_histories(graphs: list[CreditGroup], orders: Orders) -> list[CreditGroup]:
-    if orders.histories is None:
-        return graphs
-    return [replace(graph, history=past) for graph, past in zip(graphs, orders.histories, strict=True)]
+def _with_histories(credit_groups: list[CreditGroup], options: UpdateOptions) -> list[CreditGroup]:
+    if options.histories is None:
+        return credit_groups
+    return [
+        replace(credit_group, history=past) for credit_group, past in zip(credit_groups, options.histories, strict=True)
+    ]
 
 
 def _samples(groups: Sequence[Group], credits: Sequence[Credit]) -> list[Sample]:

@@ -39,12 +39,12 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class UpdateOptions:
     """What the driver wants different in one update; the same on every rank."""
 
     histories: tuple[tuple[PastTransition, ...], ...] | None = None
     """What earlier groups of each group's task met, in the order of the groups; None without such a memory."""
     filter: FilterConfig | None = None
     """Instead of the recipe's."""
-    rate_factor: float = 1.0
+    lr_factor: float = 1.0
     """Of the learning rate."""

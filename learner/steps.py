@@ -1,4 +1,4 @@
-"""The optimizer steps of an update: shares of a pool of samples in, policy and critic one step each per share.
+"""The optimizer steps of an update: minibatches of a pool of samples in, policy and critic one step each per minibatch.
 
 Decisions (skip, refuse, stop) follow from numbers that were summed over ranks, so all ranks take the same branch. Which
 samples there are, and their advantages, were decided before.
@@ -20,10 +20,10 @@ from milepost.learner.loss.entropy import UsualEntropy, num_turns
 from milepost.learner.loss.loss import LossTerms, Policies, denominator
 from milepost.learner.loss.objective import Entropies, objective_terms
 from milepost.learner.loss.offpolicy import approximate_proximal
-from milepost.learner.measurement import Measured
-from milepost.learner.metrics import add, mean, mismatch_sums, parity_sums, parity_sums_of, timed
 from milepost.learner.recipe import Recipe
-from milepost.learner.training import StepMetrics, TrainingEngine, ValueFn
+from milepost.learner.token_statistics import TokenStatistics
+from milepost.learner.training import StepMetrics, TrainingBackend, ValueFn
+from milepost.learner.update_metrics import add, mean, mismatch_sums, parity_sums, parity_sums_of, timed
 
 
 class ParityError(RuntimeError):
@@ -35,7 +35,7 @@ class DivergenceError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Share:
+class Minibatch:
     """This rank's part of one optimizer step."""
 
     micro_batches: list[MicroBatch]
@@ -54,8 +54,8 @@ class Share:
 class Stepper:
     """Makes the steps on one rank. State between updates: how many steps in a row were skipped, usual entropies."""
 
-    def __init__(self, engine: TrainingEngine, recipe: Recipe) -> None:
-        self._engine = engine
+    def __init__(self, backend: TrainingBackend, recipe: Recipe) -> None:
+        self._backend = backend
         self._config = recipe.learner
         self._objective = recipe.objective
         self._critic = recipe.trained_critic
@@ -63,58 +63,61 @@ class Stepper:
         self._usual = UsualEntropy(recipe.objective.entropy.memory)
         self._skipped_in_a_row = {"policy": 0, "critic": 0}
 
-    def shares(self, pool: Sequence[Sample], *, steps: int, measured: Measured | None) -> list[Share]:
+    def minibatches(self, pool: Sequence[Sample], *, steps: int, statistics: TokenStatistics | None) -> list[Minibatch]:
         """This rank's micro-batches for each optimizer step; all ranks get equally many."""
-        shares = []
+        minibatches = []
         parts = pack.minibatches(pool, steps)
         recompute = len(parts) > 1 and self._objective.offpolicy.proximal == "recompute"
         for part in parts:
             ranks = pack.plan(
-                part, num_ranks=self._engine.world_size, max_tokens=self._config.max_tokens_per_micro_batch
+                part, num_ranks=self._backend.world_size, max_tokens=self._config.max_tokens_per_micro_batch
             )
-            rows = ranks[self._engine.rank]
+            rows = ranks[self._backend.rank]
             micro_batches = [pack.collate(members) for members in rows]
-            share = Share(
+            minibatch = Minibatch(
                 micro_batches=micro_batches,
                 total=denominator(part, self._objective.loss),
                 num_turns=num_turns(part),
                 value_total=count_targets(part),
-                old_values=measured.values_of(rows, micro_batches) if measured else None,
-                proximal=measured.logprobs_of(rows, micro_batches) if measured and recompute else None,
+                old_values=statistics.values_of(rows, micro_batches) if statistics else None,
+                proximal=statistics.logprobs_of(rows, micro_batches) if statistics and recompute else None,
             )
-            shares.append(share)
-        return shares
+            minibatches.append(minibatch)
+        return minibatches
 
     def policy_steps(
-        self, shares: Sequence[Share], version: int, seconds: dict[str, float], *, rate_factor: float = 1.0
+        self, minibatches: Sequence[Minibatch], version: int, seconds: dict[str, float], *, lr_factor: float = 1.0
     ) -> tuple[list[StepMetrics], dict[str, float]]:
-        """The optimizer steps and the parity sums, which are measured before the first of them.
+        """The optimizer steps and the parity sums, which are taken before the first of them.
 
         In the first step the proximal policy is the current one of the same pass. For further steps it is computed
         before the first, unless credit had it measured, or approximated in each; then parity is that of the first
-        step's share.
+        step's minibatch.
         """
-        recompute = len(shares) > 1 and self._objective.offpolicy.proximal == "recompute"
+        recompute = len(minibatches) > 1 and self._objective.offpolicy.proximal == "recompute"
         parity: dict[str, float] = {}
         if recompute:
             with timed(seconds, "proximal"):
-                shares = [replace(share, proximal=share.proximal or self._logprobs(share)) for share in shares]
-                for share in shares:
-                    add(parity, parity_sums_of(share.micro_batches, share.proximal or (), version))
-                parity = self._engine.all_sum(parity)
+                minibatches = [
+                    replace(minibatch, proximal=minibatch.proximal or self._logprobs(minibatch))
+                    for minibatch in minibatches
+                ]
+                for minibatch in minibatches:
+                    add(parity, parity_sums_of(minibatch.micro_batches, minibatch.proximal or (), version))
+                parity = self._backend.all_sum(parity)
                 self._check_parity(parity, version)
         steps: list[StepMetrics] = []
-        for share in shares:
+        for minibatch in minibatches:
             with timed(seconds, "update"):
-                progress = sum(step.applied for step in steps) / len(shares)
-                self._engine.scale_rate(rate_factor)
-                steps.append(self._step(share, version, progress))
+                progress = sum(step.applied for step in steps) / len(minibatches)
+                self._backend.scale_rate(lr_factor)
+                steps.append(self._step(minibatch, version, progress))
             self._count_skipped("policy", steps[-1])
         self._usual.learn(applied_sums(steps))
         return steps, parity if recompute or not steps else dict(steps[0].sums)
 
     def critic_steps(
-        self, pool: Sequence[Sample], measured: Measured | None, seconds: dict[str, float]
+        self, pool: Sequence[Sample], statistics: TokenStatistics | None, seconds: dict[str, float]
     ) -> list[StepMetrics]:
         """The optimizer steps of a critic with a trunk of its own; none for others.
 
@@ -123,74 +126,74 @@ class Stepper:
         steps: list[StepMetrics] = []
         if self._critic is None or self._critic.trunk == "shared":
             return steps
-        shares = self.shares(pool, steps=self._critic.minibatches, measured=measured)
+        minibatches = self.minibatches(pool, steps=self._critic.minibatches, statistics=statistics)
         for epoch in range(self._critic.epochs):
-            for share in [share for share in shares if share.value_total]:
+            for minibatch in [minibatch for minibatch in minibatches if minibatch.value_total]:
                 with timed(seconds, "critic"):
-                    value_fn = self._value_fn(share, with_sums=epoch == 0)
-                    steps.append(self._engine.update_critic(share.micro_batches, value_fn))
+                    value_fn = self._value_fn(minibatch, with_sums=epoch == 0)
+                    steps.append(self._backend.update_critic(minibatch.micro_batches, value_fn))
                 self._count_skipped("critic", steps[-1])
         return steps
 
-    def check_parity(self, share: Share, version: int) -> float | None:
+    def check_parity(self, minibatch: Minibatch, version: int) -> float | None:
         """Mean |log-prob of learner - of engine| over tokens of `version`, on all ranks; None without any.
 
         Raises:
             ParityError: it is over the limit.
         """
-        sums = parity_sums_of(share.micro_batches, self._logprobs(share), version)
-        sums = self._engine.all_sum(sums)
+        sums = parity_sums_of(minibatch.micro_batches, self._logprobs(minibatch), version)
+        sums = self._backend.all_sum(sums)
         self._check_parity(sums, version)
         return mean(sums, "parity_current", "tokens_current")
 
-    def _value_fn(self, share: Share, *, with_sums: bool = True) -> ValueFn:
-        critic, old_values = self._critic, share.old_values
+    def _value_fn(self, minibatch: Minibatch, *, with_sums: bool = True) -> ValueFn:
+        critic, old_values = self._critic, minibatch.old_values
         assert critic is not None
         assert old_values is not None
         weight = critic.value_coef if critic.trunk == "shared" else 1.0
 
         def value_fn(k: int, batch: MicroBatch, values: Tensor) -> LossTerms:
             old = old_values[k].to(values.device)
-            terms = value_loss(batch, values, old, clip=critic.value_clip, total=max(share.value_total, 1))
+            terms = value_loss(batch, values, old, clip=critic.value_clip, total=max(minibatch.value_total, 1))
             return LossTerms(weight * terms.loss, terms.sums if with_sums else {})
 
         return value_fn
 
-    def _logprobs(self, share: Share) -> list[Tensor]:
-        return self._engine.token_logprobs(share.micro_batches, temperature=self._temperature)
+    def _logprobs(self, minibatch: Minibatch) -> list[Tensor]:
+        return self._backend.token_logprobs(minibatch.micro_batches, temperature=self._temperature)
 
-    def _step(self, share: Share, version: int, progress: float) -> StepMetrics:
+    def _step(self, minibatch: Minibatch, version: int, progress: float) -> StepMetrics:
         """One optimizer step; `progress` is the share of the update's steps made before it."""
         objective, references = self._objective, None
         if objective.loss.kl_coef > 0:
-            references = self._engine.reference_logprobs(share.micro_batches, temperature=self._temperature)
+            references = self._backend.reference_logprobs(minibatch.micro_batches, temperature=self._temperature)
 
         def loss_fn(k: int, batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
-            if share.proximal is None:
+            if minibatch.proximal is None:
                 proximal = approximate_proximal(
                     logprobs, batch.rollout_logprobs, batch.versions, version=version, progress=progress
                 )
             else:
-                proximal = share.proximal[k].to(logprobs.device)
+                proximal = minibatch.proximal[k].to(logprobs.device)
             policies = Policies(logprobs, proximal, None if references is None else references[k])
             usual = None if objective.entropy.band is None else self._usual.of(batch.turn_index)
-            seen = Entropies(entropies, usual, share.num_turns)
-            terms = objective_terms(batch, policies, seen, objective=objective, total=share.total)
+            seen = Entropies(entropies, usual, minibatch.num_turns)
+            terms = objective_terms(batch, policies, seen, objective=objective, total=minibatch.total)
             add(terms.sums, parity_sums(batch, proximal, version))
             add(terms.sums, mismatch_sums(batch, proximal, objective.offpolicy))
             return terms
 
         def approve(sums: Mapping[str, float]) -> None:
-            if share.proximal is None and progress == 0:
+            if minibatch.proximal is None and progress == 0:
                 self._check_parity(sums, version)
 
         shared = self._critic is not None and self._critic.trunk == "shared"
-        return self._engine.update(
-            share.micro_batches,
+        return self._backend.update(
+            minibatch.micro_batches,
             loss_fn,
             temperature=self._temperature,
             approve=approve,
-            value_fn=self._value_fn(share) if shared else None,
+            value_fn=self._value_fn(minibatch) if shared else None,
             entropy_gradient=objective.entropy.coef > 0,
         )
 

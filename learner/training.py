@@ -1,4 +1,4 @@
-"""What the learner's loop asks of a training engine, and what a step answers. Loads no framework but torch."""
+"""What the learner's loop asks of a training backend, and what a step answers. Loads no framework but torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ValueFn = Callable[[int, MicroBatch, Tensor], LossTerms]
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ProcessGroupMember:
     """A rank's place: who it is and where rank 0 listens."""
 
     rank: int
@@ -42,7 +42,7 @@ class StepMetrics:
     sums: Mapping[str, float]
 
 
-class TrainingEngine(Protocol):
+class TrainingBackend(Protocol):
     """Models split over ranks. Every method is collective: all ranks call it, in the same order."""
 
     rank: int

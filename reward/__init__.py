@@ -1,1 +1,1 @@
-"""Floor 2: from a trajectory to the numbers people and learners use."""
+"""From a trajectory to the numbers people and learners use."""

@@ -17,7 +17,7 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
 from milepost.learner.first_policy.demonstrations import demonstrate
 from milepost.reward.reward import apply, load_reward
-from tests.actors.episode_rig import ScriptedEngine, play, stage, task
+from tests.actors.episode_rig import ScriptedEngine, play, resources, task
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def played(dialogue: Dialogue, *, seeds: int) -> list[Trajectory | Failure]:
 
     async def go() -> list[Trajectory | Failure]:
         engine = ScriptedEngine(dialogue, lambda ids: bisect(tokenizer.decode(ids)))
-        async with stage(dialogue, engine=engine, max_turns=4, max_prompt_tokens=4000) as on:
+        async with resources(dialogue, engine=engine, max_turns=4, max_prompt_tokens=4000) as on:
             return [await play(on, Task(env=ENV, seed=seed, split="train")) for seed in range(seeds)]
 
     return asyncio.run(go())
@@ -113,7 +113,7 @@ def test_the_metrics_of_the_readme_are_served(tmp_path: Path) -> None:
     with Metrics(tmp_path / "metrics.jsonl") as metrics:
         served = {gauge._name for gauge in metrics._gauges.values()}
         served |= {f"{c._name}_total" for c in (metrics._restarts, metrics._nonfinite, metrics._verdicts)}
-        served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._selection, metrics._update)}
+        served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._selection_bias, metrics._update)}
     assert told
     assert {f"milepost_{name}" for name in told} <= served
 

@@ -27,9 +27,9 @@ from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
 from milepost.envs.types import Group, Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
-from milepost.learner.recipe import Orders, Recipe
+from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.steps import DivergenceError, ParityError
-from milepost.learner.training import Seat
+from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class LearnerLost(DependencyLost):
 class LearnerActor:
     """One rank in a process of its own."""
 
-    def __init__(self, spec: LearnerSpec, seat: Seat) -> None:
+    def __init__(self, spec: LearnerSpec, member: ProcessGroupMember) -> None:
         from milepost.learner.zero.actor_critic import (  # DeepSpeed: only a rank's own process needs it
             ActorCritic,
             Models,
@@ -75,18 +75,18 @@ class LearnerActor:
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         recipe = spec.recipe
         models = Models(spec.model, reference=spec.reference, critic=recipe.trained_critic)
-        self._engine = ActorCritic(models, recipe.learner, seat=seat, seed=spec.seed, device=device)
-        self._rank = LearnerRank(self._engine, recipe)
+        self._models = ActorCritic(models, recipe.learner, member=member, seed=spec.seed, device=device)
+        self._rank = LearnerRank(self._models, recipe)
 
     def load(self, folder: Path | None) -> int:
-        """Continue from a verified checkpoint's `engine` folder, if any; returns the process id."""
+        """Continue from a verified checkpoint's `zero` folder, if any; returns the process id."""
         if folder is not None:
-            self._engine.load(folder / "engine")
+            self._models.load(folder / "zero")
         return os.getpid()
 
-    def train(self, groups: Sequence[Group], version: int, orders: Orders) -> UpdateReport:
+    def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
         """As `LearnerRank.train`."""
-        return self._rank.train(groups, version, orders)
+        return self._rank.train(groups, version, options)
 
     def mutual_information(self, groups: Sequence[Group]) -> float | None:
         """As `LearnerRank.mutual_information`, in nats."""
@@ -102,10 +102,10 @@ class LearnerActor:
         gathering.
         """
         tensors = {}
-        for name, tensor in self._engine.full_tensors():
-            if self._engine.rank == 0:
+        for name, tensor in self._models.full_tensors():
+            if self._models.rank == 0:
                 tensors[name] = tensor.to("cpu", copy=True).contiguous()
-        if self._engine.rank != 0:
+        if self._models.rank != 0:
             return None
         safetensors.torch.save_file(tensors, path)
         return sha256_of(path)
@@ -115,17 +115,17 @@ class LearnerActor:
         from milepost.actors import transfer  # imports vllm, which only this way of delivery needs in a learner
 
         if self._link is None or self._linked != engines:
-            source = transfer.GatheredSource(self._engine.tensor_shapes(), self._engine.full_tensors)
+            source = transfer.GatheredSource(self._models.tensor_shapes(), self._models.full_tensors)
             self._link = transfer.nccl_sender(
-                source=source, engines=engines, rank=self._engine.rank, address=address, world_size=world_size
+                source=source, engines=engines, rank=self._models.rank, address=address, world_size=world_size
             )
             self._linked = engines
         self._link.send_weights()
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint into `folder`."""
-        self._engine.save(folder / "engine")
-        self._engine.save_policy(folder / "policy")
+        self._models.save(folder / "zero")
+        self._models.save_policy(folder / "policy")
 
 
 class LearnerPool:
@@ -150,11 +150,11 @@ class LearnerPool:
         env |= {} if gpus else {"DS_ACCELERATOR": "cpu"}
         actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": env})
         address, port = _rendezvous()
-        seats = [
-            Seat(rank=rank, world_size=config.ranks, master_addr=address, master_port=port)
+        members = [
+            ProcessGroupMember(rank=rank, world_size=config.ranks, master_addr=address, master_port=port)
             for rank in range(config.ranks)
         ]
-        self._handles = [actor.remote(spec, seat) for seat in seats]
+        self._handles = [actor.remote(spec, member) for member in members]
         try:
             await self.load(loaded)
         except LearnerLost as error:
@@ -164,12 +164,12 @@ class LearnerPool:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
         self.pids = await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + 120)
 
-    async def train(self, groups: Sequence[Group], version: int, orders: Orders) -> UpdateReport:
+    async def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
         """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
         limit = max(_SHORTEST_LIMIT_S, _SLOWEST_STEP * median(self._step_s)) if self._step_s else _FIRST_STEP_S
         started = time.monotonic()
         shared = ray.put(list(groups))
-        reports: list[UpdateReport] = await self._all("train", shared, version, orders, timeout_s=limit)
+        reports: list[UpdateReport] = await self._all("train", shared, version, options, timeout_s=limit)
         self._step_s.append(time.monotonic() - started)
         return reports[0]
 

@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError
 from transformers import AutoTokenizer
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
-from milepost.actors.episode import Limits, Stage, run_episode
+from milepost.actors.episode import Limits, RolloutResources, run_episode
 from milepost.actors.worker import ActorConfig, Ticket, Worker
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
 from milepost.cluster.pools.engines import RoutedEngine, last_line
@@ -55,10 +55,10 @@ class WorkerSpec:
     group_size: int
 
 
-def stage_for(spec: WorkerSpec, engine: RoutedEngine) -> Stage:
+def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
     """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
     tokenizer = AutoTokenizer.from_pretrained(spec.model)
-    return Stage(
+    return RolloutResources(
         engine=engine,
         dialogue=Dialogue(tokenizer, spec.actors.system_prompt),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
@@ -144,10 +144,10 @@ class WorkerActor:
     def __init__(self, spec: WorkerSpec, name: str, engines: list[Any]) -> None:
         self._spec = spec
         self._engine = RoutedEngine(engines, request_timeout_s=spec.engine.request_timeout_s)
-        self._stage = stage_for(spec, self._engine)
+        self._resources = resources_for(spec, self._engine)
         client = connect(spec.redis_url)
         self._worker = Worker(
-            self._stage,
+            self._resources,
             LedgerSource(Ledger(client, spec.run_id), spec, name),
             BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer)),
             concurrent_groups=spec.actors.concurrent_groups,
@@ -163,7 +163,7 @@ class WorkerActor:
 
         async def one(index: int, task: Task) -> Trajectory | Failure:
             async with gate:
-                return await run_episode(self._stage, task=task, group_id="eval", index=index)
+                return await run_episode(self._resources, task=task, group_id="eval", index=index)
 
         return list(await asyncio.gather(*(one(index, task) for index, task in enumerate(tasks))))
 

@@ -21,7 +21,7 @@ from milepost.cluster.replay.store import Store, chunks
 from milepost.cluster.replay.wire import WireError, decode_task, decode_trajectory
 from milepost.envs.types import Group
 
-Final = Literal["trained", "filtered", "stale", "dead_letter"]
+FinalState = Literal["trained", "filtered", "stale", "dead_letter"]
 _CONSUMERS = "learner"
 _NAMED_IN_ERRORS = 3
 _Entry = tuple[bytes, dict[bytes, bytes] | None]
@@ -100,7 +100,7 @@ class ReadyGroups:
                     raise BufferUnavailable(f"waited {timeout_s:.0f} s for {count} ready groups: {away}") from away
                 raise NothingReady(await self._who_is_missing(count, timeout_s))
 
-    async def commit(self, version: int, outcomes: Mapping[str, Final]) -> None:
+    async def commit(self, version: int, outcomes: Mapping[str, FinalState]) -> None:
         """Record that the update that made `version` consumed these groups, and how each ends once it is settled.
 
         All or none; the ledger's version becomes `version`. Raises BufferRefused for a learner that was overtaken: the

@@ -123,8 +123,8 @@ class Metrics:
             registry=registry,
         )
         self._update = Gauge("milepost_update", "What the learner measured, by name", ["measure"], registry=registry)
-        self._selection = Gauge(
-            "milepost_selection_shift_std",
+        self._selection_bias = Gauge(
+            "milepost_selection_bias_std",
             "How far trained episodes are from played ones",
             ["field"],
             registry=registry,
@@ -178,7 +178,7 @@ class Metrics:
         for reason, count in record.verdicts.items():
             self._verdicts.labels(reason).inc(count)
         _set_labelled(self._update, record.update)
-        _set_labelled(self._selection, record.selection)
+        _set_labelled(self._selection_bias, record.selection_bias)
         for state, count in record.ledger.items():
             self._ledger.labels(state).set(count)
 

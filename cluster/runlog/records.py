@@ -87,7 +87,7 @@ class IterationRecord(
     """Groups by the filter's reason to keep or drop them."""
     update: dict[str, Number] = {}
     """Whatever else the learner measured in the update, by name: coverage of the credit, off-policy mismatch, rates."""
-    selection: dict[str, Number] = {}
+    selection_bias: dict[str, Number] = {}
     """How far trained episodes are from all that were played, by field, in standard deviations."""
 
 

@@ -34,7 +34,7 @@ from milepost.learner.credit.strategies.crbc import CRBCConfig
 from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS, CreditConfig
 from milepost.learner.first_policy.model import ModelConfig
 from milepost.learner.health.collapse import CollapseConfig
-from milepost.learner.health.selection import SelectionConfig
+from milepost.learner.health.selection_bias import SelectionBiasConfig
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.entropy import EntropyConfig
 from milepost.learner.loss.loss import LossConfig
@@ -63,7 +63,7 @@ _FREE_ON_RESUME = (
     "learner.collective_timeout_s",
     "buffer",
     "metrics",
-    "selection",
+    "selection_bias",
 )
 """Keys and sections that may change between a run and its resumption: they do not change what is learnt."""
 
@@ -129,7 +129,7 @@ class RunConfig(BaseModel):
     learner: LearnerConfig = LearnerConfig()
     critic: CriticConfig = CriticConfig()
     collapse: CollapseConfig = CollapseConfig()
-    selection: SelectionConfig = SelectionConfig()
+    selection_bias: SelectionBiasConfig = SelectionBiasConfig()
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from milepost.learner.credit.filter import FilterConfig
 
-Action = Literal["warn", "filter", "lower_rate", "stop", "off"]
+Action = Literal["warn", "filter", "lower_lr", "stop", "off"]
 Signal = Literal["spread", "repetition", "information", "entropy", "gradient", "no_spread", "no_success", "no_step"]
 
 MIN_RISE = 0.1
@@ -33,7 +33,7 @@ class CollapseConfig(BaseModel):
     action: Action = Field(
         "warn",
         description="While a sign lasts: warn says so; filter also trains on the quarter of the groups with most "
-        "reward spread; lower_rate also multiplies the learning rate by rate_factor; stop ends the run once a stop "
+        "reward spread; lower_lr also multiplies the learning rate by lr_factor; stop ends the run once a stop "
         "rule holds, and warns before; off looks at nothing",
     )
     baseline: int = Field(10, ge=1, description="First measurements of a signal, whose mean is its normal")
@@ -57,11 +57,11 @@ class CollapseConfig(BaseModel):
     information_every: int = Field(
         5, ge=0, description="Iterations between measurements of mutual information, which cost a pass; 0: never"
     )
-    rate_factor: float = Field(0.5, gt=0, lt=1, description="Of the learning rate while a sign lasts (lower_rate)")
+    lr_factor: float = Field(0.5, gt=0, lt=1, description="Of the learning rate while a sign lasts (lower_lr)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vitals:
+class HealthMetrics:
     """What one iteration measured; None for what it did not."""
 
     iteration: int
@@ -101,7 +101,7 @@ class CollapseWatch:
     """The records of a run so far. One small record per iteration is kept; nothing else grows."""
 
     def __init__(
-        self, config: CollapseConfig, history: Sequence[Vitals] = (), validations: Sequence[Validation] = ()
+        self, config: CollapseConfig, history: Sequence[HealthMetrics] = (), validations: Sequence[Validation] = ()
     ) -> None:
         """`history` and `validations` are those of the run before a restart, oldest first."""
         self._config = config
@@ -113,14 +113,14 @@ class CollapseWatch:
         """What holds now, earliest sign first, stop rules last."""
         return findings(self._history, self._validations, self._config)
 
-    def observe(self, vitals: Vitals) -> list[Finding]:
+    def observe(self, health: HealthMetrics) -> list[Finding]:
         """Take in an iteration and return what holds now and did not before.
 
         After a rollback, iterations come again: the first of them replaces itself and everything later.
         """
-        self._history = [old for old in self._history if old.iteration < vitals.iteration]
-        self._validations = [old for old in self._validations if old.iteration < vitals.iteration]
-        self._history.append(vitals)
+        self._history = [old for old in self._history if old.iteration < health.iteration]
+        self._validations = [old for old in self._validations if old.iteration < health.iteration]
+        self._history.append(health)
         return self._news()
 
     def validated(self, validation: Validation) -> list[Finding]:
@@ -136,7 +136,9 @@ class CollapseWatch:
         return news
 
 
-def findings(history: Sequence[Vitals], validations: Sequence[Validation], config: CollapseConfig) -> list[Finding]:
+def findings(
+    history: Sequence[HealthMetrics], validations: Sequence[Validation], config: CollapseConfig
+) -> list[Finding]:
     """What holds at the end of `history`, oldest record first: early signs in the order in which they come, then rules.
 
     Signs, each against the mean of the signal's first `baseline` measurements: spread below `spread_share` of it,
@@ -163,15 +165,15 @@ def tightened(config: FilterConfig) -> FilterConfig:
     return FilterConfig(method="top_k", value=0.25, score="reward_std", compensation=config.compensation)
 
 
-def _solved(vitals: Vitals, config: CollapseConfig) -> bool:
-    return vitals.success is not None and vitals.success >= config.solved_success
+def _solved(health: HealthMetrics, config: CollapseConfig) -> bool:
+    return health.success is not None and health.success >= config.solved_success
 
 
 def _measured(
-    history: Sequence[Vitals], read: Callable[[Vitals], float | None], config: CollapseConfig
-) -> tuple[float, list[tuple[Vitals, float]]] | None:
+    history: Sequence[HealthMetrics], read: Callable[[HealthMetrics], float | None], config: CollapseConfig
+) -> tuple[float, list[tuple[HealthMetrics, float]]] | None:
     """The normal of a signal and its measurements after that; None while there are too few for a normal."""
-    values = [(vitals, value) for vitals in history if (value := read(vitals)) is not None]
+    values = [(health, value) for health in history if (value := read(health)) is not None]
     if len(values) <= config.baseline:
         return None
     return fmean(value for _, value in values[: config.baseline]), values[config.baseline :]
@@ -192,7 +194,7 @@ class _Rule:
     """A signal that must not stay below a share of its normal."""
 
     signal: Signal
-    read: Callable[[Vitals], float | None]
+    read: Callable[[HealthMetrics], float | None]
     share: float
     patience: int
     what: str
@@ -214,7 +216,7 @@ def _rules(config: CollapseConfig) -> list[_Rule]:
     ]
 
 
-def _below(history: Sequence[Vitals], rule: _Rule, config: CollapseConfig) -> Finding | None:
+def _below(history: Sequence[HealthMetrics], rule: _Rule, config: CollapseConfig) -> Finding | None:
     measured = _measured(history, rule.read, config)
     if measured is None:
         return None
@@ -227,7 +229,7 @@ def _below(history: Sequence[Vitals], rule: _Rule, config: CollapseConfig) -> Fi
     return Finding(rule.signal, since, rule.signal == "no_spread", text)
 
 
-def _repeats(history: Sequence[Vitals], config: CollapseConfig) -> Finding | None:
+def _repeats(history: Sequence[HealthMetrics], config: CollapseConfig) -> Finding | None:
     measured = _measured(history, lambda v: v.repetition, config)
     if measured is None:
         return None
@@ -243,8 +245,8 @@ def _repeats(history: Sequence[Vitals], config: CollapseConfig) -> Finding | Non
     return Finding("repetition", since, False, text)
 
 
-def _spike(history: Sequence[Vitals], config: CollapseConfig) -> Finding | None:
-    norms = [(vitals.iteration, vitals.grad_norm) for vitals in history if vitals.grad_norm is not None]
+def _spike(history: Sequence[HealthMetrics], config: CollapseConfig) -> Finding | None:
+    norms = [(health.iteration, health.grad_norm) for health in history if health.grad_norm is not None]
     if len(norms) <= config.baseline or norms[-1][0] != history[-1].iteration:
         return None
     iteration, norm = norms[-1]
@@ -269,7 +271,7 @@ def _no_success(validations: Sequence[Validation], config: CollapseConfig) -> Fi
     return Finding("no_success", since, True, text)
 
 
-def _no_step(history: Sequence[Vitals], config: CollapseConfig) -> Finding | None:
+def _no_step(history: Sequence[HealthMetrics], config: CollapseConfig) -> Finding | None:
     length, since = _streak([(v.iteration, v.groups_kept == 0 and not _solved(v, config)) for v in history])
     if length < config.stop_empty:
         return None

@@ -1,6 +1,6 @@
 """The models of a learner rank under training: the policy, where wanted its critic, and a frozen starting policy.
 
-Implements `milepost.learner.training.TrainingEngine` over `ZeroModel`. A critic with a trunk of its own is a second
+Implements `milepost.learner.training.TrainingBackend` over `ZeroModel`. A critic with a trunk of its own is a second
 model with its own optimizer; on a shared trunk it is a value head that rides in the policy's. Either way it stays
 here: weights that go to inference engines and saved policies hold the policy alone, under its names in the checkpoint.
 One object per process, every method collective.
@@ -25,11 +25,11 @@ from milepost.learner.batch.pack import MicroBatch
 from milepost.learner.config import LearnerConfig
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.loss import LossTerms
-from milepost.learner.metrics import add
-from milepost.learner.training import LossFn, Seat, StepMetrics, ValueFn
-from milepost.learner.zero.engine import EngineError, ZeroModel, join
+from milepost.learner.training import LossFn, ProcessGroupMember, StepMetrics, ValueFn
+from milepost.learner.update_metrics import add
 from milepost.learner.zero.policy import batch_logprobs, load_policy, write_policy
 from milepost.learner.zero.value import Critic, ValuedPolicy, critic_values, shared_values, valued_logprobs
+from milepost.learner.zero.zero_model import ZeroError, ZeroModel, join
 
 LAYOUT: Final = "layout.json"
 
@@ -48,7 +48,9 @@ class Models:
 class ActorCritic:
     """The policy with its optimizer, and its critic."""
 
-    def __init__(self, models: Models, config: LearnerConfig, *, seat: Seat, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, models: Models, config: LearnerConfig, *, member: ProcessGroupMember, seed: int, device: torch.device
+    ) -> None:
         """Join the other ranks and load the models.
 
         Args:
@@ -56,10 +58,10 @@ class ActorCritic:
 
         Raises:
             FileNotFoundError: no model there.
-            EngineError: a rank did not come in time, or the device isn't what DeepSpeed found.
+            ZeroError: a rank did not come in time, or the device isn't what DeepSpeed found.
         """
-        self.rank = seat.rank
-        self.world_size = seat.world_size
+        self.rank = member.rank
+        self.world_size = member.world_size
         self._zero_stage = config.zero_stage
         self._folder = models.policy
         self._device = device
@@ -72,12 +74,12 @@ class ActorCritic:
         if models.reference is not None:
             self._reference = load_policy(models.reference).to(device).eval().requires_grad_(False)
         critic = Critic(models.policy) if self._trunk == "own" else None
-        join(seat, device, timedelta(seconds=config.collective_timeout_s))
+        join(member, device, timedelta(seconds=config.collective_timeout_s))
         if config.gradient_checkpointing:
             for module in [policy] if critic is None else [policy, critic.trunk]:
                 module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         trained = ValuedPolicy(policy) if self._trunk == "shared" else policy
-        self._policy = ZeroModel(trained, config, lr=config.lr, name="engine")
+        self._policy = ZeroModel(trained, config, lr=config.lr, name="policy")
         self._critic = None
         if critic is not None and models.critic is not None:
             paced = _paced(config, models.critic.steps)
@@ -139,14 +141,14 @@ class ActorCritic:
 
     @torch.no_grad()
     def reference_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
-        """Log-probs under the frozen starting policy. Raises EngineError if there is none."""
+        """Log-probs under the frozen starting policy. Raises ZeroError if there is none."""
         if self._reference is None:
-            raise EngineError("this rank has no reference model; kl_coef > 0 needs one")
+            raise ZeroError("this rank has no reference model; kl_coef > 0 needs one")
         return [batch_logprobs(self._reference, batch.to(self._device), temperature)[0] for batch in micro_batches]
 
     @torch.no_grad()
     def token_values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
-        """The critic's estimates `[B, L]` before each trained token. Raises EngineError if there is no critic."""
+        """The critic's estimates `[B, L]` before each trained token. Raises ZeroError if there is no critic."""
         batches = (batch.to(self._device) for batch in micro_batches)
         if self._trunk == "shared":
             return [shared_values(self._policy, batch) for batch in batches]
@@ -208,13 +210,13 @@ class ActorCritic:
         """Continue from `save`. Verify the folder first: it holds pickles, which are code.
 
         Raises:
-            EngineError: not a saved engine, or saved with other ranks, another ZeRO stage or another critic.
+            ZeroError: no saved state, or saved with other ranks, another ZeRO stage or another critic.
         """
         if not (folder / LAYOUT).is_file():
-            raise EngineError(f"no saved engine in {folder}: {LAYOUT} is missing")
+            raise ZeroError(f"no saved models in {folder}: {LAYOUT} is missing")
         saved = json.loads((folder / LAYOUT).read_text())
         if saved != self._layout():
-            raise EngineError(f"{folder} was saved with {saved}, this run has {self._layout()}; resume with the same")
+            raise ZeroError(f"{folder} was saved with {saved}, this run has {self._layout()}; resume with the same")
         self._policy.load(folder)
         if self._critic is not None:
             self._critic.load(folder)
@@ -255,7 +257,7 @@ class ActorCritic:
 
     def _own_critic(self) -> Any:
         if self._critic is None:
-            raise EngineError("this rank has no critic with a trunk of its own; make it with a critic")
+            raise ZeroError("this rank has no critic with a trunk of its own; make it with a critic")
         return self._critic
 
     def _policy_name(self, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A stage for one worker's episodes: an engine that says what it is told, environments and rewards that misbehave."""
+"""What one worker's episodes share: an engine that says what it is told, environments and rewards that misbehave."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from milepost.actors.engine import Completion, Engine
-from milepost.actors.episode import Limits, Stage, run_episode
+from milepost.actors.episode import Limits, RolloutResources, run_episode
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, OptionValue, Task, Trajectory, VersionSpan
 from milepost.reward.reward import Reward
@@ -52,21 +52,21 @@ def task(env: str = f"{BROKEN}:CountingEnv", **options: OptionValue) -> Task:
 
 
 @asynccontextmanager
-async def stage(
+async def resources(
     dialogue: Dialogue,
     *,
     engine: Engine | None = None,
     reward: Reward | None = None,
     threads: int = 8,
     **limits: float,
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[RolloutResources]:
     """Tiny deadlines; at the end calls that hang are released, else their threads would keep the test run alive."""
     bounds: dict[str, Any] = {"max_turns": 10, "env_timeout_s": 5, "episode_timeout_s": 30, "max_prompt_tokens": 400}
     tokenizer: Any = dialogue._tokenizer
     hung_calls.release.clear()
     with ThreadPoolExecutor(threads) as executor:
         try:
-            yield Stage(
+            yield RolloutResources(
                 engine=engine or ScriptedEngine(dialogue),
                 dialogue=dialogue,
                 decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
@@ -78,8 +78,8 @@ async def stage(
             hung_calls.release.set()
 
 
-async def play(stage: Stage, task: Task, index: int = 0) -> Trajectory | Failure:
-    return await run_episode(stage, task=task, group_id="g", index=index)
+async def play(resources: RolloutResources, task: Task, index: int = 0) -> Trajectory | Failure:
+    return await run_episode(resources, task=task, group_id="g", index=index)
 
 
 class HungCalls:

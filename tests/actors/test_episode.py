@@ -20,7 +20,7 @@ from tests.actors.episode_rig import (
     completion,
     hung_calls,
     play,
-    stage,
+    resources,
     task,
 )
 
@@ -65,7 +65,7 @@ def test_what_an_environment_does_wrongly_ends_its_episode_at_the_env_boundary(n
     broken, error, message, turn = BROKEN_ENVS[name]
 
     async def one() -> Failure:
-        async with stage(dialogue) as here:
+        async with resources(dialogue) as here:
             found = failure(await play(here, broken, index=5))
             assert here.hung == 0
             return found
@@ -80,7 +80,7 @@ def test_broken_and_hanging_episodes_leave_the_others_in_their_process_alone(dia
     broken = [entry[0] for entry in BROKEN_ENVS.values()]
 
     async def many() -> tuple[list[Trajectory | Failure], list[Trajectory | Failure]]:
-        async with stage(dialogue, env_timeout_s=3) as here:
+        async with resources(dialogue, env_timeout_s=3) as here:
             hanging = [asyncio.create_task(play(here, task(f"{HERE}:HangsInStep"))) for _ in range(2)]
             ill = asyncio.gather(*(play(here, one) for one in broken * 3))
             healthy = await asyncio.gather(*(play(here, task(), index) for index in range(100)))
@@ -97,7 +97,7 @@ def test_an_episode_records_what_was_seen_said_and_reached(dialogue: Dialogue) -
     said = iter(["up", "nonsense", "up"])
 
     async def one() -> Trajectory:
-        async with stage(dialogue, engine=ScriptedEngine(dialogue, lambda _: next(said))) as here:
+        async with resources(dialogue, engine=ScriptedEngine(dialogue, lambda _: next(said))) as here:
             return trajectory(await play(here, task(target=2), index=4))
 
     found = asyncio.run(one())
@@ -118,7 +118,7 @@ def test_an_episode_records_what_was_seen_said_and_reached(dialogue: Dialogue) -
 @pytest.mark.parametrize("where", ["Reset", "Step"])
 def test_a_call_that_hangs_is_counted_while_it_still_hangs(where: str, dialogue: Dialogue) -> None:
     async def one() -> Failure:
-        async with stage(dialogue, env_timeout_s=1) as here:
+        async with resources(dialogue, env_timeout_s=1) as here:
             found = failure(await play(here, task(f"{HERE}:HangsIn{where}")))
             assert (here.hung, hung_calls.now) == (1, 1)
             return found
@@ -134,7 +134,7 @@ def test_a_call_cut_by_the_episodes_deadline_is_counted_only_if_it_outlasts_its_
     returns: bool, dialogue: Dialogue
 ) -> None:
     async def one() -> int:
-        async with stage(dialogue, env_timeout_s=1, episode_timeout_s=0.3) as here:
+        async with resources(dialogue, env_timeout_s=1, episode_timeout_s=0.3) as here:
             found = failure(await play(here, task(f"{HERE}:HangsInStep")))
             assert (found.boundary, here.hung, hung_calls.now) == ("infra", 0, 1)
             if returns:
@@ -147,7 +147,7 @@ def test_a_call_cut_by_the_episodes_deadline_is_counted_only_if_it_outlasts_its_
 
 def test_a_close_that_hangs_is_counted_though_the_episode_is_good(dialogue: Dialogue) -> None:
     async def one() -> None:
-        async with stage(dialogue, env_timeout_s=1) as here:
+        async with resources(dialogue, env_timeout_s=1) as here:
             assert trajectory(await play(here, task(f"{HERE}:HangsInClose"))).outcome == "success"
             async with asyncio.timeout(10):
                 while not here.hung:
@@ -159,7 +159,7 @@ def test_a_close_that_hangs_is_counted_though_the_episode_is_good(dialogue: Dial
 
 def test_a_close_that_raises_changes_nothing(dialogue: Dialogue) -> None:
     async def one() -> Trajectory | Failure:
-        async with stage(dialogue) as here:
+        async with resources(dialogue) as here:
             return await play(here, task(f"{HERE}:RaisesInClose"))
 
     assert trajectory(asyncio.run(one())).outcome == "success"
@@ -167,7 +167,7 @@ def test_a_close_that_raises_changes_nothing(dialogue: Dialogue) -> None:
 
 def test_a_call_that_waits_for_a_thread_is_not_taken_for_a_hanging_one(dialogue: Dialogue) -> None:
     async def one() -> None:
-        async with stage(dialogue, threads=1, env_timeout_s=0.2, episode_timeout_s=0.6) as here:
+        async with resources(dialogue, threads=1, env_timeout_s=0.2, episode_timeout_s=0.6) as here:
             hanging = asyncio.create_task(play(here, task(f"{HERE}:HangsInReset")))
             await asyncio.sleep(0)
             waiting = failure(await play(here, task()))
@@ -212,7 +212,7 @@ def test_what_the_engine_does_wrongly_ends_the_episode_at_the_engine_boundary(
     answer: Completion | EngineError, error: str, message: str, dialogue: Dialogue
 ) -> None:
     async def one() -> Failure:
-        async with stage(dialogue, engine=Says(answer)) as here:
+        async with resources(dialogue, engine=Says(answer)) as here:
             return failure(await play(here, task()))
 
     found = asyncio.run(one())
@@ -222,7 +222,7 @@ def test_what_the_engine_does_wrongly_ends_the_episode_at_the_engine_boundary(
 
 def test_an_episode_past_its_deadline_is_an_infra_failure_that_says_what_it_waited_for(dialogue: Dialogue) -> None:
     async def one() -> Failure:
-        async with stage(dialogue, engine=WaitingEngine(dialogue, asyncio.Event()), episode_timeout_s=1) as here:
+        async with resources(dialogue, engine=WaitingEngine(dialogue, asyncio.Event()), episode_timeout_s=1) as here:
             found = failure(await play(here, task()))
             assert here.hung == 0
             return found
@@ -234,7 +234,7 @@ def test_an_episode_past_its_deadline_is_an_infra_failure_that_says_what_it_wait
 
 def test_cancellation_passes_through(dialogue: Dialogue) -> None:
     async def one() -> None:
-        async with stage(dialogue, engine=(engine := WaitingEngine(dialogue, asyncio.Event()))) as here:
+        async with resources(dialogue, engine=(engine := WaitingEngine(dialogue, asyncio.Event()))) as here:
             playing = asyncio.create_task(play(here, task()))
             await engine.asked.wait()
             playing.cancel()
@@ -256,7 +256,7 @@ class Inline(Executor):
 @pytest.mark.parametrize("loop_turns", range(12))
 def test_cancellation_is_not_lost_when_a_call_ends_at_the_same_moment(loop_turns: int, dialogue: Dialogue) -> None:
     async def one() -> None:
-        async with stage(dialogue, engine=WaitingEngine(dialogue, asyncio.Event())) as here:
+        async with resources(dialogue, engine=WaitingEngine(dialogue, asyncio.Event())) as here:
             here.executor = Inline()
             playing = asyncio.create_task(play(here, task()))
             for _ in range(loop_turns):
@@ -295,7 +295,7 @@ def test_what_a_reward_does_wrongly_ends_the_episode_at_the_reward_boundary(
     reward: Any, error: str, message: str, dialogue: Dialogue
 ) -> None:
     async def one() -> Failure:
-        async with stage(dialogue, reward=reward, env_timeout_s=1 if reward is hangs else 5) as here:
+        async with resources(dialogue, reward=reward, env_timeout_s=1 if reward is hangs else 5) as here:
             found = failure(await play(here, task()))
             assert (here.hung, hung_calls.now) == ((1, 1) if reward is hangs else (0, 0))
             return found
@@ -307,7 +307,7 @@ def test_what_a_reward_does_wrongly_ends_the_episode_at_the_reward_boundary(
 
 def test_a_reward_replaces_the_environments_numbers_and_not_its_outcome(dialogue: Dialogue) -> None:
     async def one() -> Trajectory | Failure:
-        async with stage(dialogue, reward=lambda t: [-1.0] * len(t.turns)) as here:
+        async with resources(dialogue, reward=lambda t: [-1.0] * len(t.turns)) as here:
             return await play(here, task())
 
     found = trajectory(asyncio.run(one()))

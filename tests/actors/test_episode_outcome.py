@@ -7,7 +7,7 @@ import pytest
 
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Trajectory
-from tests.actors.episode_rig import HERE, play, stage, task
+from tests.actors.episode_rig import HERE, play, resources, task
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from tests.actors.episode_rig import HERE, play, stage, task
 )
 def test_the_outcome_is_what_the_environment_says(options: dict[str, Any], outcome: str, dialogue: Dialogue) -> None:
     async def one() -> Trajectory:
-        async with stage(dialogue) as here:
+        async with resources(dialogue) as here:
             found = await play(here, task(f"{HERE}:Ends", **options))
             assert isinstance(found, Trajectory)
             return found
@@ -37,7 +37,7 @@ def test_the_outcome_is_what_the_environment_says(options: dict[str, Any], outco
 
 def test_an_episode_with_no_turns_left_is_truncated(dialogue: Dialogue) -> None:
     async def one() -> Trajectory:
-        async with stage(dialogue, max_turns=4) as here:
+        async with resources(dialogue, max_turns=4) as here:
             found = await play(here, task(target=5))
             assert isinstance(found, Trajectory)
             return found
@@ -48,7 +48,7 @@ def test_an_episode_with_no_turns_left_is_truncated(dialogue: Dialogue) -> None:
 
 def test_an_episode_whose_context_is_full_is_truncated_and_keeps_its_turns(dialogue: Dialogue) -> None:
     async def one() -> Trajectory:
-        async with stage(dialogue, max_turns=10**6, max_prompt_tokens=100) as here:
+        async with resources(dialogue, max_turns=10**6, max_prompt_tokens=100) as here:
             found = await play(here, task(f"{HERE}:Lengthy"))
             assert isinstance(found, Trajectory)
             return found
@@ -63,7 +63,7 @@ def test_an_episode_whose_context_is_full_is_truncated_and_keeps_its_turns(dialo
 
 def test_a_window_keeps_an_episode_going_where_its_whole_context_would_be_full(dialogue: Dialogue) -> None:
     async def one() -> Trajectory:
-        async with stage(dialogue, max_turns=30, max_prompt_tokens=100, window_turns=2) as here:
+        async with resources(dialogue, max_turns=30, max_prompt_tokens=100, window_turns=2) as here:
             found = await play(here, task(f"{HERE}:Lengthy"))
             assert isinstance(found, Trajectory)
             return found

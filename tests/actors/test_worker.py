@@ -11,7 +11,7 @@ from milepost.actors.engine import Completion
 from milepost.actors.worker import Ticket, Worker
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
-from tests.actors.episode_rig import HERE, ScriptedEngine, WaitingEngine, hung_calls, stage, task
+from tests.actors.episode_rig import HERE, ScriptedEngine, WaitingEngine, hung_calls, resources, task
 
 
 @dataclass
@@ -69,7 +69,7 @@ def test_every_episode_of_every_group_reaches_the_sink_and_then_the_worker_stops
     async def one() -> None:
         tasks = [task(), task("tests.broken_envs:RaisesInStep"), task(target=1)]
         supply, shelf = Supply(iter(tasks), size=3), Shelf()
-        async with stage(dialogue) as here:
+        async with resources(dialogue) as here:
             assert await run(Worker(here, supply, shelf, concurrent_groups=2), supply) == 0
         assert shelf.counts() == {"g0": 3, "g1": 3, "g2": 3}
         assert {(r.group_id, r.index) for r in shelf.results} == {(g, i) for g in supply.given for i in range(3)}
@@ -86,7 +86,7 @@ def test_only_the_missing_episodes_of_a_group_are_played(dialogue: Dialogue) -> 
 
     async def one() -> list[int]:
         supply, shelf = Remainder(iter([task()])), Shelf()
-        async with stage(dialogue) as here:
+        async with resources(dialogue) as here:
             await run(Worker(here, supply, shelf, concurrent_groups=2), supply)
         return sorted(result.index for result in shelf.results)
 
@@ -107,7 +107,7 @@ def test_the_bound_on_concurrent_groups_is_reached_and_never_exceeded(dialogue: 
 
     async def one() -> None:
         supply = Watched(task(target=1 + i % 3) for i in range(20))
-        async with stage(dialogue) as here:
+        async with resources(dialogue) as here:
             await run(Worker(here, supply, shelf, concurrent_groups=3), supply)
         assert len(shelf.results) == 40
 
@@ -118,7 +118,7 @@ def test_the_bound_on_concurrent_groups_is_reached_and_never_exceeded(dialogue: 
 def test_the_lease_of_a_group_is_renewed_as_long_as_it_is_played(dialogue: Dialogue) -> None:
     async def one() -> Supply:
         supply, shelf = Supply(iter([task(), task()])), Shelf()
-        async with stage(dialogue, engine=WaitingEngine(dialogue, supply.renewal)) as here:
+        async with resources(dialogue, engine=WaitingEngine(dialogue, supply.renewal)) as here:
             await run(Worker(here, supply, shelf, concurrent_groups=2), supply, renew_every_s=0.02)
         assert len(shelf.results) == 4
         return supply
@@ -133,7 +133,7 @@ def test_a_stopped_worker_finishes_what_it_has_and_takes_no_more(dialogue: Dialo
     async def one() -> None:
         gate = asyncio.Event()
         supply, shelf = Supply(iter([task()] * 100)), Shelf()
-        async with stage(dialogue, engine=(engine := WaitingEngine(dialogue, gate))) as here:
+        async with resources(dialogue, engine=(engine := WaitingEngine(dialogue, gate))) as here:
             worker = Worker(here, supply, shelf, concurrent_groups=2)
             running = asyncio.create_task(run(worker, supply))
             await engine.asked.wait()
@@ -149,7 +149,7 @@ def test_a_stopped_worker_finishes_what_it_has_and_takes_no_more(dialogue: Dialo
 
 def test_a_worker_with_a_hung_call_finishes_the_other_episodes_and_retires(dialogue: Dialogue) -> None:
     async def one() -> None:
-        async with stage(dialogue, env_timeout_s=1) as here:
+        async with resources(dialogue, env_timeout_s=1) as here:
 
             class FourThenMoreOnceHung(Supply):
                 async def next_group(self) -> Ticket | None:
@@ -181,7 +181,7 @@ def test_a_sink_or_source_that_fails_ends_the_worker_loudly_and_nothing_runs_on(
         supply.refuses_renewal = broken == "renewal"
         gate = asyncio.Event()
         engine = ScriptedEngine(dialogue) if broken == "sink" else WaitingEngine(dialogue, gate)
-        async with stage(dialogue, engine=engine) as here:
+        async with resources(dialogue, engine=engine) as here:
             with pytest.raises((ExceptionGroup, ConnectionError)) as caught:
                 await run(Worker(here, supply, shelf, concurrent_groups=4), supply, renew_every_s=0.02)
             assert len(asyncio.all_tasks()) == 1
@@ -194,7 +194,7 @@ def test_a_sink_or_source_that_fails_ends_the_worker_loudly_and_nothing_runs_on(
 def test_a_cancelled_worker_leaves_no_episode_behind(dialogue: Dialogue) -> None:
     async def one() -> None:
         supply = Supply(iter([task()] * 4))
-        async with stage(dialogue, engine=(engine := WaitingEngine(dialogue, asyncio.Event()))) as here:
+        async with resources(dialogue, engine=(engine := WaitingEngine(dialogue, asyncio.Event()))) as here:
             running = asyncio.create_task(run(Worker(here, supply, Shelf(), concurrent_groups=2), supply))
             await engine.asked.wait()
             running.cancel()
@@ -219,7 +219,7 @@ def test_a_group_given_twice_is_played_twice_and_both_are_seen_to_the_end(dialog
     async def one() -> Counter[str]:
         # The first is under way when the second ends.
         supply, shelf = Twice(iter([task(target=9), task(target=1)])), Shelf()
-        async with stage(dialogue, engine=Slow(dialogue)) as here:
+        async with resources(dialogue, engine=Slow(dialogue)) as here:
             await run(Worker(here, supply, shelf, concurrent_groups=2), supply)
         return shelf.counts()
 

@@ -1,4 +1,4 @@
-"""What the driver makes of its measurements: orders for the next update, lines for people, the end of a run."""
+"""What the driver makes of its measurements: options for the next update, lines for people, the end of a run."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ from milepost.cluster.watch import Watch
 from milepost.envs.types import Group
 from milepost.learner.credit.filter import FilterConfig, Verdict
 from milepost.learner.health.collapse import CollapseConfig
-from milepost.learner.health.selection import SelectionConfig
-from milepost.learner.recipe import Orders
+from milepost.learner.health.selection_bias import SelectionBiasConfig
+from milepost.learner.recipe import UpdateOptions
 from tests.cluster.replay.buffer_rig import failure, rig, task, trajectory
 from tests.cluster.runlog.example_records import eval_record, iteration_record
 
@@ -21,7 +21,7 @@ from tests.cluster.runlog.example_records import eval_record, iteration_record
 def config(action: str = "warn") -> RunConfig:
     return RunConfig(
         collapse=CollapseConfig(action=action, baseline=2, patience=2, stop_empty=3),
-        selection=SelectionConfig(min_groups=3, max_shift=0.2),
+        selection_bias=SelectionBiasConfig(min_groups=3, max_shift=0.2),
     )
 
 
@@ -37,7 +37,7 @@ def group(name: str, size: int = 4, turns: int = 1) -> Group:
 
 
 @pytest.mark.parametrize(
-    ("action", "filtered", "rate"), [("warn", False, 1.0), ("filter", True, 1.0), ("lower_rate", False, 0.5)]
+    ("action", "filtered", "rate"), [("warn", False, 1.0), ("filter", True, 1.0), ("lower_lr", False, 0.5)]
 )
 def test_a_sign_of_collapse_is_said_once_and_changes_the_next_update_as_configured(
     action: str, filtered: bool, rate: float
@@ -45,31 +45,31 @@ def test_a_sign_of_collapse_is_said_once_and_changes_the_next_update_as_configur
     watch = Watch(config(action), [])
     said = [watch.iteration(collapsing(i)) for i in range(1, 6)]
     assert [len(lines) for lines in said] == [0, 0, 0, 1, 0], said
-    assert (watch.filter is not None, watch.rate_factor) == (filtered, rate)
-    assert watch.verdict is None
+    assert (watch.filter is not None, watch.lr_factor) == (filtered, rate)
+    assert watch.stop_reason is None
 
 
 def test_a_resumed_run_knows_what_it_saw_before() -> None:
     seen = [collapsing(i) for i in range(1, 5)]
-    assert Watch(config("lower_rate"), seen).rate_factor == 0.5
-    assert Watch(config("lower_rate"), seen[:3]).rate_factor == 1.0
+    assert Watch(config("lower_lr"), seen).lr_factor == 0.5
+    assert Watch(config("lower_lr"), seen[:3]).lr_factor == 1.0
 
 
 def test_a_run_is_given_up_after_iterations_without_a_step_only_if_asked() -> None:
     empty = [collapsing(i, groups_trained=0, groups_filtered=8) for i in range(1, 4)]
-    assert Watch(config("warn"), empty).verdict is None
-    assert Watch(config("stop"), empty[:2]).verdict is None
-    assert Watch(config("stop"), empty).verdict is not None
+    assert Watch(config("warn"), empty).stop_reason is None
+    assert Watch(config("stop"), empty[:2]).stop_reason is None
+    assert Watch(config("stop"), empty).stop_reason is not None
 
 
 def test_success_on_held_out_tasks_alone_counts_as_validation() -> None:
     watch = Watch(RunConfig(collapse=CollapseConfig(action="stop", stop_evals=2)), [])
     for iteration in (1, 2):
         watch.evaluation(eval_record(iteration, "train", 0.0))
-    assert watch.verdict is None
+    assert watch.stop_reason is None
     for iteration in (3, 4):
         watch.evaluation(eval_record(iteration, "heldout", 0.0))
-    assert watch.verdict is not None
+    assert watch.stop_reason is not None
 
 
 def test_dropping_the_long_groups_shows_in_the_metrics_and_is_said() -> None:
@@ -77,7 +77,7 @@ def test_dropping_the_long_groups_shows_in_the_metrics_and_is_said() -> None:
     short, long = [group(f"s{i}") for i in range(8)], [group(f"l{i}", turns=5) for i in range(8)]
     watch.handled(short, [Verdict(keep=True, reason="selected", score=1.0, weight=1.0)] * 8)
     watch.lost(long, [(failure("f", 0), "env_failed")])
-    assert watch.shifts["turns"] < -0.5
+    assert watch.selection_bias["turns"] < -0.5
     lines = watch.iteration(iteration_record(1))
     assert any("turns" in line and "stale" in line for line in lines), lines
 
@@ -88,10 +88,10 @@ def test_the_next_update_of_a_task_is_told_what_earlier_groups_of_it_met(redis_u
             past = TaskHistory(run.client, run.run_id, decay=0.5)
             guidance = Guidance(Watch(config(), []), run.buffer, past)
             first = group("first", size=2)
-            assert await guidance.orders([first], 0) == Orders(histories=((),))
+            assert await guidance.options([first], 0) == UpdateOptions(histories=((),))
             for _ in range(2):  # a repeated call counts once
                 await guidance.remember([first], 1)
-            told = await guidance.orders([group("second", size=2)], 2)
+            told = await guidance.options([group("second", size=2)], 2)
             assert told.histories is not None
             ((transition,),) = told.histories
             # two episodes a -left-> success, faded by one version
@@ -106,6 +106,6 @@ def test_without_a_history_and_without_signs_an_update_is_as_usual(redis_url: st
         async with rig(redis_url) as run:
             guidance = Guidance(Watch(RunConfig(filter=FilterConfig()), []), run.buffer, None)
             await guidance.remember([group("g")], 1)
-            assert await guidance.orders([group("g")], 1) == Orders()
+            assert await guidance.options([group("g")], 1) == UpdateOptions()
 
     asyncio.run(check())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from milepost.learner.zero.engine import learning_rate_factor
+from milepost.learner.zero.zero_model import learning_rate_factor
 
 
 @pytest.mark.parametrize(

@@ -18,27 +18,27 @@ from milepost.learner.loss.entropy import EntropyConfig
 from milepost.learner.loss.loss import token_logprobs
 from milepost.learner.loss.objective import Objective
 from milepost.learner.loss.offpolicy import OffPolicyConfig
-from milepost.learner.metrics import add
 from milepost.learner.recipe import Recipe
 from milepost.learner.steps import ParityError, Stepper
 from milepost.learner.training import StepMetrics
+from milepost.learner.update_metrics import add
 
 VOCABULARY = 8
 VERSION = 4
 
 
 class BigramEngine:
-    """A TrainingEngine of one rank: the last token alone decides, plain gradient descent."""
+    """A TrainingBackend of one rank: the last token alone decides, plain gradient descent."""
 
     rank, world_size = 0, 1
 
     def __init__(self) -> None:
         self.table = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(1)).requires_grad_()
         self.extra_passes = 0
-        self.rate_factor = 1.0
+        self.lr_factor = 1.0
 
     def scale_rate(self, factor: float) -> None:
-        self.rate_factor = factor
+        self.lr_factor = factor
 
     def update(
         self,
@@ -57,7 +57,7 @@ class BigramEngine:
         approve(sums)
         assert self.table.grad is not None
         with torch.no_grad():
-            self.table -= 0.5 * self.rate_factor * self.table.grad
+            self.table -= 0.5 * self.lr_factor * self.table.grad
         self.table.grad = None
         return StepMetrics(applied=True, loss=sums.pop("loss"), grad_norm=1.0, lr=0.5, sums=sums)
 
@@ -114,8 +114,8 @@ def stepper(engine: BigramEngine, **sections: Any) -> Stepper:
 def two_steps(proximal: str, *, version: int) -> tuple[list[StepMetrics], BigramEngine]:
     engine = BigramEngine()
     made = stepper(engine, offpolicy=OffPolicyConfig(proximal=proximal))
-    shares = made.shares(pool(engine, version=version), steps=2, measured=None)
-    return made.policy_steps(shares, VERSION, {})[0], engine
+    minibatches = made.minibatches(pool(engine, version=version), steps=2, statistics=None)
+    return made.policy_steps(minibatches, VERSION, {})[0], engine
 
 
 def test_on_tokens_of_the_current_version_the_approximation_is_exact_and_saves_the_pass():
@@ -140,9 +140,9 @@ def test_parity_is_checked_before_the_first_step_although_nothing_was_recomputed
     engine = BigramEngine()
     before = engine.table.detach().clone()
     made = stepper(engine, offpolicy=OffPolicyConfig(proximal="approximate"))
-    shares = made.shares(pool(engine, version=VERSION, shift=0.1), steps=2, measured=None)
+    minibatches = made.minibatches(pool(engine, version=VERSION, shift=0.1), steps=2, statistics=None)
     with pytest.raises(ParityError, match=r"differ by 0\.1 nats"):
-        made.policy_steps(shares, VERSION, {})
+        made.policy_steps(minibatches, VERSION, {})
     assert torch.equal(engine.table, before)
 
 
@@ -151,8 +151,8 @@ def test_the_band_starts_with_the_second_update():
     made = stepper(engine, entropy=EntropyConfig(coef=0.01, band=(0.999, 1.001)))
     outside = []
     for version in (VERSION, VERSION + 1):
-        shares = made.shares(pool(engine, version=version), steps=1, measured=None)
-        (step,), _ = made.policy_steps(shares, version, {})
+        minibatches = made.minibatches(pool(engine, version=version), steps=1, statistics=None)
+        (step,), _ = made.policy_steps(minibatches, version, {})
         outside.append(step.sums["entropy_outside"] / step.sums["tokens"])
     assert outside[0] == 0
     assert outside[1] > 0.5

@@ -11,8 +11,8 @@ from milepost.learner.health.collapse import (
     CollapseConfig,
     CollapseWatch,
     Finding,
+    HealthMetrics,
     Validation,
-    Vitals,
     findings,
     tightened,
 )
@@ -21,7 +21,7 @@ BEGIN = 10
 """Iterations from which the default config takes what is normal."""
 
 
-def vitals(iteration: int, **changes: Any) -> Vitals:
+def health(iteration: int, **changes: Any) -> HealthMetrics:
     values: dict[str, Any] = {
         "spread": 0.4,
         "success": 0.3,
@@ -31,13 +31,13 @@ def vitals(iteration: int, **changes: Any) -> Vitals:
         "repetition": 0.2,
         "information": 0.8,
     }
-    return Vitals(iteration=iteration, **(values | changes))
+    return HealthMetrics(iteration=iteration, **(values | changes))
 
 
 def run(later: Sequence[dict[str, Any]], **config: Any) -> list[Finding]:
     """What holds after ten normal iterations and then `later`."""
-    history = [vitals(k + 1) for k in range(BEGIN)]
-    history += [vitals(BEGIN + 1 + k, **changes) for k, changes in enumerate(later)]
+    history = [health(k + 1) for k in range(BEGIN)]
+    history += [health(BEGIN + 1 + k, **changes) for k, changes in enumerate(later)]
     return findings(history, [], CollapseConfig(**config))
 
 
@@ -111,8 +111,8 @@ def test_a_gradient_norm_ten_times_the_median_before_is_a_spike_at_once_and_only
 
 
 def test_a_policy_that_repeats_from_the_start_is_not_warned_of() -> None:
-    history = [vitals(k + 1, repetition=0.95) for k in range(BEGIN)]
-    history += [vitals(BEGIN + 1 + k, repetition=1.0) for k in range(20)]
+    history = [health(k + 1, repetition=0.95) for k in range(BEGIN)]
+    history += [health(BEGIN + 1 + k, repetition=1.0) for k in range(20)]
     assert findings(history, [], CollapseConfig()) == []
 
 
@@ -120,14 +120,14 @@ def test_signals_that_were_not_measured_find_nothing_and_sparse_ones_count_their
     nothing = {"spread": None, "success": None, "entropy": None, "repetition": None, "information": None}
     assert run([nothing] * 30) == []
     # mutual information every other iteration: ten normal measurements, then five low ones
-    history = [vitals(k, information=(0.8 if k <= 20 else 0.1) if k % 2 == 0 else None) for k in range(1, 31)]
+    history = [health(k, information=(0.8 if k <= 20 else 0.1) if k % 2 == 0 else None) for k in range(1, 31)]
     (found,) = findings(history, [], CollapseConfig())
     assert (found.signal, found.since) == ("information", 22)
     assert findings(history[:-2], [], CollapseConfig()) == []
 
 
 def test_nothing_is_normal_before_ten_measurements() -> None:
-    history = [vitals(k + 1, spread=0.4 if k < 4 else 0.0) for k in range(10)]
+    history = [health(k + 1, spread=0.4 if k < 4 else 0.0) for k in range(10)]
     assert findings(history, [], CollapseConfig(patience=1)) == []
     assert signals(findings(history, [], CollapseConfig(patience=1, baseline=4))) == ["spread"]
 
@@ -161,13 +161,13 @@ def test_a_watch_tells_a_finding_once_and_again_after_it_has_passed() -> None:
     watch = CollapseWatch(CollapseConfig(patience=2))
     told = []
     for k, spread in enumerate([0.4] * 10 + [0.05] * 4 + [0.4] * 2 + [0.05] * 3):
-        told += [(k + 1, finding.signal, finding.since) for finding in watch.observe(vitals(k + 1, spread=spread))]
+        told += [(k + 1, finding.signal, finding.since) for finding in watch.observe(health(k + 1, spread=spread))]
     assert told == [(12, "spread", 11), (18, "spread", 17)]
     assert signals(watch.current()) == ["spread"]
 
 
 def test_a_resumed_watch_goes_on_as_if_it_had_never_stopped() -> None:
-    history = [vitals(k + 1, spread=0.4 if k < 10 else 0.05) for k in range(17)]
+    history = [health(k + 1, spread=0.4 if k < 10 else 0.05) for k in range(17)]
     validations = [Validation(iteration=3 * k, success=0.0) for k in range(5)]
     whole = CollapseWatch(CollapseConfig())
     for validation in validations[:1]:
@@ -194,14 +194,14 @@ def test_a_resumed_watch_goes_on_as_if_it_had_never_stopped() -> None:
 def test_a_rollback_forgets_what_came_later() -> None:
     watch = CollapseWatch(CollapseConfig(patience=2))
     for k in range(10):
-        watch.observe(vitals(k + 1))
+        watch.observe(health(k + 1))
     watch.validated(Validation(iteration=10, success=0.0))
-    watch.observe(vitals(11, spread=0.01))
-    assert signals(watch.observe(vitals(12, spread=0.01))) == ["spread"]
-    assert watch.observe(vitals(10)) == []
+    watch.observe(health(11, spread=0.01))
+    assert signals(watch.observe(health(12, spread=0.01))) == ["spread"]
+    assert watch.observe(health(10)) == []
     assert watch.current() == []
-    watch.observe(vitals(11, spread=0.01))
-    assert signals(watch.observe(vitals(12, spread=0.01))) == ["spread"]
+    watch.observe(health(11, spread=0.01))
+    assert signals(watch.observe(health(12, spread=0.01))) == ["spread"]
     for k in range(4):
         assert watch.validated(Validation(iteration=12 + k, success=0.0)) == []
     assert signals(watch.validated(Validation(iteration=16, success=0.0))) == ["no_success"]
@@ -216,7 +216,7 @@ def test_a_tightened_filter_keeps_the_quarter_with_most_reward_spread() -> None:
     assert found == FilterConfig(method="top_k", value=0.25, score="reward_std", compensation="sqrt")
 
 
-@pytest.mark.parametrize("setting", [{"action": "panic"}, {"rate_factor": 1.0}, {"patience": 0}, {"window": 3}])
+@pytest.mark.parametrize("setting", [{"action": "panic"}, {"lr_factor": 1.0}, {"patience": 0}, {"window": 3}])
 def test_settings_that_mean_nothing_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CollapseConfig(**setting)

@@ -11,7 +11,7 @@ from torch import Tensor
 from milepost.learner.batch.pack import MicroBatch, collate
 from milepost.learner.loss.critic import CriticConfig, critic_metrics, value_loss
 from milepost.learner.loss.loss import LossTerms
-from milepost.learner.metrics import add
+from milepost.learner.update_metrics import add
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.learner.zero.value import Critic, ValuedPolicy, ValueHead, critic_values, shared_values, valued_logprobs
 from tests.learner.loss.token_batches import token_batch

@@ -11,7 +11,7 @@ from milepost.learner.batch.pack import MicroBatch
 from milepost.learner.loss import offpolicy
 from milepost.learner.loss.mismatch import Mismatch
 from milepost.learner.loss.offpolicy import OffPolicyConfig
-from milepost.learner.metrics import add
+from milepost.learner.update_metrics import add
 from tests.learner.loss.token_batches import token_batch
 
 LOGS = [0.1, 1.2, -0.5, 2.0]

@@ -18,11 +18,11 @@ from milepost.learner.credit.strategies.registry import CreditConfig
 from milepost.learner.credit.strategies.steppo import StepPOConfig
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.loss.critic import CriticConfig
-from milepost.learner.measurement import MEASURED, measure
 from milepost.learner.recipe import Recipe
 from milepost.learner.steps import ParityError
+from milepost.learner.token_statistics import STATISTICS, measure
 from milepost.learner.zero.actor_critic import ActorCritic
-from milepost.learner.zero.engine import EngineError
+from milepost.learner.zero.zero_model import ZeroError
 
 CREDIT = StepPOConfig(modulators=(AEMConfig(min_range_nats=1e-6),))
 WANTED = ("value_loss", "explained_variance", "critic_grad_norm", "grad_norm", "entropy")
@@ -134,7 +134,7 @@ def run_critic(job: dict[str, Any]) -> dict[str, Any]:
     engine = make(job, critic)
     groups = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=0)
     max_tokens = config.max_tokens_per_micro_batch
-    found = measure(engine, groups, needs=MEASURED, temperature=TEMPERATURE, max_tokens=max_tokens)
+    found = measure(engine, groups, needs=STATISTICS, temperature=TEMPERATURE, max_tokens=max_tokens)
     parts = {"logprobs": found.logprobs, "entropies": found.entropies, "gains": found.history_gains}
     saw: dict[str, Any] = {"measured": {name: numbers.tolist() for name, numbers in parts.items()}}
     saw["untrained"] = found.values.tolist()
@@ -158,7 +158,7 @@ def run_critic(job: dict[str, Any]) -> dict[str, Any]:
     engine.all_equal(0)
     try:
         engine.load(saved)
-    except EngineError as error:
+    except ZeroError as error:
         saw["mismatch"] = str(error)
     torch.distributed.barrier()  # a peer that leaves first breaks the other's exchange
     return saw

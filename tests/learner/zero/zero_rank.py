@@ -20,9 +20,9 @@ from milepost.learner.loss.entropy import EntropyConfig, num_turns
 from milepost.learner.loss.loss import LossConfig, LossTerms, Policies, denominator
 from milepost.learner.loss.objective import Entropies, Objective, objective_terms
 from milepost.learner.loss.offpolicy import OffPolicyConfig
-from milepost.learner.training import Seat
+from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero.actor_critic import ActorCritic, Models
-from milepost.learner.zero.engine import EngineError
+from milepost.learner.zero.zero_model import ZeroError
 
 OBJECTIVE = Objective()
 TEMPERATURE = 0.9
@@ -61,9 +61,11 @@ def trajectory(seed: int, group: str, index: int, *, success: bool, version: int
 
 def make(job: dict[str, Any], critic: CriticConfig | None = None) -> ActorCritic:
     config = LearnerConfig(**job["config"])
-    seat = Seat(rank=job["rank"], world_size=config.ranks, master_addr="127.0.0.1", master_port=job["port"])
+    member = ProcessGroupMember(
+        rank=job["rank"], world_size=config.ranks, master_addr="127.0.0.1", master_port=job["port"]
+    )
     models = Models(Path(job["model"]), critic=critic)
-    return ActorCritic(models, config, seat=seat, seed=0, device=torch.device("cpu"))
+    return ActorCritic(models, config, member=member, seed=0, device=torch.device("cpu"))
 
 
 def digest(engine: ActorCritic) -> str:
@@ -181,7 +183,7 @@ def run_resume(job: dict[str, Any]) -> dict[str, Any]:
     engine.all_equal(0)
     try:
         engine.load(Path(job["save"]))
-    except EngineError as error:
+    except ZeroError as error:
         saw["mismatch"] = str(error)
     torch.distributed.barrier()  # a peer that leaves first breaks the other's exchange
     return saw

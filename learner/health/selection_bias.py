@@ -33,7 +33,7 @@ after every iteration and at several fields, so the usual 2 would cry wolf."""
 _UNITS: dict[Measure, str] = {"length": " tokens", "turns": " turns", "seconds": " s", "reward": ""}
 
 
-class SelectionConfig(BaseModel):
+class SelectionBiasConfig(BaseModel):
     """When trained episodes differ too much from generated ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -96,10 +96,10 @@ def facts_of_failure(failure: Failure, fate: str) -> tuple[EpisodeFacts, str]:
     return EpisodeFacts(failure.task.cohort, turns=failure.turn), fate
 
 
-class SelectionMeter:
+class SelectionBias:
     """Records of the most recent groups. Holds at most `window_groups` groups; nothing else grows."""
 
-    def __init__(self, config: SelectionConfig) -> None:
+    def __init__(self, config: SelectionBiasConfig) -> None:
         self._config = config
         self._groups: deque[tuple[tuple[EpisodeFacts, str], ...]] = deque(maxlen=config.window_groups)
         self._warned: set[str] = set()

@@ -1,4 +1,4 @@
-"""What is measured of tokens comes back to the right turns; the numbers are a real model's."""
+"""What is statistics of tokens comes back to the right turns; the numbers are a real model's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +20,14 @@ from milepost.learner.credit.strategies.crbc import CRBCConfig
 from milepost.learner.credit.strategies.steppo import StepPOConfig
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.objective import Objective
-from milepost.learner.measurement import MEASURED, Measured, TokenIndex, measure, stripped
 from milepost.learner.recipe import Recipe
+from milepost.learner.token_statistics import (
+    STATISTICS,
+    TokenIndex,
+    TokenStatistics,
+    compute_token_statistics,
+    stripped,
+)
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.learner.zero.value import ValuedPolicy, shared_values
 from tests.learner.tiny_llama import save_tiny_llama
@@ -94,14 +100,14 @@ def alone(model: ValuedPolicy, context: list[int], response: list[int]) -> tuple
     return logprobs, entropies, np.array([values[k].item() for k in at])
 
 
-def measured(model: ValuedPolicy, **more: Any) -> Measured:
-    arguments: dict[str, Any] = {"needs": MEASURED, "temperature": TEMPERATURE, "max_tokens": 12}
-    return measure(Alone(model), GROUPS, **{**arguments, **more})  # type: ignore[arg-type]
+def statistics(model: ValuedPolicy, **more: Any) -> TokenStatistics:
+    arguments: dict[str, Any] = {"needs": STATISTICS, "temperature": TEMPERATURE, "max_tokens": 12}
+    return compute_token_statistics(Alone(model), GROUPS, **{**arguments, **more})  # type: ignore[arg-type]
 
 
 def test_every_turn_gets_what_its_own_tokens_measure(model: ValuedPolicy):
-    graphs = measured(model).filled([from_group(g) for g in GROUPS])
-    for recorded, graph in zip(GROUPS, graphs, strict=True):
+    credit_groups = statistics(model).filled([from_group(g) for g in GROUPS])
+    for recorded, graph in zip(GROUPS, credit_groups, strict=True):
         for trajectory, credited in zip(recorded.trajectories, graph.trajectories, strict=True):
             for own, found in zip(trajectory.turns, credited.turns, strict=True):
                 _, entropies, values = alone(model, own.prompt_ids, own.response_ids)
@@ -111,8 +117,8 @@ def test_every_turn_gets_what_its_own_tokens_measure(model: ValuedPolicy):
 
 
 def test_history_is_worth_what_its_removal_costs_and_nothing_where_there_is_none(model: ValuedPolicy):
-    graphs = measured(model).filled([from_group(g) for g in GROUPS])
-    gains = [[t.history_gain for t in trajectory.turns] for graph in graphs for trajectory in graph.trajectories]
+    credit_groups = statistics(model).filled([from_group(g) for g in GROUPS])
+    gains = [[t.history_gain for t in trajectory.turns] for graph in credit_groups for trajectory in graph.trajectories]
     full, *_ = alone(model, [9, 1, 2, 3, 4, 5, 6], [7])
     without, *_ = alone(model, [9, 5, 6], [7])
     assert abs(full - without) > 1e-3
@@ -121,9 +127,9 @@ def test_history_is_worth_what_its_removal_costs_and_nothing_where_there_is_none
 
 def test_only_what_is_needed_is_computed(model: ValuedPolicy):
     calls = {}
-    for need in sorted(MEASURED):
+    for need in sorted(STATISTICS):
         engine = Alone(model)
-        found = measure(engine, GROUPS, needs={need}, temperature=TEMPERATURE, max_tokens=64)  # type: ignore[arg-type]
+        found = compute_token_statistics(engine, GROUPS, needs={need}, temperature=TEMPERATURE, max_tokens=64)  # type: ignore[arg-type]
         calls[need] = engine.calls
         (credited, *_) = found.filled([from_group(g) for g in GROUPS])[0].trajectories[0].turns
         assert (credited.value is not None) is (need == "critic")

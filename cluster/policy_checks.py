@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from milepost.cluster.runlog.measure import Probes
+from milepost.cluster.runlog.iteration_record import PolicyChecks
 from milepost.cluster.system import System
 from milepost.envs.types import Group
 
 _PROMPTS = 4
 
 
-async def probe(system: System, groups: Sequence[Group], version: int, *, iteration: int) -> Probes:
+async def check_policy(system: System, groups: Sequence[Group], version: int, *, iteration: int) -> PolicyChecks:
     """How far engines and learner are apart, and, as often as the config says, what responses owe to their prompts.
 
     Every engine answers a few prompts of `groups` with the weights of `version`. Raises Diverged if parity is broken.
@@ -22,4 +22,4 @@ async def probe(system: System, groups: Sequence[Group], version: int, *, iterat
     every, information = system.config.collapse.information_every, None
     if every and iteration % every == 0:
         information = await system.learners.mutual_information(groups)
-    return Probes(parity=parity, information=information)
+    return PolicyChecks(parity=parity, information=information)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cluster.runlog.recording import GroupRecorder
+from milepost.cluster.runlog.group_log import GroupLog
 from milepost.envs.types import Group, Task, Trajectory, Turn, VersionSpan
 from milepost.learner.credit.assignment import INVALID, from_group
 from milepost.learner.credit.interchange import Numbered, read
@@ -41,34 +41,34 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_recorded_group_is_the_one_that_credit_was_computed_from(path: Path) -> None:
-    GroupRecorder(path).add([group("g1"), group("g2")])
+    GroupLog(path).add([group("g1"), group("g2")])
     first, second = read(path)
     assert first.group == from_group(group("g1"))
     assert [turn.action for turn in second.group.trajectories[0].turns] == ["up", INVALID]
 
 
 def test_tokens_are_not_recorded(path: Path) -> None:
-    GroupRecorder(path).add([group("g1")])
+    GroupLog(path).add([group("g1")])
     assert b"ids" not in path.read_bytes()
 
 
 def test_a_resumed_run_goes_on_after_the_last_whole_line(path: Path) -> None:
-    GroupRecorder(path).add([group("g1")])
+    GroupLog(path).add([group("g1")])
     path.write_bytes(path.read_bytes() + b'{"task_id": "torn')
-    GroupRecorder(path).add([group("g2")])
+    GroupLog(path).add([group("g2")])
     assert names(path) == ["g1", "g2"]
 
 
 def test_a_full_file_makes_room_and_the_newest_groups_stay(path: Path) -> None:
-    GroupRecorder(path).add([group("g1")])
-    recorder = GroupRecorder(path, max_bytes=2 * path.stat().st_size)
+    GroupLog(path).add([group("g1")])
+    group_log = GroupLog(path, max_bytes=2 * path.stat().st_size)
     for name in ("g2", "g3", "g4", "g5"):
-        recorder.add([group(name)])
+        group_log.add([group(name)])
     assert names(path) == ["g5"]
     assert names(path.with_name("groups.1.jsonl")) == ["g3", "g4"]
 
 
 def test_groups_larger_than_the_file_may_be_are_recorded_all_the_same(path: Path) -> None:
-    recorder = GroupRecorder(path, max_bytes=10)
-    recorder.add([group("g1"), group("g2")])
+    group_log = GroupLog(path, max_bytes=10)
+    group_log.add([group("g1"), group("g2")])
     assert names(path) == ["g1", "g2"]

@@ -1,4 +1,4 @@
-"""What people and Prometheus see of a run: one observer that feeds the live view, metrics, status file and report."""
+"""What people and Prometheus see of a run: one reporter that feeds the live view, metrics, status file and report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from milepost.cluster.evaluate import evaluate, record
 from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.replay.ready import Taken
-from milepost.cluster.runlog import measure
 from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks, SystemState, iteration_record
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import read_records
 from milepost.cluster.runlog.report import write_report
@@ -22,7 +22,7 @@ from milepost.learner.loop import UpdateReport
 logger = logging.getLogger(__name__)
 
 
-class Observer:
+class Reporter:
     """Tells everybody what the driver does. Never decides anything."""
 
     def __init__(self, system: System, view: LiveView, metrics: Metrics, watch: Watch) -> None:
@@ -65,9 +65,9 @@ class Observer:
         return time.monotonic() - self._began
 
     async def iteration(
-        self, taken: Taken, report: UpdateReport, clock: measure.Clock, iteration: int, probes: measure.Probes
+        self, taken: Taken, report: UpdateReport, clock: Clock, iteration: int, checks: PolicyChecks
     ) -> None:
-        """One iteration is done; `probes` are of the version it published."""
+        """One iteration is done; `checks` are of the version it published."""
         system = self._system
         groups = [leased.group for leased in taken.groups]
         depth = await system.buffer.depth()
@@ -76,7 +76,7 @@ class Observer:
         self._watch.lost(taken.stale, failures)
         self._nonfinite += report.skipped_steps
         failed = failed_of(balance)
-        around = measure.Surroundings(
+        state = SystemState(
             buffer_groups=depth.ready_groups,
             buffer_bytes=depth.bytes,
             groups_stale=len(taken.stale),
@@ -86,12 +86,12 @@ class Observer:
             worker_restarts=system.workers.restarts,
             learner_restarts=system.learners.restarts,
             ledger={str(state): count for state, count in balance.counts.items()},
-            selection=self._watch.shifts,
+            selection_bias=self._watch.selection_bias,
         )
         self._failed = failed
         if not balance.holds:
             raise AssertionError(f"the ledger does not balance: {balance}")
-        line = measure.record(groups, report, iteration=iteration, clock=clock, around=around, probes=probes)
+        line = iteration_record(groups, report, iteration=iteration, clock=clock, state=state, checks=checks)
         self._iteration = iteration
         self._metrics.record(line)
         self._view.update(line)

@@ -29,7 +29,7 @@ from deepspeed.utils import safe_set_full_grad
 from torch import Tensor
 
 from milepost.learner.config import LearnerConfig
-from milepost.learner.training import Seat
+from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero.policy import layer_of
 
 LOWEST_RATE: Final = 0.1
@@ -38,7 +38,7 @@ LOWEST_RATE: Final = 0.1
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*_tensor` is deprecated", category=FutureWarning)
 
 
-class EngineError(RuntimeError):
+class ZeroError(RuntimeError):
     """The models, the ranks or a saved state don't fit together; the message says which and what to do."""
 
 
@@ -54,70 +54,70 @@ class ZeroModel:
         """
         self._zero_stage = config.zero_stage
         self._name = name
-        self._engine, _, _, _ = deepspeed.initialize(
+        self._deepspeed, _, _, _ = deepspeed.initialize(
             model=module,
             model_parameters=module.parameters(),
             config=_deepspeed_config(config, lr),
             lr_scheduler=partial(_schedule, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps),
             dist_init_required=False,
         )
-        self._engine.train()  # dropout is zero, so this differs from eval() by gradient checkpointing alone
+        self._deepspeed.train()  # dropout is zero, so this differs from eval() by gradient checkpointing alone
 
     def __call__(self, **inputs: Any) -> Any:
         """What the module answers."""
-        return self._engine(**inputs)
+        return self._deepspeed(**inputs)
 
     @property
     def module(self) -> Any:
         """The module itself; under ZeRO-3 its parameters are empty outside of a pass or a gathering."""
-        return self._engine.module
+        return self._deepspeed.module
 
     @property
     def lr(self) -> float:
         """Learning rate of the next step."""
-        return float(self._engine.get_lr()[0])
+        return float(self._deepspeed.get_lr()[0])
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of `loss`, which is summed over ranks; `last`: no other comes before `step`."""
-        self._engine.set_gradient_accumulation_boundary(last)
+        self._deepspeed.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages gradients over ranks; the loss is already divided by the global denominator
-        self._engine.backward(loss * torch.distributed.get_world_size(), scale_wrt_gas=False)
+        self._deepspeed.backward(loss * torch.distributed.get_world_size(), scale_wrt_gas=False)
 
     def scale_rate(self, factor: float) -> None:
         """Make the next step at `factor` of the scheduled learning rate."""
         for group, scheduled in zip(
-            self._engine.optimizer.param_groups, self._engine.lr_scheduler.get_last_lr(), strict=True
+            self._deepspeed.optimizer.param_groups, self._deepspeed.lr_scheduler.get_last_lr(), strict=True
         ):
             group["lr"] = factor * scheduled
 
     def step(self) -> float:
         """Step and return the gradient's norm; if it is not finite, no rank steps and this is inf."""
         if self._zero_stage > 0:
-            self._engine.step()
-            return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+            self._deepspeed.step()
+            return float(self._deepspeed.get_global_grad_norm()) if self._deepspeed.was_step_applied() else math.inf
+        gradients = [p.grad for p in self._deepspeed.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             self.drop_gradient()
             return math.inf
-        self._engine.step()
+        self._deepspeed.step()
         return norm
 
     def drop_gradient(self) -> None:
         """Forget the accumulated gradient. ZeRO holds it in shards, and clears them when it meets a NaN."""
         if self._zero_stage == 0:
-            self._engine.zero_grad()
+            self._deepspeed.zero_grad()
             return
-        parameter = next(self._engine.module.parameters())
+        parameter = next(self._deepspeed.module.parameters())
         shape = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
-        safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._engine.device))
-        self._engine.step()
+        safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._deepspeed.device))
+        self._deepspeed.step()
 
     def tensor_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and whole shape of what `full_tensors` yields, in its order, without gathering anything."""
         # ZeRO-3 leaves an empty shard in the parameter and its real shape beside it
         shape = "ds_shape" if self._zero_stage == 3 else "shape"
-        return [(n, p.dtype, tuple(getattr(p, shape))) for n, p in self._engine.module.named_parameters()]
+        return [(n, p.dtype, tuple(getattr(p, shape))) for n, p in self._deepspeed.module.named_parameters()]
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter, whole, by its name in the module; tied weights once.
@@ -125,7 +125,7 @@ class ZeroModel:
         Under ZeRO-3 layers are gathered one at a time, so a tensor is valid only until the next is taken. All ranks
         iterate to the end together.
         """
-        for _, layer in groupby(self._engine.module.named_parameters(), key=lambda named: layer_of(named[0])):
+        for _, layer in groupby(self._deepspeed.module.named_parameters(), key=lambda named: layer_of(named[0])):
             parameters = dict(layer)
             with deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=None):
                 for name, parameter in parameters.items():
@@ -133,20 +133,20 @@ class ZeroModel:
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and schedule, one shard per rank. `folder` is the same for all ranks."""
-        self._engine.save_checkpoint(str(folder), tag=self._name, save_latest=False)
+        self._deepspeed.save_checkpoint(str(folder), tag=self._name, save_latest=False)
 
     def load(self, folder: Path) -> None:
         """Continue from `save`. Verify the folder first: it holds pickles, which are code.
 
         Raises:
-            EngineError: nothing of this name was saved there.
+            ZeroError: nothing of this name was saved there.
         """
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=self._name)
+        loaded, _ = self._deepspeed.load_checkpoint(str(folder), tag=self._name)
         if loaded is None:
-            raise EngineError(f"DeepSpeed found no checkpoint {self._name!r} in {folder}")
+            raise ZeroError(f"DeepSpeed found no checkpoint {self._name!r} in {folder}")
 
 
-def join(seat: Seat, device: torch.device, timeout: timedelta) -> None:
+def join(member: ProcessGroupMember, device: torch.device, timeout: timedelta) -> None:
     """Connect the ranks, with the deadline also on the groups that ZeRO makes for itself.
 
     DeepSpeed creates those without a timeout, so a frozen peer would hold the others for torch's default of half an
@@ -156,21 +156,21 @@ def join(seat: Seat, device: torch.device, timeout: timedelta) -> None:
         device: `cpu` (gloo) or `cuda:<index>` (nccl).
 
     Raises:
-        EngineError: a rank did not come in time, or the device isn't what DeepSpeed found.
+        ZeroError: a rank did not come in time, or the device isn't what DeepSpeed found.
     """
     if (found := get_accelerator().device_name()) != device.type:
-        raise EngineError(
+        raise ZeroError(
             f"device is {device}, DeepSpeed found {found}: start the process with DS_ACCELERATOR={device.type}"
         )
     os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed reads its device from here
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if device.type == "cpu" else "nccl"
-    address = f"tcp://{seat.master_addr}:{seat.master_port}"
+    address = f"tcp://{member.master_addr}:{member.master_port}"
     try:
-        comm = TorchBackend(backend, timeout, address, seat.rank, seat.world_size)
+        comm = TorchBackend(backend, timeout, address, member.rank, member.world_size)
     except torch.distributed.DistError as error:
-        raise EngineError(
-            f"rank {seat.rank} of {seat.world_size} waited {timeout.total_seconds():.0f} s for the others "
+        raise ZeroError(
+            f"rank {member.rank} of {member.world_size} waited {timeout.total_seconds():.0f} s for the others "
             f"at {address}: {error}"
         ) from error
     comm.new_group = partial(torch.distributed.new_group, timeout=timeout)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 1024 * 1024
 
 
-class GroupRecorder:
+class GroupLog:
     """Appends to `path`; when that is full, it becomes `<name>.1<suffix>` in the place of the one before."""
 
     def __init__(self, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:

@@ -30,7 +30,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class SystemState:
     """What the rest of the system looked like at the end of an iteration."""
 
     buffer_groups: int
@@ -42,11 +42,11 @@ class Surroundings:
     worker_restarts: int
     learner_restarts: int
     ledger: dict[str, int]
-    selection: dict[str, float]
+    selection_bias: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probes:
+class PolicyChecks:
     """What was measured on the weights that an iteration published; None for what was not."""
 
     parity: float | None
@@ -66,14 +66,14 @@ def mixed_share(trajectories: Sequence[Trajectory]) -> float:
     return fmean(len({span.version for span in turn.versions}) > 1 for turn in turns)
 
 
-def record(
+def iteration_record(
     groups: Sequence[Group],
     report: UpdateReport,
     *,
     iteration: int,
     clock: Clock,
-    around: Surroundings,
-    probes: Probes,
+    state: SystemState,
+    checks: PolicyChecks,
 ) -> IterationRecord:
     """The record of one iteration that trained on `groups` and made policy version `report.version + 1`."""
     trajectories = [t for group in groups for t in group.trajectories]
@@ -99,8 +99,8 @@ def record(
         tokens_per_s=tokens / clock.wall_s,
         groups_trained=kept,
         groups_filtered=len(groups) - kept,
-        groups_stale=around.groups_stale,
-        episodes_failed=around.episodes_failed,
+        groups_stale=state.groups_stale,
+        episodes_failed=state.episodes_failed,
         staleness_mean=fmean(lags),
         staleness_max=max(lags),
         mixed_version_share=mixed_share(trajectories),
@@ -112,25 +112,25 @@ def record(
         grad_norm=m.get("grad_norm"),
         advantage_abs_p99=m.get("advantage_abs_p99"),
         ess=m.get("effective_sample_share"),
-        parity=probes.parity,
+        parity=checks.parity,
         wait_s=clock.wait_s,
         train_s=clock.train_s,
         publish_s=clock.publish_s,
         both_busy_share=clock.overlap_s / clock.wall_s,
-        buffer_groups=around.buffer_groups,
-        buffer_bytes=around.buffer_bytes,
-        nonfinite_total=around.nonfinite_total,
-        engine_restarts=around.engine_restarts,
-        worker_restarts=around.worker_restarts,
-        learner_restarts=around.learner_restarts,
-        ledger=around.ledger,
+        buffer_groups=state.buffer_groups,
+        buffer_bytes=state.buffer_bytes,
+        nonfinite_total=state.nonfinite_total,
+        engine_restarts=state.engine_restarts,
+        worker_restarts=state.worker_restarts,
+        learner_restarts=state.learner_restarts,
+        ledger=state.ledger,
         repetition=repetition(_responses(groups)),
-        mutual_information=probes.information,
+        mutual_information=checks.information,
         value_loss=m.get("value_loss"),
         explained_variance=m.get("explained_variance"),
         verdicts={str(reason): count for reason, count in reason_counts(report.verdicts).items()},
         update={**m},
-        selection={**around.selection},
+        selection_bias={**state.selection_bias},
     )
 
 

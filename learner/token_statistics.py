@@ -22,9 +22,9 @@ from milepost.learner.batch import pack
 from milepost.learner.batch.pack import MicroBatch
 from milepost.learner.batch.sample import Sample, samples
 from milepost.learner.credit.assignment import CreditGroup, CreditTurn, Floats, Need
-from milepost.learner.training import TrainingEngine
+from milepost.learner.training import TrainingBackend
 
-MEASURED: Final[frozenset[Need]] = frozenset({"critic", "entropy", "history_gain"})
+STATISTICS: Final[frozenset[Need]] = frozenset({"critic", "entropy", "history_gain"})
 """Needs that cost a forward pass."""
 
 Rows = Sequence[Sequence[Sample]]
@@ -70,7 +70,7 @@ class TokenIndex:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class TokenStatistics:
     """Numbers `[N]` in the order of `index`, None where nobody asked."""
 
     index: TokenIndex
@@ -89,18 +89,18 @@ class Measured:
         """The log-probs `[B, L]` for micro-batches of the same tokens."""
         return None if self.logprobs is None else self.index.spread(rows, batches, self.logprobs)
 
-    def filled(self, graphs: Sequence[CreditGroup]) -> list[CreditGroup]:
+    def filled(self, credit_groups: Sequence[CreditGroup]) -> list[CreditGroup]:
         """The groups that were measured, in their order, with what was measured in their turns."""
         position, result = 0, []
-        for graph in graphs:
+        for credit_group in credit_groups:
             trajectories = []
-            for trajectory in graph.trajectories:
+            for trajectory in credit_group.trajectories:
                 turns = []
                 for turn in trajectory.turns:
                     turns.append(self._filled(turn, slice(position, position + turn.num_tokens)))
                     position += turn.num_tokens
                 trajectories.append(replace(trajectory, turns=tuple(turns)))
-            result.append(replace(graph, trajectories=tuple(trajectories)))
+            result.append(replace(credit_group, trajectories=tuple(trajectories)))
         return result
 
     def _filled(self, turn: CreditTurn, own: slice) -> CreditTurn:
@@ -114,38 +114,38 @@ class Measured:
         return turn
 
 
-def measure(
-    engine: TrainingEngine,
+def compute_token_statistics(
+    backend: TrainingBackend,
     groups: Sequence[Group],
     *,
     needs: AbstractSet[Need],
     temperature: float,
     max_tokens: int,
-) -> Measured:
+) -> TokenStatistics:
     """Run the passes that `needs` asks for over all tokens of `groups`; the same result on every rank.
 
     Collective. Log-probs are of the distribution at `temperature`; a micro-batch holds at most `max_tokens` tokens.
     """
     index = TokenIndex(groups)
     pool = [s for group in groups for t in group.trajectories for s in samples(t, [0.0] * len(t.turns))]
-    rows = _rows(engine, pool, max_tokens)
+    rows = _rows(backend, pool, max_tokens)
     batches = [pack.collate(batch) for batch in rows]
     logprobs = entropies = values = gains = None
     if needs & {"entropy", "history_gain"}:
-        found = engine.token_statistics(batches, temperature=temperature)
-        logprobs = engine.all_sum_array(index.flat(rows, [own for own, _ in found]))
-        entropies = engine.all_sum_array(index.flat(rows, [entropy for _, entropy in found]))
+        found = backend.token_statistics(batches, temperature=temperature)
+        logprobs = backend.all_sum_array(index.flat(rows, [own for own, _ in found]))
+        entropies = backend.all_sum_array(index.flat(rows, [entropy for _, entropy in found]))
     if "critic" in needs:
-        values = engine.all_sum_array(index.flat(rows, engine.token_values(batches)))
+        values = backend.all_sum_array(index.flat(rows, backend.token_values(batches)))
     if logprobs is not None and "history_gain" in needs:
         alone = [part for sample in pool for part in stripped(sample)]
-        rows = _rows(engine, alone, max_tokens)
-        without = engine.token_logprobs([pack.collate(batch) for batch in rows], temperature=temperature)
+        rows = _rows(backend, alone, max_tokens)
+        without = backend.token_logprobs([pack.collate(batch) for batch in rows], temperature=temperature)
         gains = np.zeros(index.num_tokens)
-        bare = engine.all_sum_array(index.flat(rows, without))
+        bare = backend.all_sum_array(index.flat(rows, without))
         for sample in alone:
             gains[index.span(sample)] = (logprobs - bare)[index.span(sample)]
-    return Measured(index, logprobs, entropies, values, gains)
+    return TokenStatistics(index, logprobs, entropies, values, gains)
 
 
 def stripped(sample: Sample) -> list[Sample]:
@@ -168,8 +168,8 @@ def stripped(sample: Sample) -> list[Sample]:
     return found
 
 
-def _rows(engine: TrainingEngine, pool: Sequence[Sample], max_tokens: int) -> list[tuple[Sample, ...]]:
+def _rows(backend: TrainingBackend, pool: Sequence[Sample], max_tokens: int) -> list[tuple[Sample, ...]]:
     """This rank's share of `pool`, by micro-batch; no micro-batch where there is nothing to measure."""
     if not pool:
         return []
-    return pack.plan(pool, num_ranks=engine.world_size, max_tokens=max_tokens)[engine.rank]
+    return pack.plan(pool, num_ranks=backend.world_size, max_tokens=max_tokens)[backend.rank]

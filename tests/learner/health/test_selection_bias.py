@@ -7,11 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from milepost.envs.types import Failure, Group, Task, Trajectory, Turn, VersionSpan
-from milepost.learner.health.selection import (
+from milepost.learner.health.selection_bias import (
     TRAINED,
     EpisodeFacts,
-    SelectionConfig,
-    SelectionMeter,
+    SelectionBias,
+    SelectionBiasConfig,
     Shift,
     facts_of,
     facts_of_failure,
@@ -21,14 +21,14 @@ from milepost.learner.health.selection import (
 Records = list[tuple[EpisodeFacts, str]]
 
 
-def meter(groups: list[Records], **config: object) -> SelectionMeter:
-    found = SelectionMeter(SelectionConfig(**config))
+def meter(groups: list[Records], **config: object) -> SelectionBias:
+    found = SelectionBias(SelectionBiasConfig(**config))
     for group in groups:
         found.add(group)
     return found
 
 
-def shift(found: SelectionMeter, field: str) -> Shift:
+def shift(found: SelectionBias, field: str) -> Shift:
     (one,) = [shift for shift in found.shifts() if shift.field == field]
     return one
 
@@ -181,4 +181,4 @@ def test_records_come_from_groups_and_failures() -> None:
 def test_a_group_without_episodes_changes_nothing_and_an_empty_meter_says_nothing() -> None:
     assert meter([[]]).shifts() == meter([]).shifts() == []
     with pytest.raises(ValidationError):
-        SelectionConfig(max_shift=0.0)
+        SelectionBiasConfig(max_shift=0.0)
