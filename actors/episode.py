@@ -186,6 +186,7 @@ def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, se
             action=step.action,
             reward=step.reward,
             progress=step.progress,
+            tool=step.tool,
             generate_s=seconds[0],
             env_s=seconds[1],
         )

@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 from transformers import AutoTokenizer
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
-from milepost.cluster.replay import redis_server
-from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import ContractError, EnvPathError, build_env, observe_reset, observe_step
@@ -45,7 +44,7 @@ def check_start(config: RunConfig) -> None:
             require_model(folder)
             check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
-            asyncio.run(redis_server.check_url(config.buffer.url))
+            asyncio.run(check_url(config.buffer.url))
     except (ModelError, BufferRefused) as error:
         raise ConfigError(str(error)) from error
     except BufferUnavailable as error:

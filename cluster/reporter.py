@@ -77,8 +77,8 @@ class Reporter:
         self._nonfinite += report.skipped_steps
         failed = failed_of(balance)
         state = SystemState(
-            buffer_groups=depth.ready_groups,
-            buffer_bytes=depth.bytes,
+            time_s=self.seconds,
+            depth=depth,
             groups_stale=len(taken.stale),
             episodes_failed=max(0, failed - self._failed),
             nonfinite_total=self._nonfinite,

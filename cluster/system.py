@@ -28,8 +28,9 @@ from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.preflight import check_dialogue
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer
+from milepost.cluster.replay.client import BufferRefused, Client, check_server, connect
 from milepost.cluster.replay.ledger import Ledger
-from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable, Client, RedisServer
+from milepost.cluster.replay.redis_server import RedisServer
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, config_hash
 from milepost.envs.scenarios import ScenarioSet
@@ -38,6 +39,7 @@ from milepost.learner.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
+_TEND_EVERY_S = 1.0
 _LOCAL_CPUS = 64
 """Logical: actors are placed by what they are, not by counting cores on a laptop."""
 
@@ -104,13 +106,11 @@ class System:
                 self.redis_process = redis_server.start(self.folder.redis, maxmemory_bytes=config.maxmemory_bytes)
                 self._ending.callback(self.redis_process.stop)
             url = self.redis_process.url if self.redis_process else config.url
-            self.redis = redis_server.connect(url)
+            self.redis = connect(url, patience_s=self.config.run.stall_timeout_s)
             self._ending.push_async_callback(self.redis.aclose)
-            await redis_server.check_server(self.redis)
+            await check_server(self.redis)
         except BufferRefused as error:
             raise ConfigError(str(error)) from error
-        except BufferUnavailable as error:
-            raise DependencyLost(str(error)) from error
         self.ledger = Ledger(self.redis, self.folder.run_id)
         self.buffer = TrajectoryBuffer(self.redis, self.folder.run_id, config)
         run = self.config.run
@@ -151,16 +151,36 @@ class System:
             group_size=self.config.run.group_size,
         )
 
+    async def publish(self, version: int, *, rollback: bool = False) -> None:
+        """Bring the learner's weights, called `version`, into every engine; then groups are admitted for them.
+
+        `rollback`: the version may be older than what the engines hold.
+        """
+        weights = await self.learners.delivery(version)
+        await self.engines.publish(weights, rollback=rollback)
+        await self.ledger.set_versions(published=version)
+        self.weights.keep_only(version)
+
     async def tend(self) -> None:
-        """One round of care: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""
-        if self.redis_process is not None and not self.redis_process.alive:
-            logger.warning("redis-server ended; starting it again on its append-only file")
-            self.redis_process.revive()
-        await self.engines.probe()
-        await self.workers.tend(self.engines.handles)
-        await self.ledger.reclaim()
-        await self.buffer.close_overdue()
-        await self._give_up_on_hopeless()
+        """Care without end: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""
+        await _side_by_side([self._tend_redis(), self._tend_parts()])
+
+    async def _tend_redis(self) -> None:
+        """By itself: all else may be waiting for Redis to come back."""
+        while self.redis_process is not None:
+            if not self.redis_process.alive:
+                logger.warning("redis-server ended; starting it again on its append-only file")
+                self.redis_process.revive()
+            await asyncio.sleep(_TEND_EVERY_S)
+
+    async def _tend_parts(self) -> None:
+        while True:
+            await self.engines.probe()
+            await self.workers.tend(self.engines.handles)
+            await self.ledger.reclaim()
+            await self.buffer.close_overdue()
+            await self._give_up_on_hopeless()
+            await asyncio.sleep(_TEND_EVERY_S)
 
     async def _give_up_on_hopeless(self) -> None:
         """End a run in which episodes do nothing but fail: waiting would change nothing and says nothing."""

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.types import Failure, Group
-from milepost.learner.credit.filter import FilterConfig, Verdict
+from milepost.learner.credit.filter import Verdict
 from milepost.learner.health.collapse import CollapseWatch, Finding, HealthMetrics, Validation, tightened
 from milepost.learner.health.selection_bias import TRAINED, SelectionBias, facts_of, facts_of_failure
+from milepost.learner.recipe import Histories, UpdateOptions
 
 
 class Watch:
@@ -53,17 +54,14 @@ class Watch:
         validation = _validation(record)
         return [] if validation is None else _lines(self._collapse.validated(validation))
 
-    @property
-    def filter(self) -> FilterConfig | None:
-        """What the next update filters by instead of the run's own filter, while a sign lasts."""
-        acts = self._config.collapse.action == "filter" and self._collapse.current()
-        return tightened(self._config.filter) if acts else None
-
-    @property
-    def lr_factor(self) -> float:
-        """What the next update multiplies the learning rate by."""
-        acts = self._config.collapse.action == "lower_lr" and self._collapse.current()
-        return self._config.collapse.lr_factor if acts else 1.0
+    def options(self, histories: Histories | None) -> UpdateOptions:
+        """What the next update is told: task histories, and while a sign of collapse lasts what acts against it."""
+        action = self._config.collapse.action if self._collapse.current() else None
+        return UpdateOptions(
+            histories=histories,
+            filter=tightened(self._config.filter) if action == "filter" else None,
+            lr_factor=self._config.collapse.lr_factor if action == "lower_lr" else 1.0,
+        )
 
     @property
     def stop_reason(self) -> str | None:

@@ -10,7 +10,7 @@ keys, each used where it is given:
     progress            float  share of the way to the goal, in [0, 1]
     success             bool   at the end: was the task solved?
     admissible_actions  list   of str: what could be done now
-    tool                dict   facts about a tool call
+    tool                dict   facts about a tool call, of values that JSON knows
 
 Here such values are checked once and become typed. Not promised: that a state has one anchor, that equal seeds give
 equal episodes (`check.check_env` looks for that), or that an environment returns at all: the caller bounds time.
@@ -18,6 +18,7 @@ equal episodes (`check.check_env` looks for that), or that an environment return
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Mapping
@@ -58,6 +59,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None
     success: bool | None
     """As the environment says; None if it says nothing."""
+    tool: dict[str, Any] | None
+    """Facts about a tool call, of values that JSON knows; None where there was none."""
 
 
 @runtime_checkable
@@ -117,6 +120,7 @@ def observe_step(returned: object, response: str) -> Step:
         action=_action(info, response),
         progress=_progress(info),
         success=None if info.get("success") is None else _flag(info["success"], "step: info['success']"),
+        tool=_tool(info),
     )
 
 
@@ -126,8 +130,6 @@ def _info(info: object, where: str) -> dict[str, Any]:
     actions = info.get("admissible_actions", [])
     if not isinstance(actions, list) or not all(isinstance(action, str) for action in actions):
         raise ContractError(f"{where}: info['admissible_actions'] must be a list of str, found {_shown(actions)}")
-    if not isinstance(info.get("tool", {}), dict):
-        raise ContractError(f"{where}: info['tool'] must be a dict, found {_shown(info['tool'])}")
     return info
 
 
@@ -155,6 +157,18 @@ def _progress(info: dict[str, Any]) -> float | None:
     if not 0.0 <= progress <= 1.0:
         raise ContractError(f"step: info['progress'] must lie in [0, 1], found {progress}")
     return progress
+
+
+def _tool(info: dict[str, Any]) -> dict[str, Any] | None:
+    if info.get("tool") is None:
+        return None
+    if not isinstance(info["tool"], dict):
+        raise ContractError(f"step: info['tool'] must be a dict, found {_shown(info['tool'])}")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(info["tool"], allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ContractError(f"step: info['tool'] must hold what JSON knows: {error}") from error
+    return plain
 
 
 def _text(value: object, what: str) -> str:

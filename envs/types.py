@@ -8,7 +8,7 @@ once. This file loads nothing heavy and does not know how trajectories are made,
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -57,8 +57,12 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reward: float
     progress: float | None = None
     """Share of the way to the goal after this turn, in [0, 1], where the environment knows it."""
+    tool: dict[str, Any] | None = None
+    """Facts about a tool call, as the environment reports them; None where there was none."""
     generate_s: float = 0.0
+    """Seconds that the engine took."""
     env_s: float = 0.0
+    """Seconds that the environment took."""
 
     def __post_init__(self) -> None:
         n = len(self.response_ids)

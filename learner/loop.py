@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Final
 
 from milepost.envs.types import Group, Turn
@@ -32,9 +33,10 @@ from milepost.learner.loss.critic import critic_metrics
 from milepost.learner.loss.loss import turn_weights
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.steps import Stepper, applied_sums
+from milepost.learner.timing import timed
 from milepost.learner.token_statistics import STATISTICS, TokenStatistics, compute_token_statistics
 from milepost.learner.training import StepMetrics, TrainingBackend
-from milepost.learner.update_metrics import credit_metrics, mean, timed, token_metrics
+from milepost.learner.update_metrics import credit_metrics, mean, token_metrics
 
 DEFAULT_OPTIONS: Final = UpdateOptions()
 _PROMPTS: Final = 8
@@ -57,6 +59,8 @@ class UpdateReport:
     num_samples: int
     prefix_breaks: int
     """How often a turn's prompt did not continue the turn before."""
+    padding_share: float
+    """Of the token positions that passed through the model in the policy's steps, mean over them."""
     parity: float | None
     """On tokens sampled by `version`; None if there are none."""
     parity_all: float | None
@@ -112,6 +116,7 @@ class LearnerRank:
             tokens=sum(sample.num_trained for sample in pool),
             num_samples=len(pool),
             prefix_breaks=len(pool) - sum(len(group.trajectories) for group in kept),
+            padding_share=fmean(each.padding_share for each in minibatches) if minibatches else 0.0,
             parity=mean(parity, "parity_current", "tokens_current"),
             parity_all=mean(parity, "parity", "tokens"),
             metrics=credit_metrics(credits, verdicts)

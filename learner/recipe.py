@@ -38,12 +38,16 @@ class Recipe:
         return self.critic if "critic" in self.needs else None
 
 
+Histories = tuple[tuple[PastTransition, ...], ...]
+"""What earlier groups of each group's task met, in the order of the groups."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateOptions:
     """What the driver wants different in one update; the same on every rank."""
 
-    histories: tuple[tuple[PastTransition, ...], ...] | None = None
-    """What earlier groups of each group's task met, in the order of the groups; None without such a memory."""
+    histories: Histories | None = None
+    """None where the credit strategy keeps none."""
     filter: FilterConfig | None = None
     """Instead of the recipe's."""
     lr_factor: float = 1.0

@@ -21,9 +21,10 @@ from milepost.learner.loss.loss import LossTerms, Policies, denominator
 from milepost.learner.loss.objective import Entropies, objective_terms
 from milepost.learner.loss.offpolicy import approximate_proximal
 from milepost.learner.recipe import Recipe
+from milepost.learner.timing import timed
 from milepost.learner.token_statistics import TokenStatistics
 from milepost.learner.training import StepMetrics, TrainingBackend, ValueFn
-from milepost.learner.update_metrics import add, mean, mismatch_sums, parity_sums, parity_sums_of, timed
+from milepost.learner.update_metrics import add, mean, mismatch_sums, parity_sums, parity_sums_of
 
 
 class ParityError(RuntimeError):
@@ -45,6 +46,8 @@ class Minibatch:
     """One more than the largest turn index, over all ranks."""
     value_total: int
     """How many estimates of the critic have a target, over all ranks."""
+    padding_share: float
+    """Of the token positions of all ranks' micro-batches."""
     old_values: list[Tensor] | None
     """The critic's estimates before the update, where there is a critic."""
     proximal: list[Tensor] | None = None
@@ -79,6 +82,7 @@ class Stepper:
                 total=denominator(part, self._objective.loss),
                 num_turns=num_turns(part),
                 value_total=count_targets(part),
+                padding_share=pack.padding_share(ranks),
                 old_values=statistics.values_of(rows, micro_batches) if statistics else None,
                 proximal=statistics.logprobs_of(rows, micro_batches) if statistics and recompute else None,
             )

@@ -5,9 +5,7 @@ A rate is made once, at the end, from two sums; means of means never occur. Name
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -95,13 +93,3 @@ def credit_metrics(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> di
         "advantage_step_std": float(steps.std()),
         "credit_coverage": float(covered.mean()),
     }
-
-
-@contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Add the wall time of the block to `seconds[phase]`."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

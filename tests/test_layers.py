@@ -35,7 +35,9 @@ DOORS = {
     "learner/zero": {"learner", "learner/batch", "learner/loss"},
     "cluster/base": set(),
     "cluster/replay": {"envs", "learner/credit", "cluster/base"},
-    "cluster/runlog": {"envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base"},
+    "cluster/runlog": {
+        "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
+    },
     "cluster/pools": {"envs", "reward", "actors", "learner", "learner/zero", "cluster/base", "cluster/replay"},
     "cluster/settings": {
         "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
@@ -56,12 +58,8 @@ FRONT_DOORS = {
     "vllm": {"actors/vllm.py", "actors/transfer.py"},
     "deepspeed": {"learner/zero/zero_model.py"},
     "redis": {
+        "cluster/replay/client.py",
         "cluster/replay/redis_server.py",
-        "cluster/replay/store.py",
-        "cluster/replay/ledger.py",
-        "cluster/replay/buffer.py",
-        "cluster/replay/ready.py",
-        "cluster/replay/history.py",
     },
     "ray": {
         "cluster/pools/engines.py",

@@ -137,6 +137,10 @@ class EnginePool:
                 self._quarantine(slot, f"did not answer a probe within {timeout_s:g} s")
         return found
 
+    async def busy_s(self) -> float:
+        """Seconds that the busiest engine has generated since it started; a replaced one counts from 0."""
+        return max((facts.busy_s for facts in await self.probe()), default=0.0)
+
     def _quarantine(self, slot: _Slot, reason: str) -> None:
         slot.serving = False
         if slot.restart is not None and not slot.restart.done():

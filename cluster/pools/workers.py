@@ -27,8 +27,8 @@ from milepost.actors.worker import ActorConfig, Ticket, Worker
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
 from milepost.cluster.pools.engines import RoutedEngine, last_line
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
+from milepost.cluster.replay.client import BufferUnavailable, connect
 from milepost.cluster.replay.ledger import Ledger
-from milepost.cluster.replay.redis_server import BufferUnavailable, connect
 from milepost.cluster.replay.wire import WireError
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from redis.asyncio import Redis
 
+from milepost.cluster.replay.client import BufferFull, BufferRefused, BufferUnavailable, Client
 from milepost.cluster.replay.ready import ReadyGroups
-from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
-from milepost.cluster.replay.store import BufferFull, chunks
+from milepost.cluster.replay.store import chunks
 from milepost.cluster.replay.wire import MAX_BYTES, decode_failure, encode
 from milepost.envs.types import Failure, Trajectory
 
@@ -94,7 +93,7 @@ class Depth:
 class TrajectoryBuffer(ReadyGroups):
     """One run's buffer. Workers put, the learner takes, commits and settles; each call can be repeated."""
 
-    def __init__(self, client: Redis, run_id: str, config: BufferConfig) -> None:
+    def __init__(self, client: Client, run_id: str, config: BufferConfig) -> None:
         super().__init__(client, run_id, max_entry_bytes=config.max_entry_bytes)
         self._config = config
 

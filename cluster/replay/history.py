@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
-from redis.asyncio import Redis
 
-from milepost.cluster.replay.redis_server import BufferUnavailable
+from milepost.cluster.replay.client import BufferUnavailable, Client
 from milepost.cluster.replay.store import Store
 from milepost.cluster.replay.wire import MAX_BYTES, WireError
 from milepost.envs.types import Task
@@ -61,7 +60,7 @@ class TaskHistory:
     older than the last one seen fades nothing: time does not run backwards after a rollback.
     """
 
-    def __init__(self, client: Redis, run_id: str, *, decay: float, max_transitions: int = MAX_TRANSITIONS) -> None:
+    def __init__(self, client: Client, run_id: str, *, decay: float, max_transitions: int = MAX_TRANSITIONS) -> None:
         """`decay` is the `history_decay` of the credit settings, in (0, 1). Raises ValueError for any other."""
         if not 0.0 < decay < 1.0:
             raise ValueError(

@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from redis.asyncio import Redis
-
 from milepost.cluster.replay.buffer import BufferConfig
-from milepost.cluster.replay.redis_server import BufferRefused
-from milepost.cluster.replay.store import BufferFull, Store, chunks
+from milepost.cluster.replay.client import BufferFull, BufferRefused, Client
+from milepost.cluster.replay.store import Store, chunks
 from milepost.cluster.replay.wire import decode_task, encode_task
 from milepost.envs.types import Task
 
@@ -69,7 +67,7 @@ class Reissue:
 class Ledger:
     """One run's ledger. Every method raises BufferUnavailable where Redis does not answer; each can be repeated."""
 
-    def __init__(self, client: Redis, run_id: str) -> None:
+    def __init__(self, client: Client, run_id: str) -> None:
         self._store = Store(client, run_id)
 
     async def configure(self, *, groups_per_update: int, max_staleness: int, limits: BufferConfig) -> None:

@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis.asyncio import Redis
-
-from milepost.cluster.replay.redis_server import BLOCK_S, BufferRefused, BufferUnavailable
+from milepost.cluster.replay.client import BLOCK_S, BufferRefused, BufferUnavailable, Client
 from milepost.cluster.replay.store import Store, chunks
 from milepost.cluster.replay.wire import WireError, decode_task, decode_trajectory
 from milepost.envs.types import Group
@@ -61,7 +59,7 @@ class Taken:
 class ReadyGroups:
     """The ready groups of one run, as one learner sees them."""
 
-    def __init__(self, client: Redis, run_id: str, *, max_entry_bytes: int) -> None:
+    def __init__(self, client: Client, run_id: str, *, max_entry_bytes: int) -> None:
         self._store = Store(client, run_id)
         self._max_entry_bytes = max_entry_bytes
         self._held: dict[str, LeasedGroup] = {}  # by entry id: read, not handed out yet

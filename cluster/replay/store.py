@@ -7,36 +7,24 @@ moves.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
-import redis
-from redis.asyncio import Redis
-
-from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.replay.client import Argument, BufferRefused, Client, ScriptUnknown
 
 _FOLDER = resources.files("milepost.cluster.replay")
 _SCRIPT = (_FOLDER / "states.lua").read_text() + (_FOLDER / "moves.lua").read_text()
 _SCRIPT_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PASSING = ("MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
-"""What Redis answers in a condition that passes: its disk is full, a script runs, a node is away."""
-
-Argument = str | bytes | int
-
-
-class BufferFull(BufferUnavailable):
-    """Redis is at its memory limit: nothing was stored."""
 
 
 class Store:
-    """The keys of one run and the calls on them. `client` is made by `redis_server.connect`."""
+    """The keys of one run and the calls on them. `client` is made by `connect`."""
 
-    def __init__(self, client: Redis, run_id: str) -> None:
+    def __init__(self, client: Client, run_id: str) -> None:
         if _RUN_ID.fullmatch(run_id) is None:
             raise BufferRefused(f"run id {run_id!r} must be 1 to 64 letters, digits, dots, underscores or dashes")
         self._client = client
@@ -68,25 +56,12 @@ class Store:
         call = (len(keys), *keys, operation, len(group_ids), *group_ids, *arguments)
         try:
             return await self.command("EVALSHA", _SCRIPT_SHA, *call)
-        except _ScriptUnknown:  # a server that was restarted or never saw it
+        except ScriptUnknown:
             return await self.command("EVAL", _SCRIPT, *call)
 
-    async def command(self, *words: Argument | float) -> Any:
-        """Run one Redis command.
-
-        Raises BufferFull at the memory limit, BufferUnavailable where Redis does not answer or is in a state that
-        passes, BufferRefused for every other refusal.
-        """
-        before = _cancellations()
-        try:
-            return await self._client.execute_command(*words)  # type: ignore[no-untyped-call]
-        except redis.RedisError as error:
-            raise _translated(error, str(words[0])) from error
-        finally:
-            # The client waits with asyncio.wait_for, which on Python 3.11 drops a cancellation that comes together with
-            # what it waits for. A task that loops over commands would never end.
-            if _cancellations() > before:
-                raise asyncio.CancelledError
+    async def command(self, *words: Argument) -> Any:
+        """Run one Redis command; see `Client.command`."""
+        return await self._client.command(*words)
 
     async def group_ids(self, key: str, *, limit: int = -1) -> list[str]:
         """Members of a sorted set of groups, lowest score first; at most `limit` where it is not -1."""
@@ -103,28 +78,3 @@ def chunks(group_ids: Sequence[str], size: int = 200) -> Iterable[Sequence[str]]
     """Parts of `group_ids` short enough not to hold the server up; one empty part where there are none."""
     for start in range(0, max(len(group_ids), 1), size):
         yield group_ids[start : start + size]
-
-
-def _cancellations() -> int:
-    """How often the task at hand was asked to end."""
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
-
-
-class _ScriptUnknown(BufferUnavailable):
-    pass
-
-
-def _translated(error: redis.RedisError, command: str) -> Exception:
-    text = str(error)
-    if isinstance(error, redis.exceptions.NoScriptError):
-        return _ScriptUnknown(text)
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return BufferRefused(f"Redis refuses {command} to this user: {text}")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        return BufferUnavailable(f"Redis does not answer {command}: {text}")
-    if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM command" in text:
-        return BufferFull(f"Redis is at its memory limit: {text}")
-    if isinstance(error, redis.exceptions.ReadOnlyError) or text.startswith(_PASSING):
-        return BufferUnavailable(f"Redis cannot serve {command} now: {text}")
-    return BufferRefused(f"Redis refuses {command}: {text}")

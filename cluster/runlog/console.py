@@ -183,7 +183,7 @@ def who_waits(record: IterationRecord) -> str:
     that is the part of the learner's working time in which rollouts were not busy as well.
     """
     waited = record.wait_s or 0.0
-    worked = (record.train_s or 0.0) + (record.publish_s or 0.0)
+    worked = sum(s or 0.0 for s in (record.train_s, record.commit_s, record.publish_s, record.check_s))
     learner = f"learner for groups {_duration(waited)}"
     if record.both_busy_share is None:
         return learner

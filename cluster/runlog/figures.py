@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
 }
 _COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea")
+_STACK_COLOURS = (*_COLOURS, "#0891b2", "#ca8a04", "#db2777", "#4d7c0f", "#64748b", "#7c2d12", "#1e3a8a")
 _EVAL_COLOURS = {"train": "#0f172a", "heldout": "#ea580c", "ood": "#9333ea"}
 _SIZE_INCHES = (6.0, 2.7)
 _WIDE_INCHES = (12.4, 3.6)
@@ -44,7 +45,7 @@ _SMOOTHING_WINDOW = 5
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One field of the iteration records and its name in the legend."""
+    """One field of the iteration records, or `field.key` of one that holds a table, and its name in the legend."""
 
     field: str
     label: str
@@ -93,13 +94,13 @@ def curves(records: Sequence[IterationRecord], lines: Sequence[Line], *, is_shar
         return _svg(figure, axes)
 
 
-def stacked(records: Sequence[IterationRecord], lines: Sequence[Line], *, unit: str) -> str:
+def stacked(records: Sequence[IterationRecord], lines: Sequence[Line], *, unit: str, is_wide: bool = False) -> str:
     """The lines' values on top of each other, one bar per iteration; what was not measured counts as zero."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes()
+        figure, axes = _axes(_WIDE_INCHES if is_wide else _SIZE_INCHES)
         x = [record.iteration for record in records]
         bottom = [0.0] * len(x)
-        for line, colour in zip(lines, _COLOURS, strict=False):
+        for line, colour in zip(lines, _STACK_COLOURS, strict=False):
             heights = [_value(record, line.field) or 0.0 for record in records]
             axes.bar(x, heights, bottom=bottom, width=0.9, color=colour, label=line.label)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
@@ -135,7 +136,8 @@ def _points(records: Sequence[IterationRecord], field: str) -> tuple[list[int], 
 
 
 def _value(record: IterationRecord, field: str) -> Number:
-    value: Number = getattr(record, field)
+    name, _, key = field.partition(".")
+    value: Number = getattr(record, name).get(key) if key else getattr(record, name)
     return value
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
+from milepost.cluster.replay.buffer import Depth
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.envs.types import Group, Trajectory
 from milepost.learner.credit.filter import reason_counts
@@ -15,26 +16,23 @@ from milepost.learner.loop import UpdateReport
 from milepost.reward.evaluators import reward_variance, summarize
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Clock:
     """Seconds of one iteration, by what the driver did in them."""
 
-    total_s: float
-    """Since training began."""
-    wall_s: float
-    wait_s: float
-    train_s: float
-    publish_s: float
-    overlap_s: float
-    """Of `wall_s`: with training and generation both under way."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase: wait (for groups), train, commit (with the checkpoint where one is due), publish, check."""
+    overlap_s: float = 0.0
+    """Of `train`: with generation under way as well; may be off where an engine was replaced meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemState:
     """What the rest of the system looked like at the end of an iteration."""
 
-    buffer_groups: int
-    buffer_bytes: int
+    time_s: float
+    """Since training began."""
+    depth: Depth
     groups_stale: int
     episodes_failed: int
     nonfinite_total: int
@@ -77,26 +75,31 @@ def iteration_record(
 ) -> IterationRecord:
     """The record of one iteration that trained on `groups` and made policy version `report.version + 1`."""
     trajectories = [t for group in groups for t in group.trajectories]
+    turns = [turn for t in trajectories for turn in t.turns]
     summary = summarize(trajectories)
     returns = [[t.reward for t in group.trajectories] for group in groups]
     variance = reward_variance(returns)
     lags = staleness(groups, report.version)
     tokens = sum(t.num_tokens for t in trajectories)
     kept = sum(verdict.keep for verdict in report.verdicts)
-    m = report.metrics
+    m, spent = report.metrics, clock.seconds
+    wall_s = sum(spent.values())
     return IterationRecord(
         iteration=iteration,
         policy_version=report.version + 1,
-        time_s=clock.total_s,
+        time_s=state.time_s,
         success=summary.success_rate,
         reward_mean=summary.mean_reward,
         reward_std_within=math.sqrt(variance.within),
         zero_variance_share=variance.zero_share,
         episodes=len(trajectories),
         turns_mean=summary.mean_turns,
+        generate_s=fmean(turn.generate_s for turn in turns),
+        env_s=fmean(turn.env_s for turn in turns),
+        tool_calls=sum(turn.tool is not None for turn in turns),
         invalid_share=summary.invalid_share,
         tokens=tokens,
-        tokens_per_s=tokens / clock.wall_s,
+        tokens_per_s=tokens / wall_s,
         groups_trained=kept,
         groups_filtered=len(groups) - kept,
         groups_stale=state.groups_stale,
@@ -113,12 +116,21 @@ def iteration_record(
         advantage_abs_p99=m.get("advantage_abs_p99"),
         ess=m.get("effective_sample_share"),
         parity=checks.parity,
-        wait_s=clock.wait_s,
-        train_s=clock.train_s,
-        publish_s=clock.publish_s,
-        both_busy_share=clock.overlap_s / clock.wall_s,
-        buffer_groups=state.buffer_groups,
-        buffer_bytes=state.buffer_bytes,
+        wait_s=spent["wait"],
+        train_s=spent["train"],
+        commit_s=spent["commit"],
+        publish_s=spent["publish"],
+        check_s=spent["check"],
+        both_busy_share=min(max(clock.overlap_s, 0.0), spent["train"]) / wall_s,
+        samples=report.num_samples,
+        prefix_breaks=report.prefix_breaks,
+        padding_share=report.padding_share,
+        update_s={**report.seconds, "other": max(0.0, spent["train"] - sum(report.seconds.values()))},
+        buffer_groups=state.depth.ready_groups,
+        buffer_bytes=state.depth.bytes,
+        buffer_oldest_s=state.depth.oldest_ready_s,
+        groups_open=state.depth.open_groups,
+        groups_unsettled=state.depth.applied_groups,
         nonfinite_total=state.nonfinite_total,
         engine_restarts=state.engine_restarts,
         worker_restarts=state.worker_restarts,

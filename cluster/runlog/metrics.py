@@ -87,14 +87,25 @@ _GAUGES = tuple(
         ("parity", "logprob_parity_abs_mean", "Mean absolute log-prob difference of engine and learner"),
         ("wait_s", "learner_wait_seconds", "Seconds the learner waited for groups in the last iteration"),
         ("train_s", "train_seconds", "Seconds of training in the last iteration"),
+        ("commit_s", "commit_seconds", "Seconds to commit the last update, with its checkpoint where one was due"),
         ("publish_s", "publish_seconds", "Seconds to bring the weights into the engines"),
+        ("check_s", "check_seconds", "Seconds to measure parity and mutual information"),
         ("both_busy_share", "both_busy_ratio", "Share of the iteration with rollouts and training at once"),
         ("repetition", "response_repetition_ratio", "How much responses repeat across different prompts"),
         ("mutual_information", "mutual_information_nats", "Mutual information of prompts and responses"),
         ("value_loss", "value_loss", "Squared error of the critic"),
         ("explained_variance", "value_explained_variance_ratio", "Share of the returns' variance the critic explains"),
-        ("buffer_groups", "buffer_groups", "Groups in the replay buffer"),
+        ("buffer_groups", "buffer_groups", "Groups in the replay buffer that are ready"),
         ("buffer_bytes", "buffer_bytes", "Bytes in the replay buffer"),
+        ("buffer_oldest_s", "buffer_oldest_seconds", "Age of the oldest ready group"),
+        ("groups_open", "groups_open", "Groups in play"),
+        ("groups_unsettled", "groups_unsettled", "Groups consumed that no checkpoint holds yet"),
+        ("generate_s", "turn_generate_seconds", "Mean seconds of a turn in the engine"),
+        ("env_s", "turn_env_seconds", "Mean seconds of a turn in the environment"),
+        ("tool_calls", "tool_calls", "Turns of the last iteration that called a tool"),
+        ("samples", "update_samples", "Token sequences of the last update"),
+        ("prefix_breaks", "prefix_breaks", "Turns of the last update whose prompt did not continue the turn before"),
+        ("padding_share", "padding_ratio", "Share of padding in the token positions of the last update"),
     )
 )
 _RESTARTS = {"engine": "engine_restarts", "worker": "worker_restarts", "learner": "learner_restarts"}
@@ -123,6 +134,9 @@ class Metrics:
             registry=registry,
         )
         self._update = Gauge("milepost_update", "What the learner measured, by name", ["measure"], registry=registry)
+        self._update_s = Gauge(
+            "milepost_update_seconds", "Seconds of the last update by phase", ["phase"], registry=registry
+        )
         self._selection_bias = Gauge(
             "milepost_selection_bias_std",
             "How far trained episodes are from played ones",
@@ -178,6 +192,7 @@ class Metrics:
         for reason, count in record.verdicts.items():
             self._verdicts.labels(reason).inc(count)
         _set_labelled(self._update, record.update)
+        _set_labelled(self._update_s, record.update_s)
         _set_labelled(self._selection_bias, record.selection_bias)
         for state, count in record.ledger.items():
             self._ledger.labels(state).set(count)

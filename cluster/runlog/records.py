@@ -36,6 +36,12 @@ class IterationRecord(
     episodes: int
     """Finished episodes."""
     turns_mean: Number
+    generate_s: Number = None
+    """Mean seconds of a turn in the engine."""
+    env_s: Number = None
+    """Mean seconds of a turn in the environment."""
+    tool_calls: int = 0
+    """Turns that called a tool, as their environment reports."""
     invalid_share: Number
     """Share of turns without a valid action."""
     tokens: int
@@ -64,12 +70,23 @@ class IterationRecord(
     wait_s: Number
     """Seconds the learner waited for groups."""
     train_s: Number
+    commit_s: Number = None
+    """Seconds to commit the update, with its checkpoint where one was due."""
     publish_s: Number
     """Seconds to bring the new weights into every engine."""
+    check_s: Number = None
+    """Seconds to measure parity and mutual information on them."""
     both_busy_share: Number
     """Share of the iteration in which rollouts and training ran at the same time."""
     buffer_groups: int
+    """Ready for the learner."""
     buffer_bytes: int
+    buffer_oldest_s: Number = None
+    """Age of the oldest ready group."""
+    groups_open: int = 0
+    """In play."""
+    groups_unsettled: int = 0
+    """Consumed, and in no checkpoint yet."""
     nonfinite_total: int
     engine_restarts: int
     worker_restarts: int
@@ -85,6 +102,14 @@ class IterationRecord(
     """Of the returns by the critic."""
     verdicts: dict[str, int] = {}
     """Groups by the filter's reason to keep or drop them."""
+    samples: int = 0
+    """Token sequences that the update trained on."""
+    prefix_breaks: int = 0
+    """How often a turn's prompt did not continue the turn before, so that a sample of its own began."""
+    padding_share: Number = None
+    """Of the token positions that passed through the model."""
+    update_s: dict[str, Number] = {}
+    """Seconds of `train_s` by phase: credit, measure, pack, proximal, update, critic, and the rest as `other`."""
     update: dict[str, Number] = {}
     """Whatever else the learner measured in the update, by name: coverage of the credit, off-policy mismatch, rates."""
     selection_bias: dict[str, Number] = {}

@@ -45,6 +45,21 @@ details pre{margin-top:10px}
 """
 
 
+_TIME = (
+    Line("wait_s", "wait for groups"),
+    Line("update_s.credit", "credit"),
+    Line("update_s.measure", "measure"),
+    Line("update_s.pack", "pack"),
+    Line("update_s.proximal", "proximal"),
+    Line("update_s.update", "update"),
+    Line("update_s.critic", "critic"),
+    Line("update_s.other", "other training"),
+    Line("commit_s", "commit, checkpoint"),
+    Line("publish_s", "publish weights"),
+    Line("check_s", "check parity"),
+)
+
+
 def write_report(folder: RunFolder) -> Path:
     """Write the report of a run, finished or not, atomically. Returns its path.
 
@@ -82,7 +97,9 @@ def _cards(done: list[IterationRecord], evals: list[EvalRecord]) -> str:
         Line("zero_variance_share", "share of groups without any"),
     )
     stale = (Line("staleness_mean", "mean"), Line("staleness_max", "largest"))
-    time = (Line("wait_s", "learner waits for groups"), Line("train_s", "train"), Line("publish_s", "publish weights"))
+    rows = (Line("prefix_breaks", "prefix breaks"), Line("samples", "samples"))
+    padding = (Line("padding_share", "padding"),)
+    turn_s = (Line("generate_s", "engine"), Line("env_s", "environment"))
     fates = (Line("groups_trained", "trained"), Line("groups_filtered", "filtered"), Line("groups_stale", "too stale"))
     both = (Line("both_busy_share", "rollouts and training at once"),)
     clipped = (Line("clip_low", "clipped low"), Line("clip_high", "clipped high"))
@@ -96,7 +113,10 @@ def _cards(done: list[IterationRecord], evals: list[EvalRecord]) -> str:
         ("KL of the update", "Nats per token.", figures.curves(done, (Line("kl", "KL"),)), False),
         ("Entropy", "Nats per token.", figures.curves(done, (Line("entropy", "entropy"),)), False),
         ("Gradient norm", "Before clipping.", figures.curves(done, (Line("grad_norm", "gradient norm"),)), False),
-        ("Time", "Where the learner's seconds go.", figures.stacked(done, time, unit="seconds"), False),
+        ("Time", "Where the learner's seconds go.", figures.stacked(done, _TIME, unit="seconds", is_wide=True), True),
+        ("A turn", "Mean seconds.", figures.curves(done, turn_s), False),
+        ("Sequences", "A prefix break begins a sample of its own.", figures.curves(done, rows), False),
+        ("Padding", "Share of the token positions of an update.", figures.curves(done, padding, is_share=True), False),
         ("Groups", "What became of the groups the learner took.", figures.stacked(done, fates, unit="groups"), False),
         ("Overlap", "Share of the time with both halves at work.", figures.curves(done, both, is_share=True), False),
         ("Throughput", "Sampled tokens per second.", figures.curves(done, (Line("tokens_per_s", "tokens/s"),)), False),

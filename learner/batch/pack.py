@@ -92,6 +92,16 @@ def padded_tokens(batch: Sequence[Sample]) -> int:
     return len(batch) * max((len(sample) for sample in batch), default=0)
 
 
+def padding_share(ranks: Sequence[Sequence[Sequence[Sample]]]) -> float:
+    """Share of token positions `[rank][k]` that hold no token; 0 where there are none.
+
+    Worked example: rows of 3 and 1 tokens in one micro-batch take 4 of its 2 x 3 positions: 1/3 is padding.
+    """
+    batches = [batch for rank in ranks for batch in rank]
+    positions = sum(padded_tokens(batch) for batch in batches)
+    return 1 - sum(len(sample) for batch in batches for sample in batch) / positions if positions else 0.0
+
+
 def collate(batch: Sequence[Sample]) -> MicroBatch:
     """Pad samples to one micro-batch. No sample gives a dummy: two tokens that attend, train on nothing."""
     width = max((len(sample) for sample in batch), default=2)

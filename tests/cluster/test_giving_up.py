@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged
+from milepost.cluster.histories import GroupHistories
+from milepost.cluster.recovery import Recovery
 from milepost.cluster.run import Run
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.console import LiveView
@@ -30,7 +32,8 @@ def test_a_run_whose_filter_keeps_nothing_is_given_up_only_if_asked(tmp_path: Pa
         for iteration in (1, 2):
             metrics.record(iteration_record(iteration, groups_trained=0, groups_filtered=8))
         run = Run(config, folder, view, metrics)  # as after a restart: what was seen is read from the records
-        run._version = run._saved = 2
+        run.progress.version = run.progress.saved = 2
+        run._recovery = Recovery(run._system, run.reporter, run.progress, GroupHistories(None))
         if action == "warn":
             asyncio.run(run._give_up_on_collapse())
             return

@@ -1,12 +1,8 @@
 """What the driver makes of its measurements: options for the next update, lines for people, the end of a run."""
 
-import asyncio
-
 import msgspec
 import pytest
 
-from milepost.cluster.guidance import Guidance
-from milepost.cluster.replay.history import TaskHistory
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.watch import Watch
 from milepost.envs.types import Group
@@ -14,7 +10,7 @@ from milepost.learner.credit.filter import FilterConfig, Verdict
 from milepost.learner.health.collapse import CollapseConfig
 from milepost.learner.health.selection_bias import SelectionBiasConfig
 from milepost.learner.recipe import UpdateOptions
-from tests.cluster.replay.buffer_rig import failure, rig, task, trajectory
+from tests.cluster.replay.buffer_rig import failure, task, trajectory
 from tests.cluster.runlog.example_records import eval_record, iteration_record
 
 
@@ -45,14 +41,15 @@ def test_a_sign_of_collapse_is_said_once_and_changes_the_next_update_as_configur
     watch = Watch(config(action), [])
     said = [watch.iteration(collapsing(i)) for i in range(1, 6)]
     assert [len(lines) for lines in said] == [0, 0, 0, 1, 0], said
-    assert (watch.filter is not None, watch.lr_factor) == (filtered, rate)
+    options = watch.options(None)
+    assert (options.filter is not None, options.lr_factor) == (filtered, rate)
     assert watch.stop_reason is None
 
 
 def test_a_resumed_run_knows_what_it_saw_before() -> None:
     seen = [collapsing(i) for i in range(1, 5)]
-    assert Watch(config("lower_lr"), seen).lr_factor == 0.5
-    assert Watch(config("lower_lr"), seen[:3]).lr_factor == 1.0
+    assert Watch(config("lower_lr"), seen).options(None).lr_factor == 0.5
+    assert Watch(config("lower_lr"), seen[:3]).options(None).lr_factor == 1.0
 
 
 def test_a_run_is_given_up_after_iterations_without_a_step_only_if_asked() -> None:
@@ -82,30 +79,7 @@ def test_dropping_the_long_groups_shows_in_the_metrics_and_is_said() -> None:
     assert any("turns" in line and "stale" in line for line in lines), lines
 
 
-def test_the_next_update_of_a_task_is_told_what_earlier_groups_of_it_met(redis_url: str) -> None:
-    async def check() -> None:
-        async with rig(redis_url) as run:
-            past = TaskHistory(run.client, run.run_id, decay=0.5)
-            guidance = Guidance(Watch(config(), []), run.buffer, past)
-            first = group("first", size=2)
-            assert await guidance.options([first], 0) == UpdateOptions(histories=((),))
-            for _ in range(2):  # a repeated call counts once
-                await guidance.remember([first], 1)
-            told = await guidance.options([group("second", size=2)], 2)
-            assert told.histories is not None
-            ((transition,),) = told.histories
-            # two episodes a -left-> success, faded by one version
-            assert (transition.anchor, transition.action, transition.won, transition.count) == ("a", "left", True, 1.0)
-            await guidance.settle(1)
-
-    asyncio.run(check())
-
-
-def test_without_a_history_and_without_signs_an_update_is_as_usual(redis_url: str) -> None:
-    async def check() -> None:
-        async with rig(redis_url) as run:
-            guidance = Guidance(Watch(RunConfig(filter=FilterConfig()), []), run.buffer, None)
-            await guidance.remember([group("g")], 1)
-            assert await guidance.options([group("g")], 1) == UpdateOptions()
-
-    asyncio.run(check())
+def test_without_signs_an_update_is_told_its_histories_alone() -> None:
+    watch = Watch(RunConfig(filter=FilterConfig()), [])
+    assert watch.options(None) == UpdateOptions()
+    assert watch.options(((), ())) == UpdateOptions(histories=((), ()))

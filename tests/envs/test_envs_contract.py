@@ -126,3 +126,15 @@ def test_options_that_the_constructor_refuses_are_shown() -> None:
 def test_an_environment_with_an_expert_is_told_from_one_without() -> None:
     assert isinstance(FrozenLakeText(), Demonstrator)
     assert not isinstance(CountingEnv(), Demonstrator)
+
+
+def test_facts_about_a_tool_call_are_kept_as_json_says_them() -> None:
+    step = observe_step(("", 0.0, False, False, {"tool": {"name": "sql", "rows": (1, 2), "ok": True}}), "x")
+    assert step.tool == {"name": "sql", "rows": [1, 2], "ok": True}
+    assert observe_step(("", 0.0, False, False, {}), "x").tool is None
+
+
+@pytest.mark.parametrize("value", [{1, 2}, float("nan"), object()])
+def test_facts_that_json_does_not_know_are_refused(value: object) -> None:
+    with pytest.raises(ContractError, match=r"info\['tool'\] must hold what JSON knows"):
+        observe_step(("", 0.0, False, False, {"tool": {"fact": value}}), "x")

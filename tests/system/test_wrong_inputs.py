@@ -11,6 +11,7 @@ import pytest
 
 from milepost.cluster import cli
 from milepost.cluster.replay import redis_server
+from milepost.cluster.replay.client import connect_sync
 from tests.system.driving import ROOT, write_config
 
 Refused = Callable[..., str]
@@ -87,7 +88,7 @@ def test_an_environment_that_hangs_is_given_up_at_its_deadline(refused: Refused)
 @pytest.fixture
 def evicting_redis(tmp_path: Path) -> Iterator[str]:
     with redis_server.start(tmp_path / "redis") as server:
-        client = redis_server.connect_sync(server.url)
+        client = connect_sync(server.url)
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.close()
         yield server.url

@@ -6,6 +6,7 @@ so its results are not to be expected of it. Name clash: it is not the STAPO of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -107,7 +108,8 @@ def entropy_outliers(group: CreditGroup, *, fence: float) -> Outliers:
     """
     entropy = np.concatenate(required(group, "entropy"))
     normalised, has_peer = compare(entropy, _states(group), scale="none")
-    normalised = np.where(has_peer, normalised, entropy - np.mean(entropy))
+    usual = math.fsum(entropy) / len(entropy)  # exact: the order of the trajectories must not matter
+    normalised = np.where(has_peer, normalised, entropy - usual)
     first, third = np.quantile(normalised, [0.25, 0.75])
     excess = normalised - (third + fence * (third - first))
     is_outlier = excess > ROUNDING

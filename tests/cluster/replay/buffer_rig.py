@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 from redis.asyncio import Redis
 
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
+from milepost.cluster.replay.client import Client, connect
 from milepost.cluster.replay.ledger import Ledger
 from milepost.cluster.replay.ready import Taken
-from milepost.cluster.replay.redis_server import connect
 from milepost.cluster.replay.store import Store
 from milepost.envs.types import Boundary, Failure, Task, Trajectory, Turn, VersionSpan
 
@@ -51,12 +51,17 @@ def failure(group_id: str, index: int, boundary: Boundary = "env") -> Failure:
 
 @dataclass
 class Rig:
-    client: Redis
+    link: Client
     run_id: str
     config: BufferConfig
     ledger: Ledger
     buffer: TrajectoryBuffer
     store: Store
+
+    @property
+    def client(self) -> Redis:
+        """The bare connection."""
+        return self.link.connection
 
     async def issue(self, group_id: str, size: int = 2, owner: str = "worker-1", lease_s: float = 60.0) -> bool:
         return await self.ledger.issue(task=task(), group_id=group_id, size=size, owner=owner, lease_s=lease_s)
@@ -70,7 +75,7 @@ class Rig:
         return await self.buffer.take(count, version=version, max_staleness=max_staleness, timeout_s=timeout_s)
 
     def restarted_learner(self) -> TrajectoryBuffer:
-        return TrajectoryBuffer(self.client, self.run_id, self.config)
+        return TrajectoryBuffer(self.link, self.run_id, self.config)
 
     async def counts(self) -> dict[str, int]:
         balance = await self.ledger.balance()

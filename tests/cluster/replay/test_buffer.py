@@ -4,7 +4,7 @@ import pytest
 
 from milepost.cluster.pools.workers import BufferSink
 from milepost.cluster.replay.buffer import BufferConfig
-from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.wire import WireError, encode
 from tests.cluster.replay.buffer_rig import failure, ids, rig, trajectory
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from milepost.cluster.replay import redis_server
+from milepost.cluster.replay.client import BufferUnavailable, connect_sync
 from milepost.cluster.replay.ready import NothingReady
-from milepost.cluster.replay.redis_server import BufferUnavailable, connect_sync
 from tests.cluster.replay.buffer_rig import CuttingProxy, Rig, failure, ids, rig, trajectory
 
 

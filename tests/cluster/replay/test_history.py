@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from milepost.cluster.replay.client import connect
 from milepost.cluster.replay.history import SCHEMA_VERSION, TaskHistory
-from milepost.cluster.replay.redis_server import connect
 from milepost.cluster.replay.wire import WireError
 from milepost.envs.types import Task
 from milepost.learner.credit.assignment import PastTransition
@@ -19,7 +19,7 @@ LOST = PastTransition("B", "p", None, False, 1.0)
 
 
 def history(run: Rig, decay: float = 0.5, **limits: int) -> TaskHistory:
-    return TaskHistory(run.client, run.run_id, decay=decay, **limits)
+    return TaskHistory(run.link, run.run_id, decay=decay, **limits)
 
 
 def counted(past: Sequence[PastTransition], times: float) -> tuple[PastTransition, ...]:

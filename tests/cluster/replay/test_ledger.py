@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from milepost.cluster.replay.client import BufferRefused
 from milepost.cluster.replay.ledger import Versions
-from milepost.cluster.replay.redis_server import BufferRefused
 from tests.cluster.replay.buffer_rig import Rig, failure, rig, task, trajectory
 
 

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
+from milepost.cluster.replay.client import BufferRefused
 from milepost.cluster.replay.ready import NothingReady
-from milepost.cluster.replay.redis_server import BufferRefused
 from milepost.cluster.replay.wire import encode
 from tests.cluster.replay.buffer_rig import ids, rig, trajectory
 

@@ -14,14 +14,14 @@ import pytest
 import redis
 
 from milepost.cluster.replay import redis_server
-from milepost.cluster.replay.redis_server import BufferRefused, BufferUnavailable
+from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_server, connect, connect_sync
 
 
 def test_it_listens_on_loopback_only_and_asks_for_its_password(redis_url: str) -> None:
     parts = urlsplit(redis_url)
     with redis.Redis(port=parts.port) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
-    with redis_server.connect_sync(redis_url) as client:
+    with connect_sync(redis_url) as client:
         server = psutil.Process(client.info()["process_id"])
     assert {c.laddr.ip for c in server.net_connections() if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
     assert parts.password
@@ -31,7 +31,7 @@ def test_it_listens_on_loopback_only_and_asks_for_its_password(redis_url: str) -
 def test_its_files_are_private_and_hold_no_password(tmp_path: Path) -> None:
     folder = tmp_path / 'a "quoted" folder'
     with redis_server.start(folder) as server:
-        redis_server.connect_sync(server.url).set("key", "value")
+        connect_sync(server.url).set("key", "value")
     assert folder.stat().st_mode & 0o777 == 0o700
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files
@@ -41,15 +41,15 @@ def test_its_files_are_private_and_hold_no_password(tmp_path: Path) -> None:
 
 def test_stop_ends_the_process_and_keeps_the_data(tmp_path: Path) -> None:
     with redis_server.start(tmp_path) as server:
-        redis_server.connect_sync(server.url).set("key", "value")
+        connect_sync(server.url).set("key", "value")
     assert not psutil.pid_exists(server.pid)
     with redis_server.start(tmp_path) as again:
-        assert redis_server.connect_sync(again.url).get("key") == b"value"
+        assert connect_sync(again.url).get("key") == b"value"
 
 
 def test_a_killed_server_comes_back_at_the_same_address_with_everything(tmp_path: Path) -> None:
     with redis_server.start(tmp_path) as server:
-        client = redis_server.connect_sync(server.url)
+        client = connect_sync(server.url)
         for i in range(1000):
             client.set(f"key-{i}", i)
         first = server.pid
@@ -120,16 +120,16 @@ def test_a_port_somebody_else_took_is_not_fatal(tmp_path: Path, monkeypatch: pyt
 
 
 async def _check(url: str, **settings: str) -> None:
-    client = redis_server.connect(url)
+    client = connect(url)
     try:
-        before = {name: (await client.config_get(name))[name] for name in settings}
+        before = {name: (await client.connection.config_get(name))[name] for name in settings}
         for name, value in settings.items():
-            await client.config_set(name, value)
+            await client.connection.config_set(name, value)
         try:
-            await redis_server.check_server(client)
+            await check_server(client)
         finally:
             for name, value in before.items():
-                await client.config_set(name, value)
+                await client.connection.config_set(name, value)
     finally:
         await client.aclose()
 

@@ -74,7 +74,7 @@ def test_the_number_of_series_does_not_grow_with_the_run(tmp_path):
 def test_every_measured_field_is_served(tmp_path):
     counted = {"time_s", "episodes", "tokens", "groups_trained", "groups_filtered", "groups_stale", "episodes_failed"}
     counted |= {"nonfinite_total", "engine_restarts", "worker_restarts", "learner_restarts", "ledger"}
-    counted |= {"verdicts", "selection_bias", "update"}
+    counted |= {"verdicts", "selection_bias", "update", "update_s"}
     fields = set(iteration_record(1).__struct_fields__)
     with Metrics(tmp_path / "m.jsonl") as metrics:
         served = {name for name in scrape(metrics) if "{" not in name and not name.endswith(("_created", "_total"))}
@@ -87,13 +87,15 @@ def test_groups_are_counted_by_the_filters_reason_and_bias_is_shown_by_field(tmp
             line = iteration_record(
                 iteration, verdicts={"selected": 6, "zero_variance": 2}, selection_bias={"turns": -0.5}
             )
-            line = msgspec.structs.replace(line, update={"mismatch_k3": 0.01, "explained_variance": float("nan")})
+            update = {"mismatch_k3": 0.01, "explained_variance": float("nan")}
+            line = msgspec.structs.replace(line, update=update, update_s={"proximal": 1.25})
             metrics.record(line)
         seen = scrape(metrics)
     assert seen['milepost_filter_verdicts_total{reason="selected"}'] == 12
     assert seen['milepost_filter_verdicts_total{reason="zero_variance"}'] == 4
     assert seen['milepost_selection_bias_std{field="turns"}'] == -0.5
     assert seen['milepost_update{measure="mismatch_k3"}'] == 0.01
+    assert seen['milepost_update_seconds{phase="proximal"}'] == 1.25
     assert 'milepost_update{measure="explained_variance"}' not in seen
     assert read_records(tmp_path / "m.jsonl")[-1].update == {"mismatch_k3": 0.01, "explained_variance": None}
 

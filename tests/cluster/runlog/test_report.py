@@ -60,7 +60,7 @@ def test_the_report_shows_numbers_curves_ledger_and_config(folder):
     folder.write_status(Status(pid=1, phase="finished", iteration=12, iterations=12))
     page = write_report(folder).read_text()
     document = Document(page)
-    assert document.tags.count("svg") == 14
+    assert document.tags.count("svg") == 17
     for expected in ("20% → 80%", "finished, 12 of 12", "768", "75.0% – 85.0%", "Ledger", "resolved.toml"):
         assert expected in document.text
     assert "576" in document.text, "trained episodes of the last record's ledger"
@@ -90,14 +90,23 @@ def test_a_run_with_one_iteration_and_a_torn_line_has_a_report(folder):
     write_records(folder, 1)
     with open(folder.metrics, "ab") as file:
         file.write(b'{"kind":"iter')
-    assert Document(write_report(folder).read_text()).tags.count("svg") == 14
+    assert Document(write_report(folder).read_text()).tags.count("svg") == 17
 
 
 def test_values_that_were_not_finite_leave_gaps(folder):
     write_records(folder, 4, loss=math.nan, success=None, wait_s=None)
     page = write_report(folder).read_text()
-    assert Document(page).tags.count("svg") == 14
+    assert Document(page).tags.count("svg") == 17
     assert ">nan<" not in page
+
+
+def test_the_time_card_shows_every_phase_of_an_iteration_and_of_its_update(folder):
+    phases = ("credit", "measure", "pack", "proximal", "update", "critic", "other")
+    write_records(folder, 3, update_s=dict.fromkeys(phases, 0.5), commit_s=0.2, check_s=1.2)
+    page = write_report(folder).read_text()
+    card = page[page.index("<h2>Time</h2>") : page.index("<h2>A turn</h2>")]
+    for label in ("wait for groups", *phases[:6], "other training", "commit", "publish weights", "check parity"):
+        assert label in card, label
 
 
 def test_equal_records_give_equal_reports(folder):

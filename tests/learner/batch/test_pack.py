@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.learner.batch.pack import collate, minibatches, padded_tokens, plan
+from milepost.learner.batch.pack import collate, minibatches, padded_tokens, padding_share, plan
 from milepost.learner.batch.sample import NO_TURN, NO_VERSION, Sample
 
 
@@ -97,3 +97,10 @@ def test_minibatches_keep_groups_whole_and_balance_trained_tokens():
     assert minibatches([], 2) == []
     with pytest.raises(ValueError, match="at least 1"):
         minibatches(pool, 0)
+
+
+def test_padding_is_what_a_pass_computes_for_nothing():
+    ranks = [[(sample(6), sample(2)), ()], [(sample(3),), (sample(4),)]]
+    # 6 + 6, 0, 3 and 4 positions for 6 + 2 + 3 + 4 tokens
+    assert padding_share(ranks) == pytest.approx(1 - 15 / 19)
+    assert padding_share([[()]]) == 0.0

@@ -130,3 +130,15 @@ def test_turns_within_the_fence_are_not_touched(entropies: list[float], fence: f
     assert not np.any(touched[~outliers.is_outlier])
     assert np.all(outliers.excess >= 0)
     np.testing.assert_allclose(touched, outliers.is_outlier * 5.0 * 0.3 - 7.0 * outliers.excess, atol=1e-9)
+
+
+def test_turns_that_are_alone_in_their_state_stand_out_alike_in_any_order() -> None:
+    # The floating-point mean of these seven depends on their order, in the last bit.
+    entropies = (0.1, 0.2, 0.3, 0.7, 1.4, 5.9, 0.1)
+    alone = [turn(h, anchor=str(i)) for i, h in enumerate(entropies)]
+    found = set()
+    for start in range(len(alone)):
+        moved = alone[start:] + alone[:start]
+        found.add(max(entropy_outliers(group(*moved), fence=0.1).excess))
+    assert len(found) == 1
+    assert found.pop() > 0

@@ -1,0 +1,46 @@
+"""What earlier groups of a task met, for the credit of its next group. Kept only where the credit strategy asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from milepost.cluster.replay.history import TaskHistory
+from milepost.cluster.system import System
+from milepost.envs.types import Group
+from milepost.learner.credit.assignment import from_group
+from milepost.learner.credit.history import transitions
+from milepost.learner.credit.settings import GraphSettings
+from milepost.learner.recipe import Histories
+
+
+class GroupHistories:
+    """Of one run. Every call may be repeated."""
+
+    def __init__(self, history: TaskHistory | None) -> None:
+        """None: the credit strategy keeps no history, and nothing is fetched or remembered."""
+        self._history = history
+
+    @classmethod
+    def of(cls, system: System) -> Self:
+        """Of a system whose Redis is up."""
+        credit = system.config.credit
+        decay = credit.history_decay if isinstance(credit, GraphSettings) else 0.0
+        return cls(TaskHistory(system.redis, system.folder.run_id, decay=decay) if decay else None)
+
+    async def fetch(self, groups: Sequence[Group], version: int) -> Histories | None:
+        """What is known of the task of each of `groups`, as it has faded by policy `version`."""
+        if self._history is None:
+            return None
+        return tuple(await self._history.fetch([group.task for group in groups], version=version))
+
+    async def remember(self, groups: Sequence[Group], version: int) -> None:
+        """The update that made `version` consumed `groups`; each counts once."""
+        if self._history is not None:
+            for group in groups:
+                await self._history.add(group.task, group.group_id, transitions(from_group(group)), version=version)
+
+    async def settle(self, version: int) -> None:
+        """A checkpoint holds everything up to `version`: its groups do not come again."""
+        if self._history is not None:
+            await self._history.settle(version)

@@ -1,0 +1,149 @@
+"""What a run survives on: checkpoints, what the ledger knows of them, and the way back to one.
+
+The steps of an iteration, and what a learner or driver that dies after each of them leaves behind:
+
+    train        the ledger has heard of nothing: the groups are taken and trained on again
+    checkpoint   it names the groups it consumed, the ledger does not: `_reconcile` commits and settles them
+    commit       the ledger is ahead of the newest checkpoint: `_reconcile` rolls the commit back, and the groups are
+                 trained on again from the older weights; with a checkpoint of this version, they are settled
+    publish      as after the commit. Where the learner alone was lost, the engines may hold weights that are undone:
+                 issue is paused until they hold the checkpoint's
+
+So no group is trained on twice in the history that survives, and none is lost. Everything here may be repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from milepost.cluster.histories import GroupHistories
+from milepost.cluster.pools.learners import LearnerLost
+from milepost.cluster.replay.ready import FinalState, Taken
+from milepost.cluster.reporter import Reporter
+from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.start import Start, newest_checkpoint
+from milepost.cluster.system import System
+from milepost.learner.credit.filter import Verdict
+from milepost.learner.zero.checkpoint import Found
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the history that survives has come."""
+
+    folder: RunFolder
+    iteration: int = 0
+    version: int = 0
+    saved: int | None = None
+    """Version of the newest checkpoint."""
+    unsettled_bytes: int = 0
+    """What was consumed since; it stays in the buffer until the next one."""
+
+    @property
+    def way_on(self) -> str:
+        """For people: how to go on from here after the end."""
+        if self.saved is None:
+            return "nothing was trained yet" if self.version == 0 else "no checkpoint was written yet"
+        here = os.path.relpath(self.folder.path)
+        return f"the newest checkpoint is of version {self.saved}: milepost train --resume {here}"
+
+
+class Recovery:
+    """Of one run whose parts are up. Calls raise LearnerLost where a rank ends meanwhile."""
+
+    def __init__(self, system: System, reporter: Reporter, progress: Progress, histories: GroupHistories) -> None:
+        self._system = system
+        self._reporter = reporter
+        self._progress = progress
+        self._histories = histories
+
+    async def begin(self, start: Start) -> None:
+        """Bring learner and ledger to where a driver begins, whatever an earlier one left."""
+        if start.found:
+            await self._system.learners.load(start.found.path)
+        await self._reconcile(start.found)
+        ledger = self._system.ledger
+        await ledger.set_versions(published=start.version)  # the engines started on it
+        await ledger.release_all()
+
+    async def consume(self, taken: Taken, verdicts: Sequence[Verdict]) -> None:
+        """An update is made: checkpoint it if due, and commit what it consumed."""
+        progress, config = self._progress, self._system.config
+        outcomes: dict[str, FinalState] = {
+            leased.group_id: "trained" if verdict.keep else "filtered"
+            for leased, verdict in zip(taken.groups, verdicts, strict=True)
+        }
+        progress.iteration += 1
+        progress.version += 1
+        progress.unsettled_bytes += sum(leased.num_bytes for leased in taken.groups)
+        is_due = progress.iteration % config.run.checkpoint_every == 0
+        if is_due or progress.unsettled_bytes > config.buffer.consumed_bytes_limit:
+            await self._save(outcomes)
+        await self._system.buffer.commit(progress.version, outcomes)
+        await self._histories.remember([leased.group for leased in taken.groups], progress.version)
+        logger.info("version %d consumed %s", progress.version, ", ".join(outcomes))
+        if progress.saved == progress.version:
+            await self._settle()
+
+    async def checkpoint(self) -> None:
+        """Save the current weights unless that was done, and settle what they consumed."""
+        if self._progress.saved != self._progress.version:
+            await self._save({})
+            await self._settle()
+
+    async def make_room(self) -> None:
+        """Settle what was consumed, by a checkpoint, where the buffer is so full that nothing is issued."""
+        if self._progress.unsettled_bytes:
+            depth = await self._system.buffer.depth()
+            if depth.bytes >= self._system.config.buffer.high_water_bytes:
+                await self.checkpoint()
+
+    async def recover(self, lost: LearnerLost) -> None:
+        """Bring a lost learner back from the newest valid checkpoint, and everyone else to the same point."""
+        system, progress = self._system, self._progress
+        self._reporter.note(f"learner lost ({lost}); starting it again from the newest checkpoint")
+        await system.ledger.pause()
+        found = newest_checkpoint(system.folder, self._reporter)
+        await system.learners.recover(found.path if found else None)
+        progress.iteration = found.manifest.record.iteration if found else 0
+        progress.version = found.manifest.record.policy_version if found else 0
+        await self._reconcile(found)
+        await system.publish(progress.version, rollback=True)
+        await system.ledger.resume()  # not before: the engines held weights that are undone
+
+    async def _reconcile(self, found: Found | None) -> None:
+        """Make ledger and checkpoint agree: what the checkpoint consumed is settled, what came later is undone."""
+        buffer, ledger, progress = self._system.buffer, self._system.ledger, self._progress
+        progress.saved, progress.unsettled_bytes = progress.version if found else None, 0
+        logger.info("history goes on from version %d", progress.version)
+        before = await ledger.versions()
+        if (await ledger.balance()).issued_total == 0:
+            await ledger.set_versions(version=progress.version)
+            return
+        if before.version > progress.version:
+            await buffer.rollback(progress.version)
+        elif found and before.version < progress.version:
+            await buffer.commit(
+                progress.version, msgspec.convert(found.manifest.record.consumed, dict[str, FinalState])
+            )
+        buffer.redeliver()
+        await buffer.settle(progress.version)
+
+    async def _save(self, consumed: Mapping[str, FinalState]) -> None:
+        self._reporter.activity("writing a checkpoint")
+        progress, system = self._progress, self._system
+        saved = await system.learners.save(iteration=progress.iteration, version=progress.version, consumed=consumed)
+        system.folder.keep_policy(saved / "policy", progress.version)
+        progress.saved, progress.unsettled_bytes = progress.version, 0
+
+    async def _settle(self) -> None:
+        """The checkpoint of this version holds everything so far: buffer and histories forget its groups."""
+        await self._system.buffer.settle(self._progress.version)
+        await self._histories.settle(self._progress.version)
