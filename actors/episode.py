@@ -1,7 +1,7 @@
 """Plays one episode: policy and environment take turns until it ends, and it ends as a Trajectory or as a Failure.
 
 Every call into user code (environment and reward) runs on a thread and has a deadline, which starts when the call does.
-User code that raises, hangs or returns nonsense ends its own episode as a Failure named by the boundary it failed;
+User code that raises, hangs or returns nonsense ends its own episode as a Failure named by the boundary it crossed;
 nothing it does reaches the run. A hung call keeps its thread (Python cannot take it back), so it is counted in
 `RolloutResources.hung` and the worker process retires; an episode that finds no free thread ends at its own deadline.
 """
@@ -58,7 +58,7 @@ class RolloutResources:
 
 
 class _EpisodeError(Exception):
-    """Carries the boundary an error failed out of the episode's body."""
+    """Carries the boundary an error crossed out of the episode's body."""
 
     def __init__(self, boundary: Boundary, error: BaseException) -> None:
         super().__init__(boundary)

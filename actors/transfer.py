@@ -64,7 +64,7 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
         self._staged = None
 
     def receive_weights(self, update_info: FileUpdate) -> None:
-        """Read, verify and resources. Raises ValueError, with the model untouched, if the digest differs."""
+        """Read, verify and stage. Raises ValueError, with the model untouched, if the digest differs."""
         with open(update_info.path, "rb") as file:
             blob = file.read()
         digest = hashlib.sha256(blob).hexdigest()

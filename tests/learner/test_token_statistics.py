@@ -1,4 +1,4 @@
-"""What is statistics of tokens comes back to the right turns; the numbers are a real model's."""
+"""What is measured of tokens comes back to the right turns; the numbers are a real model's."""
 
 from collections.abc import Sequence
 from typing import Any
