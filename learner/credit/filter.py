@@ -102,6 +102,12 @@ def keep_groups(groups: Sequence[CreditGroup], credits: Sequence[Credit], config
 
     Raises:
         ValueError: the numbers of groups and credits differ, or the score needs an entropy that a turn lacks.
+
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> groups = [CreditGroup.from_walks("A x B success", f"A y C {end}") for end in ("failure", "success")]
+    >>> credits = [StarPO(StarPOConfig()).assign(group) for group in groups]
+    >>> [(verdict.keep, verdict.reason) for verdict in keep_groups(groups, credits, FilterConfig())]
+    [(True, 'selected'), (False, 'zero_variance')]
     """
     if len(groups) != len(credits):
         raise ValueError(f"{len(groups)} groups with {len(credits)} credits; pass one credit per group, in order")
@@ -131,6 +137,13 @@ def weighted(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> list[Cre
 
     Raises:
         ValueError: the numbers of credits and verdicts differ.
+
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> group = CreditGroup.from_walks("A x B success", "A y C failure")
+    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)
+    >>> [halved] = weighted([credit], [Verdict(keep=True, reason="selected", score=0.7, weight=0.5)])
+    >>> [x.tolist() for x in credit.total], [x.tolist() for x in halved.total]
+    ([[0.5], [-0.5]], [[0.25], [-0.25]])
     """
     if len(credits) != len(verdicts):
         raise ValueError(
@@ -140,7 +153,12 @@ def weighted(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> list[Cre
 
 
 def reason_counts(verdicts: Sequence[Verdict]) -> dict[Reason, int]:
-    """How many groups were kept or dropped for each reason; all reasons are there, also with 0."""
+    """How many groups were kept or dropped for each reason; all reasons are there, also with 0.
+
+    >>> counts = reason_counts([Verdict(keep=False, reason="low_score", score=0.1, weight=0.0)])
+    >>> counts["low_score"], counts["selected"]
+    (1, 0)
+    """
     return {reason: sum(verdict.reason == reason for verdict in verdicts) for reason in REASONS}
 
 

@@ -22,12 +22,19 @@ def gae(rewards: Floats, values: Floats, *, gamma: float, lam: float) -> Floats:
 
     Returns:
         `[T]` advantages. `A + V` is what the values should have been.
+
+    >>> gae(np.array([0.0, 1.0]), np.array([0.5, 0.5]), gamma=1.0, lam=0.5).tolist()  # deltas 0 and 0.5
+    [0.25, 0.5]
     """
     deltas = rewards + gamma * np.append(values[1:], 0.0) - values
     return discounted_sums(deltas, rate=gamma * lam)
 
 
 def discounted_sums(numbers: Floats, *, rate: float) -> Floats:
-    """`[T]`: `sum_l rate^l x_{t+l}`. Of rewards with the discount as rate, these are the returns-to-go."""
+    """`[T]`: `sum_l rate^l x_{t+l}`. Of rewards with the discount as rate, these are the returns-to-go.
+
+    >>> discounted_sums(np.array([0.0, 0.0, 1.0]), rate=0.5).tolist()
+    [0.25, 0.5, 1.0]
+    """
     backwards = accumulate(numbers[::-1].tolist(), lambda later, now: now + rate * later)
     return np.array(list(backwards), dtype=np.float64)[::-1]

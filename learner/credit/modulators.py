@@ -75,6 +75,13 @@ def modulate(
 
     Raises:
         ValueError: groups and credits differ in number, or a turn has no entropy; names group, trajectory and turn.
+
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> group = CreditGroup.from_walks("A x B success", "A y C failure", entropy=[0.2, 0.7])
+    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)  # 0.5 and -0.5
+    >>> [changed] = modulate([group], [credit], [AEMConfig(sharpness=1.0)])  # exp(0) and exp(-1), over their mean
+    >>> [x.round(3).tolist() for x in changed.total]
+    [[0.731], [-0.269]]
     """
     if len(groups) != len(credits):
         raise ValueError(f"{len(groups)} groups with {len(credits)} credits; pass one credit per group, in order")

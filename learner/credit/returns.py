@@ -15,6 +15,10 @@ def discounted_returns(group: CreditGroup, *, gamma: float, invalid_penalty: flo
 
     The penalty is taken once, from the return of the invalid turn, and is not discounted into the turns before it, as
     in GiGPO (arXiv 2505.10978): they did nothing wrong.
+
+    >>> group = CreditGroup.from_walks("A x A <invalid> A x B success")
+    >>> discounted_returns(group, gamma=0.5, invalid_penalty=0.25).tolist()
+    [0.25, 0.25, 1.0]
     """
     returns: list[float] = []
     for trajectory in group.trajectories:

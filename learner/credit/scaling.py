@@ -33,6 +33,14 @@ def scaled(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]], scali
     Raises:
         ValueError: weights and credits differ in shape, a weight is negative or not finite, or `whiten_tokens` meets
             a credit without `token_total`.
+
+    >>> from milepost.learner.credit.assignment import CreditGroup
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> group = CreditGroup.from_walks("A x B success", "A y C failure")
+    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)  # 0.5 and -0.5, whose std is 0.5
+    >>> [brought] = scaled([credit], [[np.ones(1), np.ones(1)]], "unit_std")
+    >>> [x.tolist() for x in brought.total]
+    [[1.0], [-1.0]]
     """
     _check_weights(credits, weights)
     if not credits:

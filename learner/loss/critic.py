@@ -60,7 +60,11 @@ class CriticConfig(BaseModel):
 
 
 def count_targets(samples: Sequence[Sample]) -> int:
-    """Over all samples of an optimizer step: how many estimates have a target."""
+    """Over all samples of an optimizer step: how many estimates have a target.
+
+    >>> count_targets([Sample.from_turn_index([-1, 0, 0], value_targets=[None, 1.0, None])])
+    1
+    """
     return sum(int(sample.value_mask.sum()) for sample in samples)
 
 
@@ -74,6 +78,14 @@ def value_loss(batch: MicroBatch, values: Tensor, old: Tensor, *, clip: float | 
         values: `[B, L]` estimates before each token, with gradient.
         old: `[B, L]` the same before the update.
         total: number of targets of the whole optimizer step, over all ranks.
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> batch = collate([Sample.from_turn_index([-1, 0], value_targets=[None, 1.0])])
+    >>> values, old = torch.tensor([[0.0, 0.75]]), torch.zeros(1, 2)
+    >>> value_loss(batch, values, old, clip=None, total=1.0).loss.item()  # 0.25^2 / 2
+    0.03125
+    >>> value_loss(batch, values, old, clip=0.5, total=1.0).loss.item()  # 0.5^2 / 2: it moved by more than 0.5
+    0.125
     """
     mask = batch.value_mask
     current, targets = values[mask], batch.value_targets[mask]
@@ -98,6 +110,10 @@ def critic_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     """Mean value loss and explained variance `1 - Var(target - estimate) / Var(target)`, estimates as before each step.
 
     Empty where nothing had a target; no explained variance where the targets don't vary.
+
+    >>> sums = {"value_count": 2.0, "value_loss": 0.5, "value_target": 2.0, "value_target_square": 4.0}  # 0 and 2
+    >>> critic_metrics(sums | {"value_miss": 0.0, "value_miss_square": 1.0})  # 1 - 0.5 / 1
+    {'value_loss': 0.25, 'explained_variance': 0.5}
     """
     count = sums.get("value_count", 0.0)
     if not count:

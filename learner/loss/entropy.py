@@ -49,6 +49,9 @@ def band_penalties(entropies: Tensor, usual: Tensor, *, band: tuple[float, float
     Source: EPO (arXiv 2509.22576). Ours: the published penalty is a constant, so its gradient is 0 and it only shifts
     the loss. Here the value is the published one and the gradient is that of `penalty` times the distance from the
     band in nats: it pushes back. Above the band it outweighs the bonus where `smoothing * penalty > 1`.
+
+    >>> band_penalties(torch.tensor([0.5, 1.0, 1.5]), torch.ones(3), band=(0.8, 1.2), penalty=0.1)
+    tensor([0.1000, 0.0000, 0.1000])
     """
     low, high = band[0] * usual, band[1] * usual
     distance = (low - entropies).clamp(min=0) + (entropies - high).clamp(min=0)
@@ -68,6 +71,12 @@ def entropy_loss(
 
     Ours: EPO's weights that change with the phase of training, and its start in the second half of an episode, are
     left out.
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> batch, entropies = collate([Sample.from_turn_index([-1, 0, 0])]), torch.tensor([[9.0, 0.25, 0.75]])
+    >>> terms = entropy_loss(batch, entropies, None, config=EntropyConfig(coef=0.5), loss=LossConfig(), total=2.0)
+    >>> terms.loss.item()  # -0.5 times the mean entropy
+    -0.25
     """
     kept = entropies[batch.loss_mask]
     sums = {}
@@ -79,7 +88,12 @@ def entropy_loss(
 
 
 def turn_sums(batch: MicroBatch, entropies: Tensor, num_turns: int) -> dict[str, float]:
-    """Sum of entropies and number of tokens by turn index, for indices below `num_turns`; they add up."""
+    """Sum of entropies and number of tokens by turn index, for indices below `num_turns`; they add up.
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> turn_sums(collate([Sample.from_turn_index([-1, 0, 0])]), torch.tensor([[9.0, 0.25, 0.75]]), num_turns=1)
+    {'turn_entropy_0': 1.0, 'turn_tokens_0': 2.0}
+    """
     index = batch.turn_index[batch.loss_mask]
     found = torch.zeros(2, num_turns, dtype=torch.float64, device=index.device)
     found[0].index_add_(0, index, entropies.detach()[batch.loss_mask].double())
@@ -90,7 +104,11 @@ def turn_sums(batch: MicroBatch, entropies: Tensor, num_turns: int) -> dict[str,
 
 
 def num_turns(samples: Sequence[Sample]) -> int:
-    """One more than the largest turn index among trained tokens."""
+    """One more than the largest turn index among trained tokens.
+
+    >>> num_turns([Sample.from_turn_index([-1, 0, -1, 1])])
+    2
+    """
     return 1 + max((int(sample.turn_index.max()) for sample in samples), default=-1)
 
 
@@ -102,7 +120,11 @@ class UsualEntropy:
         self._mean: list[float | None] = []
 
     def of(self, turn_index: Tensor) -> Tensor:
-        """The usual entropy of each token's turn, `[B, L]` in nats; NaN where none was seen or nothing is trained."""
+        """The usual entropy of each token's turn, `[B, L]` in nats; NaN where none was seen or nothing is trained.
+
+        >>> UsualEntropy(0.5).of(torch.tensor([[-1, 0]]))  # no update was seen
+        tensor([[nan, nan]])
+        """
         known = [float("nan") if mean is None else mean for mean in self._mean]
         width = max(int(turn_index.max()) + 1, len(known)) + 1
         # the last entry is what NO_TURN, -1, selects
@@ -110,7 +132,14 @@ class UsualEntropy:
         return table[turn_index]
 
     def learn(self, sums: Mapping[str, float]) -> None:
-        """Move towards the means of one update, whose summed `turn_sums` are given; other names are ignored."""
+        """Move towards the means of one update, whose summed `turn_sums` are given; other names are ignored.
+
+        >>> usual = UsualEntropy(0.5)
+        >>> for entropy in (1.0, 0.5):
+        ...     usual.learn({"turn_entropy_0": 2 * entropy, "turn_tokens_0": 2.0})
+        >>> usual.of(torch.tensor([[0]])).item()  # 0.5 * 1.0 + 0.5 * 0.5
+        0.75
+        """
         k = 0
         while f"turn_tokens_{k}" in sums:
             if k == len(self._mean):

@@ -102,6 +102,10 @@ def token_logprobs(
     Logits are taken in float32 and divided by the temperature, as the inference engine does for the log-probs it
     returns. `logits[:, k]` must be the prediction of `targets[:, k]`: the shift by one is the caller's. Entropies carry
     a gradient only if asked to, which keeps two more tensors of the logits' size until the backward pass.
+
+    >>> logprobs, entropies = token_logprobs(torch.zeros(1, 1, 4), torch.tensor([[2]]), temperature=1.0)
+    >>> round(logprobs.item(), 4), round(entropies.item(), 4)  # -log 4 and log 4
+    (-1.3863, 1.3863)
     """
     scaled = logits.float() / temperature
     normaliser = scaled.logsumexp(-1)
@@ -114,7 +118,12 @@ def token_logprobs(
 
 
 def denominator(samples: Sequence[Sample], config: LossConfig) -> float:
-    """Over all samples of an optimizer step: trained tokens, turns, or rows (times `max_length`), by aggregation."""
+    """Over all samples of an optimizer step: trained tokens, turns, or rows (times `max_length`), by aggregation.
+
+    >>> sample = Sample.from_turn_index([-1, 0, 0, -1, 1])
+    >>> [denominator([sample], LossConfig(aggregation=name)) for name in ("token", "turn", "sequence_token_mean")]
+    [3.0, 2.0, 1.0]
+    """
     match config.aggregation:
         case "token":
             return float(sum(sample.num_trained for sample in samples))
@@ -136,6 +145,11 @@ def aggregate(losses: Tensor, batch: MicroBatch, config: LossConfig, *, total: f
 
     Source: the names of verl; sequence_token_sum_norm is Dr.GRPO's (arXiv 2503.20783), turn is StepPO's
     (arXiv 2604.18401).
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> batch, losses = collate([Sample.from_turn_index([-1, 0, 0, -1, 1])]), torch.tensor([1.0, 3.0, 6.0])
+    >>> aggregate(losses, batch, LossConfig(aggregation="turn"), total=2.0).item()  # (2 + 6) / 2
+    4.0
     """
     if config.aggregation == "turn":
         losses = losses / batch.turn_lengths[batch.loss_mask]
@@ -146,7 +160,11 @@ def aggregate(losses: Tensor, batch: MicroBatch, config: LossConfig, *, total: f
 
 
 def turn_weights(num_tokens: Sequence[int], aggregation: Aggregation) -> NDArray[np.float64]:
-    """How often the loss counts each of a trajectory's T turns, `[T]` > 0, up to a factor; its turns are one row."""
+    """How often the loss counts each of a trajectory's T turns, `[T]` > 0, up to a factor; its turns are one row.
+
+    >>> turn_weights([1, 3], "token").tolist(), turn_weights([1, 3], "sequence_token_mean").tolist()
+    ([1.0, 3.0], [0.25, 0.75])
+    """
     tokens = np.array(num_tokens, dtype=np.float64)
     match aggregation:
         case "turn":
@@ -169,6 +187,13 @@ def policy_loss(
     `exp(proximal - rollout)` with its cap and bands. Tokens of weight 0 still count in `total`, and keep their KL term.
 
     Source: decoupled PPO, AReaL (arXiv 2505.24298).
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> batch = collate([Sample.from_turn_index([-1, 0], advantages=[0.0, 1.0])])
+    >>> policies = Policies(current=torch.tensor([[0.0, 1.5]]).log(), proximal=torch.zeros(1, 2))
+    >>> terms = policy_loss(batch, policies, config=LossConfig(clip_high=0.25), offpolicy=OffPolicyConfig(), total=1.0)
+    >>> terms.loss.item(), terms.sums["clipped_high"]  # a ratio of 1.5 is bounded by 1.25
+    (-1.25, 1.0)
     """
     mask = batch.loss_mask
     current, proximal, advantages = policies.current[mask], policies.proximal[mask].detach(), batch.advantages[mask]

@@ -52,23 +52,39 @@ class OffPolicyConfig(BaseModel):
 
 
 def log_ratio(proximal: Tensor, rollout: Tensor) -> Tensor:
-    """`log(pi_proximal / pi_rollout)` per token, clamped to +-20; shapes are equal."""
+    """`log(pi_proximal / pi_rollout)` per token, clamped to +-20; shapes are equal.
+
+    >>> log_ratio(torch.tensor([-1.0, -1.0]), torch.tensor([-1.5, -99.0]))
+    tensor([ 0.5000, 20.0000])
+    """
     return (proximal - rollout).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def truncated_weights(log_ratios: Tensor, cap: float) -> Tensor:
-    """Truncated importance weights `min(exp(log_ratio), cap)` (TIS; decoupled PPO, AReaL, arXiv 2505.24298)."""
+    """Truncated importance weights `min(exp(log_ratio), cap)` (TIS; decoupled PPO, AReaL, arXiv 2505.24298).
+
+    >>> truncated_weights(torch.tensor([0.5, 1.0, 4.0]).log(), cap=2.0)
+    tensor([0.5000, 1.0000, 2.0000])
+    """
     return log_ratios.exp().clamp(max=cap)
 
 
 def band_mask(log_ratios: Tensor, low: float, high: float) -> Tensor:
-    """True where `low <= exp(log_ratio) <= high`; what is outside gets weight 0 (IcePop)."""
+    """True where `low <= exp(log_ratio) <= high`; what is outside gets weight 0 (IcePop).
+
+    >>> band_mask(torch.tensor([0.1, 1.0, 8.0]).log(), low=0.2, high=5.0)
+    tensor([False,  True, False])
+    """
     ratios = log_ratios.exp()
     return (ratios >= low) & (ratios <= high)
 
 
 def k3(log_ratios: Tensor) -> Tensor:
-    """Per-token estimate `exp(d) - 1 - d >= 0` of KL(q || p), `d = log p - log q`, from samples of q (Schulman)."""
+    """Per-token estimate `exp(d) - 1 - d >= 0` of KL(q || p), `d = log p - log q`, from samples of q (Schulman).
+
+    >>> k3(torch.tensor([0.0, 2.0]).exp().log())  # e^2 - 3
+    tensor([0.0000, 4.3891])
+    """
     return log_ratios.exp() - 1 - log_ratios
 
 
@@ -77,6 +93,12 @@ def kept_tokens(log_ratios: Tensor, batch: MicroBatch, config: OffPolicyConfig) 
 
     The geometric mean does not grow with length, a product would (geometric rejection sampling). Bands bound
     `pi_proximal / pi_rollout`; a library that bounds the inverse writes (0.5, 5) as (0.2, 2).
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> from milepost.learner.batch.sample import Sample
+    >>> batch, logs = collate([Sample.from_turn_index([-1, 0, 0, 1])]), torch.tensor([1.0, 4.0, 1.0]).log()
+    >>> kept_tokens(logs, batch, OffPolicyConfig(rejection_band=(0.5, 1.5)))  # turn 0 has the geometric mean 2
+    tensor([False, False,  True])
     """
     keep = torch.ones_like(log_ratios, dtype=torch.bool)
     if config.ratio_band is not None:
@@ -92,6 +114,12 @@ def weights(log_ratios: Tensor, batch: MicroBatch, config: OffPolicyConfig) -> T
 
     `importance = "sequence"` weights all tokens of a row by their product, which spreads with the row's length: it
     suits rows of one short turn.
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> from milepost.learner.batch.sample import Sample
+    >>> batch, logs = collate([Sample.from_turn_index([-1, 0, 0, 1])]), torch.tensor([0.5, 4.0, 9.0]).log()
+    >>> weights(logs, batch, OffPolicyConfig(importance_cap=2.0, ratio_band=(0.2, 5.0)))
+    tensor([0.5000, 2.0000, 0.0000])
     """
     if config.importance == "token":
         found = truncated_weights(log_ratios, config.importance_cap)
@@ -116,6 +144,10 @@ def approximate_proximal(
     Source: the log-linear approximation of AReaL. Ours: `progress` is the share of the update's optimizer steps made so
     far, in [0, 1], because a version stands for a whole update; AReaL takes 1 in every step. At 0 the policies
     are the same and the result is `current`.
+
+    >>> current, rollout, versions = torch.tensor([-1.0, -1.0]), torch.tensor([-2.0, -2.0]), torch.tensor([6, 7])
+    >>> approximate_proximal(current, rollout, versions, version=7, progress=1.0)  # alpha = 1/2 and 0
+    tensor([-1.5000, -2.0000])
     """
     if progress == 0:
         return current.detach()

@@ -56,7 +56,16 @@ class BiLevelGAE:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Advantages and targets of every token. Raises ValueError where a turn has no token values, naming it."""
+        """Advantages and targets of every token. Raises ValueError where a turn has no token values, naming it.
+
+        >>> values = [(0.5, 0.25), (0.5,)]
+        >>> group = CreditGroup.from_walks("A x B p B success", num_tokens=[2, 1], token_values=values)
+        >>> credit = BiLevelGAE(BiLevelGAEConfig(gamma_turn=1.0)).assign(group)
+        >>> [x.tolist() for x in credit.step_adv]  # deltas 0.25 and 0.5
+        [[0.75, 0.5]]
+        >>> [[x.tolist() for x in turns] for turns in credit.token_total]  # the first turn's last token is worth 1
+        [[[0.5, 0.75], [0.5]]]
+        """
         config = self._config
         values = required_token_values(group)
         rewards = [turn_rewards(t, invalid_penalty=config.invalid_penalty) for t in group.trajectories]

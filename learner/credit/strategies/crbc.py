@@ -92,6 +92,13 @@ class CRBC:
 
         Raises:
             ValueError: the group has a history, and the objective is the return or a depth is set.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> credit = CRBC(CRBCConfig(beta=0.5)).assign(group)
+        >>> credit.state_value  # Q(A, x) = 0.25, Q(A, y) = 0, sigma(A) = 0.125
+        {'A': 0.125, 'B': 0.5}
+        >>> [x.tolist() for x in credit.step_adv]
+        [[1.0, 0.0], [-1.0]]
         """
         graph = build_graph(group)
         values = self._values(group, graph)

@@ -49,7 +49,15 @@ class G2PO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages, with V(s) for every state the group acted in."""
+        """Trajectory and step advantages, with V(s) for every state the group acted in.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> credit = G2PO(G2POConfig(gamma=0.5, scale="none")).assign(group)
+        >>> credit.state_value  # v' is 0.5, 1 and 0
+        {'A': 0.125, 'B': 0.5}
+        >>> [x.tolist() for x in credit.step_adv]  # c1: 0.25, 0, -0.25; c2: 0.375, 0.5, -0.125 less their mean 0.25
+        [[0.375, 0.25], [-0.625]]
+        """
         config = self._config
         turns = flat_turns(group)
         states = labels([turn.anchor for turn in turns])

@@ -58,7 +58,13 @@ class GiGPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages; no state value is estimated."""
+        """Trajectory and step advantages; no state value is estimated.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> credit = GiGPO(GiGPOConfig(gamma=0.5, scale="none")).assign(group)  # returns from A on: 0.5 and 0
+        >>> [x.tolist() for x in credit.step_adv]
+        [[0.25, 0.0], [-0.25]]
+        """
         config = self._config
         anchors = [turn.anchor for turn in flat_turns(group)]
         states = labels(anchors if config.similarity == 1 else _representatives(anchors, config.similarity))

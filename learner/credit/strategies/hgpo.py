@@ -53,7 +53,12 @@ class HGPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Step advantages, with trajectory advantages where they have a weight; no state value is estimated."""
+        """Step advantages, with trajectory advantages where they have a weight; no state value is estimated.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> [x.tolist() for x in HGPO(HGPOConfig(gamma=0.5)).assign(group).step_adv]  # std (ddof=0) of 0.5 and 0: 0.25
+        [[1.0, 0.0], [-1.0]]
+        """
         config = self._config
         turns = flat_turns(group)
         anchors = labels([turn.anchor for turn in turns])

@@ -30,6 +30,9 @@ def shaping(potential: Floats, *, gamma: float) -> Floats:
 
     Returns:
         `[T]`.
+
+    >>> shaping(np.array([0.0, 0.5, 0.0]), gamma=0.5).tolist()
+    [0.25, -0.5]
     """
     return gamma * potential[1:] - potential[:-1]
 
@@ -40,6 +43,9 @@ def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float) -> Float
     Args:
         rewards: `[T]`.
         potential: `[T]`, of the state before each turn. Every terminal has 0: success, failure and truncation.
+
+    >>> shaped_returns(np.array([0.0, 1.0]), np.array([0.0, 0.5]), gamma=0.5).tolist()  # 0.5 - 0 and 1 - 0.5
+    [0.5, 0.5]
     """
     return discounted_sums(rewards + shaping(np.append(potential, 0.0), gamma=gamma), rate=gamma)
 
@@ -97,7 +103,13 @@ class PBRS:
         return needs[self._config.potential]
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages. Raises ValueError where a turn lacks what the potential reads, naming it."""
+        """Trajectory and step advantages. Raises ValueError where a turn lacks what the potential reads, naming it.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", progress=[0.5, 1.0])
+        >>> credit = PBRS(PBRSConfig(potential="progress", gamma=0.5)).assign(group)
+        >>> [x.tolist() for x in credit.step_adv]  # returns 0.5 and 1, potentials 0 and 0.5
+        [[0.5, 0.5]]
+        """
         config = self._config
         potential, state_value = self._potential(group)
         step_adv = [

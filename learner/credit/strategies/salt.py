@@ -49,7 +49,12 @@ class SALT:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Step advantages per edge; no state value is estimated."""
+        """Step advantages per edge; no state value is estimated.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A x B q C failure")
+        >>> [x.tolist() for x in SALT(SALTConfig(baseline="dr_grpo")).assign(group).step_adv]  # the first is shared
+        [[0.0, 0.5], [0.0, -0.5]]
+        """
         config = self._config
         rewards = group.penalised_rewards(config.invalid_penalty)
         traj_adv = trajectory_advantages(rewards, baseline=config.baseline)

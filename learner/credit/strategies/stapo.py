@@ -76,6 +76,12 @@ class STAPO:
 
         Raises:
             ValueError: a turn has no entropy, or an outlier has no history gain; names group, trajectory and turn.
+
+        >>> walks, gain = ["A x B failure"] * 5, [0.0, 0.0, 0.0, 0.0, -1.0]
+        >>> group = CreditGroup.from_walks(*walks, entropy=[1.0, 1.0, 1.0, 1.0, 3.0], history_gain=gain)
+        >>> credit = STAPO(STAPOConfig()).assign(group)  # the last turn is 2 nats above the fence
+        >>> [x.round(3).tolist() for x in credit.step_adv]  # 0.01 * -1 - 0.01 * 2
+        [[0.0], [0.0], [0.0], [0.0], [-0.03]]
         """
         config = self._config
         outliers = entropy_outliers(group, fence=config.fence)
@@ -104,6 +110,10 @@ def entropy_outliers(group: CreditGroup, *, fence: float) -> Outliers:
 
     Raises:
         ValueError: a turn has no entropy; names group, trajectory and turn.
+
+    >>> group = CreditGroup.from_walks(*["A x B failure"] * 5, entropy=[1.0, 1.0, 1.0, 1.0, 3.0])
+    >>> entropy_outliers(group, fence=1.5).excess.round(3).tolist()
+    [0.0, 0.0, 0.0, 0.0, 2.0]
     """
     entropy = np.concatenate(required(group, "entropy"))
     normalised, has_peer = compare(entropy, _states(group), scale="none")

@@ -50,7 +50,13 @@ class StepPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Advantages and critic targets of every turn. Raises ValueError where a turn has no value, naming it."""
+        """Advantages and critic targets of every turn. Raises ValueError where a turn has no value, naming it.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", value=[0.5, 0.5])
+        >>> credit = StepPO(StepPOConfig(gamma=1.0, gae_lambda=0.5)).assign(group)
+        >>> [x.tolist() for x in credit.total]  # deltas 0 and 0.5
+        [[0.25, 0.5]]
+        """
         config = self._config
         values = required(group, "value")
         advantages = tuple(
