@@ -43,7 +43,7 @@ class MicroBatch:
 
 
 def minibatches(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
-    """Split samples over optimizer steps by whole groups, with about equally many trained tokens each.
+    """Minibatches: samples split over optimizer steps by whole groups, with about equally many trained tokens each.
 
     Returns at most `count` non-empty lists (fewer if there are fewer groups), in the same order on every rank.
 
@@ -67,7 +67,7 @@ def minibatches(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
 
 
 def plan(samples: Sequence[Sample], *, num_ranks: int, max_tokens: int) -> list[list[tuple[Sample, ...]]]:
-    """Which samples each rank trains on in each micro-batch: `[rank][k]`, the same number k for every rank.
+    """Micro-batches `[rank][k]`: which samples each rank trains on in each, the same number k for every rank.
 
     A micro-batch holds at most `max_tokens` tokens with padding; a longer sample gets one of its own. An empty tuple is
     a dummy. Micro-batches of one round are of similar size, the largest come first (memory fails early or not at all).

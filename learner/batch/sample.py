@@ -1,4 +1,4 @@
-"""A trajectory as the learner trains on it: token sequences with a mask over what the policy sampled.
+"""Loss-masked token sequences: a trajectory as the learner trains on it, with a mask over what the policy sampled.
 
 While each turn's prompt continues the previous prompt and response token by token, the turns share one sequence, so an
 episode of T turns costs O(T) tokens and not O(T^2). Where the context was windowed or rewritten, a new sample starts.
@@ -32,10 +32,10 @@ class Sample:
     index: int
     token_ids: NDArray[np.int64]
     loss_mask: NDArray[np.bool_]
-    """True only where the policy sampled the token; prompts, observations and templates are False."""
+    """Loss mask: true only where the policy sampled the token; prompts, observations and templates are False."""
     advantages: NDArray[np.float32]
     rollout_logprobs: NDArray[np.float32]
-    """Of the sampled tokens, as the inference engine returned them; 0 elsewhere."""
+    """Log-probs in nats of the sampled tokens, as the inference engine returned them; 0 elsewhere."""
     versions: NDArray[np.int64]
     """Policy version that sampled the token; `NO_VERSION` elsewhere."""
     turn_lengths: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Sample:
     value_mask: NDArray[np.bool_]
     """True where a critic is trained: on its estimate before the token was sampled."""
     value_targets: NDArray[np.float32]
-    """What the critic should say there; 0 elsewhere."""
+    """Value targets: what the critic should say there; 0 elsewhere."""
 
     def __post_init__(self) -> None:
         lengths = [getattr(self, f.name).shape for f in fields(self) if f.name not in ("group_id", "index")]

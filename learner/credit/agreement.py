@@ -37,7 +37,7 @@ def rank_correlation(a: Floats, b: Floats) -> float | None:
 
 
 def sign_flip_share(a: Floats, b: Floats) -> float | None:
-    """Share of N turns that one side encourages and the other discourages; a credit of 0 does neither.
+    """Sign disagreement: share of N turns that one side encourages and the other discourages; 0 does neither.
 
     None without turns. Raises ValueError if the shapes differ.
 

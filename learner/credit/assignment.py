@@ -49,9 +49,9 @@ class CreditTurn(msgspec.Struct, frozen=True):
     history_gain: float | None = None
     """Mean log-prob of those tokens with goal and history in the context less without them, in nats."""
     value: float | None = None
-    """A critic's estimate before the turn's first token, where there is a critic."""
+    """Value estimate of a critic before the turn's first token, where there is a critic."""
     token_values: tuple[float, ...] | None = None
-    """A critic's estimate before each of the turn's tokens, `[num_tokens]`; the first is `value`."""
+    """Value estimates of a critic before each of the turn's tokens, `[num_tokens]`; the first is `value`."""
 
     def __post_init__(self) -> None:
         if self.invalid != (self.action == INVALID):
@@ -169,20 +169,20 @@ class Credit:
     """Advantages of one group of G trajectories with T_i turns each, and what they were made of."""
 
     traj_adv: Floats
-    """`[G]`, unweighted."""
+    """Trajectory advantages `[G]`, unweighted."""
     step_adv: tuple[Floats, ...]
-    """G arrays `[T_i]`, unweighted."""
+    """Step advantages, G arrays `[T_i]`, unweighted."""
     coverage: tuple[NDArray[np.int8], ...]
     """G arrays `[T_i]` of 0 and 1: 1 where the step advantage rests on a comparison or an estimate of its own."""
     total: tuple[Floats, ...]
-    """G arrays `[T_i]`: the advantage the loss uses."""
+    """Total advantages, G arrays `[T_i]`: those the loss uses."""
     state_value: dict[str, float]
     """Estimated value of every state the group acted in; empty for strategies that estimate none."""
     diagnostics: dict[str, float]
     token_total: tuple[tuple[Floats, ...], ...] | None = None
-    """G tuples of T_i arrays `[num_tokens]`: what the loss uses instead of `total`, where tokens differ in a turn."""
+    """Token advantages, G tuples of T_i arrays `[num_tokens]`: used instead of `total` where a strategy has them."""
     value_targets: tuple[tuple[Floats, ...], ...] | None = None
-    """G tuples of T_i arrays: what the critic should have said before the first n tokens of the turn, n >= 1."""
+    """Value targets, G tuples of T_i arrays: what the critic should have said before a turn's first n >= 1 tokens."""
 
 
 class Strategy(Protocol):

@@ -19,7 +19,7 @@ ROUNDING = 1e-9
 
 
 def trajectory_advantages(rewards: Floats, *, baseline: Baseline) -> Floats:
-    """Compare each trajectory's return with its group.
+    """Group-relative advantages: each trajectory's return compared with those of its group.
 
     `grpo`: (R - mean) / std with ddof=1. `rloo` (arXiv 2402.14740): R - mean of the others. `dr_grpo` (arXiv
     2503.20783): R - mean. A group of one and a group without spread get exactly 0.

@@ -55,7 +55,7 @@ def labels(keys: Sequence[Hashable]) -> Ints:
 
 
 def compare(values: Floats, peers: Ints, *, scale: Scale, ddof: Literal[0, 1] = 1) -> tuple[Floats, Bools]:
-    """`value - mean`, divided by the standard deviation if `scale` says so, each within its peers.
+    """Advantage normalisation within peers: `value - mean`, divided by the standard deviation if `scale` says so.
 
     Args:
         values: `[N]`.
@@ -98,7 +98,7 @@ def combined(
     state_value: dict[str, float],
     diagnostics: dict[str, float],
 ) -> Credit:
-    """`w_trajectory * A_i + w_step * step_adv` with the facts every group has.
+    """Total advantages `w_trajectory * A_i + w_step * step_adv`, with the facts every group has.
 
     Args:
         step_adv: `[N]` over the turns of `flat_turns`.

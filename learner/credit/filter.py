@@ -1,4 +1,4 @@
-"""Which groups are worth an optimizer step, and with what weight: those that have most to teach come first.
+"""Group filtering: which groups are worth an optimizer step, and with what weight; those with most to teach come first.
 
 Groups without reward variance drown the signal in regularisation noise (RAGEN-2, arXiv 2604.06268). Credit is computed
 before groups are dropped, so a group whose rewards are all equal but whose turns still earned step credit is kept. The
@@ -36,21 +36,27 @@ class FilterConfig(BaseModel):
 
     method: Method = Field(
         "top_p",
-        description="top_p: largest scores up to a share of their sum; top_p_softmax: of their softmax; top_k: a share "
-        "of the groups; top_k_absolute: that many groups; min_p: a share of the largest score and up; soft: all, each "
-        "weighted by its score over the largest; none: all",
+        description="Filter rule: top_p keeps the largest scores up to a share of their sum; top_p_softmax, of "
+        "their softmax; top_k, a share of the groups; top_k_absolute, that many groups; min_p, from a "
+        "share of the largest score up; soft, all, each weighted by its score over the largest; none, "
+        "every group",
     )
     value: float = Field(
-        0.9, gt=0, description="Share of top_p, top_p_softmax, top_k and min_p, at most 1; number of top_k_absolute"
+        0.9,
+        gt=0,
+        description="Filter threshold: share of top_p, top_p_softmax, top_k and min_p, at most 1; number of "
+        "groups of top_k_absolute",
     )
     score: Score = Field(
         "reward_std",
-        description="Of a group: reward_std of its returns; step_std of its turns' step credit; length in tokens per "
-        "trajectory; entropy in nats per token. The last two prefer long or undecided groups and are for comparison",
+        description="Filter score of a group: reward_std of its returns; step_std of its turns' step credit; "
+        "length in tokens per trajectory; entropy in nats per token. The last two prefer long or "
+        "undecided groups and are for comparison",
     )
     compensation: Literal["none", "linear", "sqrt"] = Field(
         "none",
-        description="Multiply advantages by the kept share of the groups, or by its root: few groups, small step",
+        description="Batch size compensation: multiply advantages by the kept share of the groups (linear) or its "
+        "root (sqrt): few groups, small step",
     )
 
     @model_validator(mode="after")

@@ -82,7 +82,7 @@ class TransitionGraph:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphValues:
-    """What states and actions are worth under the behaviour in the graph, discounted per turn.
+    """Value functions V(s) and Q(s, a) under the behaviour in the graph, discounted per turn.
 
     By default the probability of success, in [0, 1]; with returns at the ends, in units of the return.
     """
@@ -167,7 +167,7 @@ def solve_values(graph: TransitionGraph, *, beta: float, end_value: Floats | Non
 
 
 def visit_local_values(graph: TransitionGraph, realised: Floats) -> GraphValues:
-    """Means of what was realised after the visits themselves: V^(0) of CRBC, which looks at no other rollout's future.
+    """Monte Carlo values: means of what was realised after the visits themselves, V^(0) of CRBC.
 
     Args:
         realised: `[N]` discounted return from each turn of the group on.

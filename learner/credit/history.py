@@ -35,7 +35,7 @@ def transitions(group: CreditGroup) -> tuple[PastTransition, ...]:
 
 
 def faded(past: Sequence[PastTransition], factor: float) -> tuple[PastTransition, ...]:
-    """Every count times `factor`; transitions that are then fainter than `FAINTEST` are left out.
+    """Exponential decay: every count times `factor`; transitions that are then fainter than `FAINTEST` are left out.
 
     Raises:
         ValueError: `factor` is not in [0, 1].

@@ -1,4 +1,4 @@
-"""One scale for a batch of advantages: clipping, KL weight and learning rate then mean the same for every strategy.
+"""Advantage normalisation over a batch: clip range, KL coefficient and learning rate mean the same for every strategy.
 
 Works on whole batches, after filter and modulators and before any split over ranks. Never applied to a group alone:
 what a group earned in comparison with other groups must survive.
@@ -18,7 +18,7 @@ ROUNDING = 1e-9
 
 
 def scaled(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]], scaling: Scaling) -> list[Credit]:
-    """Bring the totals of a batch to the scale of the loss.
+    """Advantage normalisation: bring the totals of a batch to the scale of the loss.
 
     `unit_std` divides by the batch's standard deviation over turns and centres nothing, so a sign stays a sign; that is
     ours, for the pitfall of a step weight of 5. `whiten_turns` also subtracts the mean, every turn counting once

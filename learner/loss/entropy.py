@@ -1,4 +1,4 @@
-"""Entropy in the loss: a bonus, and a band around what is usual for a turn.
+"""Entropy bonus in the loss, and an entropy band around what is usual for a turn.
 
 The policy's mean entropy falls as it learns; in episodes of many turns it may also oscillate. A bonus holds it up, a
 band with a penalty dampens what leaves the usual range. Nothing here promises that a policy does not collapse: watch
@@ -20,17 +20,26 @@ from milepost.learner.loss.loss import LossConfig, LossTerms, aggregate
 
 
 class EntropyConfig(BaseModel):
-    """Whether the loss holds the policy's entropy up, and inside a band."""
+    """Entropy bonus and band: whether the loss holds the policy's entropy up, and inside a range."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    coef: float = Field(0.0, ge=0, description="Weight of the mean entropy in the loss; 0: entropy is only measured")
-    band: tuple[float, float] | None = Field(
-        None, description="Tokens with entropy outside (low, high) times the usual of their turn are penalised (EPO)"
+    coef: float = Field(
+        0.0, ge=0, description="Entropy bonus coefficient of the mean entropy in the loss; 0: entropy is only measured"
     )
-    penalty: float = Field(0.1, gt=0, description="Of one such token, in nats")
-    smoothing: float = Field(1.0, gt=0, description="Weight of the mean penalty beside the mean entropy")
-    memory: float = Field(0.9, ge=0, lt=1, description="Share of the old value when an update's mean becomes the usual")
+    band: tuple[float, float] | None = Field(
+        None,
+        description="Entropy band (EPO): tokens with entropy outside (low, high) times the usual of their turn "
+        "are penalised",
+    )
+    penalty: float = Field(0.1, gt=0, description="Entropy penalty of one token outside the band, in nats")
+    smoothing: float = Field(1.0, gt=0, description="Smoothing coefficient of the mean penalty beside the mean entropy")
+    memory: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Exponential moving average decay of the usual entropy: share of the old value at each update",
+    )
 
     @model_validator(mode="after")
     def _band_is_an_interval_around_one_and_counts(self) -> Self:
@@ -44,7 +53,7 @@ class EntropyConfig(BaseModel):
 
 
 def band_penalties(entropies: Tensor, usual: Tensor, *, band: tuple[float, float], penalty: float) -> Tensor:
-    """`penalty` where an entropy is outside `band` times its `usual` value, else 0; all `[N]`; usual NaN gives 0.
+    """Entropy penalties `[N]`: `penalty` where an entropy is outside `band` times its `usual` one, else 0; NaN gives 0.
 
     Source: EPO (arXiv 2509.22576). Ours: the published penalty is a constant, so its gradient is 0 and it only shifts
     the loss. Here the value is the published one and the gradient is that of `penalty` times the distance from the
@@ -62,7 +71,7 @@ def band_penalties(entropies: Tensor, usual: Tensor, *, band: tuple[float, float
 def entropy_loss(
     batch: MicroBatch, entropies: Tensor, usual: Tensor | None, *, config: EntropyConfig, loss: LossConfig, total: float
 ) -> LossTerms:
-    """`-coef * aggregate(H - smoothing * penalty)` of one micro-batch, added up over tokens as the policy loss is.
+    """Entropy loss `-coef * aggregate(H - smoothing * penalty)` of one micro-batch, added up as the policy loss is.
 
     Args:
         entropies: `[B, L]` in nats, with gradient.
@@ -113,7 +122,7 @@ def num_turns(samples: Sequence[Sample]) -> int:
 
 
 class UsualEntropy:
-    """Mean entropy per turn index over past updates, as a moving average that begins anew when a run is resumed."""
+    """Exponential moving average of the mean entropy per turn index; it begins anew when a run is resumed."""
 
     def __init__(self, memory: float) -> None:
         self._memory = memory

@@ -1,7 +1,7 @@
-"""How far the policy that is trained is from the one that sampled, as sums that add up over micro-batches and ranks.
+"""Training-inference mismatch: how far the policy that is trained is from the one that sampled.
 
-Rates are made at the end, from the sums of a whole update. Where the proximal log-probs are approximated, these are
-numbers of the approximation.
+Everything is a sum that adds up over micro-batches and ranks. Rates are made at the end, from the sums of a whole
+update. Where the proximal log-probs are approximated, these are numbers of the approximation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from milepost.learner.loss.offpolicy import MAX_LOG_RATIO, OffPolicyConfig, k3, 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Sums over trained tokens and rows, with rho = pi_proximal / pi_rollout; sums of several batches add up."""
+    """Sums over trained tokens and rows of the importance ratio rho = pi_proximal / pi_rollout; batches add up."""
 
     tokens: float
     ratio: float

@@ -18,15 +18,23 @@ from milepost.learner.credit.settings import CreditSettings
 
 
 class BiLevelGAEConfig(CreditSettings):
-    """Every token earns its generalised advantage inside its turn, and the turn among turns."""
+    """Bi-level GAE: every token earns its generalised advantage inside its turn, and the turn among turns."""
 
     strategy: Literal["bilevel_gae"] = Field(
-        "bilevel_gae", description="a critic's generalised advantage over turns, then over the tokens of a turn"
+        "bilevel_gae",
+        description="Bi-level GAE: generalised advantages of a critic over turns, then over the tokens of a turn",
     )
-    gamma_turn: float = Field(0.95, gt=0, le=1, description="Discount per turn")
-    lambda_turn: float = Field(1.0, ge=0, le=1, description="Weight of far estimates over turns")
-    gamma_token: float = Field(1.0, gt=0, le=1, description="Discount per token inside a turn")
-    lambda_token: float = Field(1.0, ge=0, le=1, description="Weight of far estimates over the tokens of a turn")
+    gamma_turn: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn")
+    lambda_turn: float = Field(
+        1.0, ge=0, le=1, description="GAE lambda over turns: 0 looks one turn ahead, 1 takes the whole return"
+    )
+    gamma_token: float = Field(1.0, gt=0, le=1, description="Discount factor gamma per token inside a turn")
+    lambda_token: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="GAE lambda over the tokens of a turn: 0 looks one token ahead, 1 to the end of the turn",
+    )
 
 
 class BiLevelGAE:

@@ -19,9 +19,14 @@ from milepost.learner.credit.settings import StepSettings
 class G2POConfig(StepSettings):
     """A turn's credit is the value of where it led, compared within its state and within the group."""
 
-    strategy: Literal["g2po"] = Field("g2po", description="value of the next state, compared in state and group")
-    gamma: float = Field(0.95, gt=0, le=1, description="Discount per turn of success")
-    scale: Scale = Field("std", description="Divide both comparisons by their std, or none: only subtract the mean")
+    strategy: Literal["g2po"] = Field(
+        "g2po", description="G2PO: value of the next state, compared within state and group"
+    )
+    gamma: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn, of success")
+    scale: Scale = Field(
+        "std",
+        description="Advantage normalisation of both comparisons: std divides by it, none only subtracts the mean",
+    )
 
 
 class G2PO:

@@ -22,8 +22,12 @@ from milepost.learner.credit.settings import GraphSettings
 class GraphGPOConfig(GraphSettings):
     """A turn's credit is how near to success it led, compared with the other visits of its state."""
 
-    strategy: Literal["graphgpo"] = Field("graphgpo", description="distance to success, by the group's known paths")
-    omega: float = Field(0.1, gt=0, lt=1, description="Factor per turn of distance; small makes only the best count")
+    strategy: Literal["graphgpo"] = Field(
+        "graphgpo", description="Graph-based Group Policy Optimization: distance to success, by the group's known paths"
+    )
+    omega: float = Field(
+        0.1, gt=0, lt=1, description="Discount factor per turn of distance to success; small makes only the best count"
+    )
 
 
 class GraphGPO:

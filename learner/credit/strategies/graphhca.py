@@ -20,9 +20,13 @@ from milepost.learner.credit.settings import GraphSettings
 class GraphHCAConfig(GraphSettings):
     """A turn's credit is the change of the log-probability of success, compared with the other turns from its state."""
 
-    strategy: Literal["graphhca"] = Field("graphhca", description="credit for the change in log success probability")
-    beta: float = Field(0.95, gt=0, lt=1, description="Discount per turn of the probability of success")
-    floor: float = Field(0.01, gt=0, lt=1, description="Probabilities below it count as this, so a logarithm exists")
+    strategy: Literal["graphhca"] = Field(
+        "graphhca", description="Hindsight credit assignment (GraphHCA): change of the log-probability of success"
+    )
+    beta: float = Field(0.95, gt=0, lt=1, description="Discount factor per turn, of the probability of success")
+    floor: float = Field(
+        0.01, gt=0, lt=1, description="Probability floor: smaller ones count as this, so that a logarithm exists"
+    )
 
 
 class GraphHCA:

@@ -23,7 +23,7 @@ Potential = Literal["graph", "progress", "value"]
 
 
 def shaping(potential: Floats, *, gamma: float) -> Floats:
-    """`F_t = gamma Phi(s_{t+1}) - Phi(s_t)`, the reward of moving between states (Ng et al., ICML 1999).
+    """Shaping rewards `F_t = gamma Phi(s_{t+1}) - Phi(s_t)`, for moving between states (Ng et al., ICML 1999).
 
     Args:
         potential: `[T + 1]`, of the state before each turn and of the terminal, which must be 0 for invariance.
@@ -38,7 +38,7 @@ def shaping(potential: Floats, *, gamma: float) -> Floats:
 
 
 def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float) -> Floats:
-    """`[T]` discounted returns-to-go of `r + F`, which telescope to `G_t - Phi(s_t)`.
+    """Discounted returns-to-go `[T]` of `r + F`, which telescope to `G_t - Phi(s_t)`.
 
     Args:
         rewards: `[T]`.
@@ -53,11 +53,15 @@ def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float) -> Float
 class PBRSConfig(GraphSettings):
     """A turn earns its return-to-go less the potential of its state."""
 
-    strategy: Literal["pbrs"] = Field("pbrs", description="return-to-go less the potential of the turn's state")
-    potential: Potential = Field(
-        "graph", description="graph: chance of success in the group; progress: the environment's; value: a critic's"
+    strategy: Literal["pbrs"] = Field(
+        "pbrs", description="Potential-based reward shaping: return-to-go less the potential of the turn's state"
     )
-    gamma: float = Field(0.98, gt=0, le=1, description="Discount per turn, also inside the graph")
+    potential: Potential = Field(
+        "graph",
+        description="Shaping potential: graph, the discounted success probability in the group; progress, the "
+        "environment's; value, a critic's",
+    )
+    gamma: float = Field(0.98, gt=0, le=1, description="Discount factor gamma per turn, also inside the graph")
 
     @model_validator(mode="after")
     def _the_potential_fits(self) -> Self:

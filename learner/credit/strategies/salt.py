@@ -21,7 +21,9 @@ from milepost.learner.credit.settings import StepSettings
 class SALTConfig(StepSettings):
     """A turn's credit is the mean advantage of all trajectories that made the same transition."""
 
-    strategy: Literal["salt"] = Field("salt", description="mean advantage of the trajectories that share a transition")
+    strategy: Literal["salt"] = Field(
+        "salt", description="SALT: mean advantage of the trajectories that share a transition"
+    )
     w_trajectory: float = Field(0.0, ge=0, description="Weight of the trajectory advantage, which the steps hold too")
 
 

@@ -26,12 +26,22 @@ class STAPOConfig(StepSettings):
     """Step returns within a state, and a word on the turns whose entropy stands out."""
 
     strategy: Literal["stapo"] = Field(
-        "stapo", description="step returns within a state, selective credit for turns of outlying entropy"
+        "stapo", description="STAPO: step returns within a state, selective credit for turns of outlying entropy"
     )
-    gamma: float = Field(0.95, gt=0, le=1, description="Discount per turn of the step return")
-    fence: float = Field(1.5, ge=0, description="Interquartile ranges above the third quartile where outliers begin")
-    w_aware: float = Field(0.01, ge=0, description="Weight, on outliers, of what goal and history added to log-probs")
-    w_independent: float = Field(0.01, ge=0, description="Weight, on outliers, of the entropy above the fence")
+    gamma: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn, of the step return")
+    fence: float = Field(
+        1.5, ge=0, description="Outlier fence in interquartile ranges above the third quartile of the entropy"
+    )
+    w_aware: float = Field(
+        0.01,
+        ge=0,
+        description="Weight of the trajectory-aware reward of outliers: what goal and history added to log-probs",
+    )
+    w_independent: float = Field(
+        0.01,
+        ge=0,
+        description="Weight of the trajectory-independent penalty of outliers: their entropy above the fence",
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +113,7 @@ class STAPO:
 
 
 def entropy_outliers(group: CreditGroup, *, fence: float) -> Outliers:
-    """The turns whose entropy, less what is usual in their state, lies above the fence.
+    """Outliers by Tukey's fence: turns whose entropy, less what is usual in their state, lies above it.
 
     Args:
         fence: interquartile ranges above the third quartile.

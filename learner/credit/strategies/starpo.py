@@ -19,7 +19,9 @@ from milepost.learner.credit.settings import TrajectorySettings
 class StarPOConfig(TrajectorySettings):
     """Every turn gets its trajectory's advantage."""
 
-    strategy: Literal["starpo"] = Field("starpo", description="each turn gets its trajectory's advantage")
+    strategy: Literal["starpo"] = Field(
+        "starpo", description="StarPO: each turn gets its trajectory's group-relative advantage"
+    )
     w_trajectory: float = Field(1.0, gt=0, description="Weight of the trajectory advantage")
 
 

@@ -21,9 +21,11 @@ from milepost.learner.credit.settings import CreditSettings
 class StepPOConfig(CreditSettings):
     """A turn earns its generalised advantage over a critic's values."""
 
-    strategy: Literal["steppo"] = Field("steppo", description="a critic's generalised advantage over turns")
-    gamma: float = Field(0.99, gt=0, le=1, description="Discount per turn")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="Weight of far estimates: 0 one turn ahead, 1 the return")
+    strategy: Literal["steppo"] = Field("steppo", description="StepPO: generalised advantages of a critic over turns")
+    gamma: float = Field(0.99, gt=0, le=1, description="Discount factor gamma per turn")
+    gae_lambda: float = Field(
+        0.95, ge=0, le=1, description="GAE lambda: 0 looks one turn ahead, 1 takes the whole return"
+    )
 
 
 class StepPO:
