@@ -18,19 +18,27 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_engines: int = Field(1, ge=1, description="Engines, each a full copy of the policy")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and activations")
-    max_model_len: int = Field(1024, ge=16, description="Longest context in tokens, prompt and response together")
-    max_num_seqs: int = Field(64, ge=1, description="Requests decoded side by side")
-    kv_cache_gib: int = Field(1, ge=1, description="KV cache on CPU, GiB")
-    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of a GPU's memory for weights and KV")
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs per engine")
+    num_engines: int = Field(1, ge=1, description="Number of inference engines, each a full copy of the policy")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Data type of weights and activations"
+    )
+    max_model_len: int = Field(1024, ge=16, description="Context length, prompt and response together, in tokens")
+    max_num_seqs: int = Field(64, ge=1, description="Decoding batch size: requests decoded side by side")
+    kv_cache_gib: int = Field(1, ge=1, description="KV cache on CPU, in GiB")
+    gpu_memory_utilization: float = Field(
+        0.85, gt=0, le=1, description="GPU memory utilization: share for weights and KV cache"
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="Tensor parallel size: GPUs that one engine's weights are split over"
+    )
     num_threads: int = Field(1, ge=1, description="CPU threads per engine (CPU only)")
-    transfer: Literal["file", "nccl"] = Field("file", description="file: shared memory on one host; nccl: GPUs")
-    start_timeout_s: float = Field(300, gt=0, description="An engine that does not serve by then is an error")
-    request_timeout_s: float = Field(60, gt=0, description="Deadline of one generation")
-    update_timeout_s: float = Field(120, gt=0, description="Deadline of one weight update")
-    max_restarts: int = Field(5, ge=0, description="Replacements of dead engines before the run gives up")
+    transfer: Literal["file", "nccl"] = Field(
+        "file", description="Weight transfer to engines: file, over shared memory on one host; nccl, between GPUs"
+    )
+    start_timeout_s: float = Field(300, gt=0, description="Start timeout in seconds, until an engine serves")
+    request_timeout_s: float = Field(60, gt=0, description="Request timeout in seconds, of one generation")
+    update_timeout_s: float = Field(120, gt=0, description="Weight update timeout in seconds")
+    max_restarts: int = Field(5, ge=0, description="Restart limit: dead engines replaced before the run gives up")
 
 
 def environment(config: EngineConfig) -> dict[str, str]:
@@ -52,8 +60,8 @@ class SamplingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(1.0, gt=0, le=5, description="Of rollouts and evaluation")
-    max_tokens: int = Field(16, ge=1, description="Longest response of one turn, tokens")
+    temperature: float = Field(1.0, gt=0, le=5, description="Sampling temperature, of rollouts and evaluation")
+    max_tokens: int = Field(16, ge=1, description="Response length limit of one turn, in tokens")
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,15 +24,19 @@ class ActorConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_workers: int = Field(1, ge=1, description="Worker processes")
-    concurrent_groups: int = Field(8, ge=1, description="Groups a worker plays side by side")
-    max_turns: int = Field(10, ge=1, description="An episode with more turns is truncated")
-    window_turns: int = Field(0, ge=0, description="Turns kept in the context; 0 keeps all (append-only)")
+    num_workers: int = Field(1, ge=1, description="Number of rollout worker processes")
+    concurrent_groups: int = Field(8, ge=1, description="Concurrent groups: how many a worker plays side by side")
+    max_turns: int = Field(10, ge=1, description="Turn limit of an episode: one with more turns is truncated")
+    window_turns: int = Field(
+        0, ge=0, description="Context window in turns: the most recent ones kept in a prompt; 0 keeps all (append-only)"
+    )
     system_prompt: str = Field("", description="System message of every conversation")
-    env_timeout_s: float = Field(20, gt=0, description="Deadline of one environment call")
-    episode_timeout_s: float = Field(300, gt=0, description="Deadline of one episode")
-    env_threads: int = Field(8, ge=1, description="Environment calls running side by side in a worker")
-    max_restarts: int = Field(20, ge=0, description="Worker replacements before the run gives up")
+    env_timeout_s: float = Field(
+        20, gt=0, description="Environment timeout in seconds, of one call into environment or reward"
+    )
+    episode_timeout_s: float = Field(300, gt=0, description="Episode timeout in seconds")
+    env_threads: int = Field(8, ge=1, description="Environment threads per worker: calls that run side by side")
+    max_restarts: int = Field(20, ge=0, description="Restart limit: replacements of workers before the run gives up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

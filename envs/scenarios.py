@@ -29,17 +29,21 @@ class ScenarioConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field("milepost.envs.frozen_lake:FrozenLakeText", description="environment class, package.module:Class")
-    options: dict[str, OptionValue] = Field({}, description="keyword arguments of its constructor")
-    ood_options: dict[str, OptionValue] = Field({}, description="what the out-of-distribution split changes in options")
-    train_size: int = Field(512, description="tasks in the training split", ge=1, le=SEEDS_PER_SPLIT)
-    heldout_size: int = Field(64, description="tasks in the held-out split", ge=0, le=SEEDS_PER_SPLIT)
-    ood_size: int = Field(0, description="tasks in the out-of-distribution split", ge=0, le=SEEDS_PER_SPLIT)
-    seed: int = Field(0, description="another seed draws other tasks in another order", ge=0, le=2**31)
+    path: str = Field("milepost.envs.frozen_lake:FrozenLakeText", description="Environment class, package.module:Class")
+    options: dict[str, OptionValue] = Field({}, description="Environment options: keyword arguments of its constructor")
+    ood_options: dict[str, OptionValue] = Field(
+        {}, description="Out-of-distribution options: what that split changes in options"
+    )
+    train_size: int = Field(512, description="Training split size, in tasks", ge=1, le=SEEDS_PER_SPLIT)
+    heldout_size: int = Field(64, description="Held-out split size, in tasks", ge=0, le=SEEDS_PER_SPLIT)
+    ood_size: int = Field(0, description="Out-of-distribution split size, in tasks", ge=0, le=SEEDS_PER_SPLIT)
+    seed: int = Field(
+        0, description="Random seed of the tasks: another one draws other tasks in another order", ge=0, le=2**31
+    )
     distinct_starts: bool = Field(
         False,
-        description="reset the environment once per task, when the set is made, and leave out tasks that start in a "
-        "state that another one of any split starts in",
+        description="Deduplicate start states over all splits: the environment is reset once per task when the "
+        "set is made, and tasks that start where another one does are left out",
     )
 
 

@@ -12,27 +12,45 @@ class LearnerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    ranks: int = Field(1, ge=1, description="Learner processes; one GPU each where there are GPUs")
+    ranks: int = Field(1, ge=1, description="Data parallel size: learner processes, one GPU each where there are GPUs")
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        2, description="What ZeRO splits over ranks: 1 optimizer state, 2 also gradients, 3 also parameters"
+        2, description="ZeRO stage, what is split over ranks: 1 optimizer state, 2 also gradients, 3 also parameters"
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the forward pass; bfloat16 is for GPUs")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Data type of the forward pass; bfloat16 is for GPUs"
+    )
     lr: float = Field(1e-6, gt=0, description="Learning rate of AdamW after warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay")
-    grad_clip: float = Field(1.0, gt=0, description="Largest global norm of a step's gradient")
-    warmup_steps: int = Field(0, ge=0, description="Optimizer steps over which the rate rises linearly")
-    decay_steps: int = Field(0, ge=0, description="Steps over which it then falls linearly to a tenth; 0: constant")
-    minibatches: int = Field(1, ge=1, description="Optimizer steps per update; above 1 costs one more forward pass")
-    max_tokens_per_micro_batch: int = Field(16384, ge=2, description="With padding; bounds the memory of a pass")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, 4/3 of the time")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW, decoupled")
+    grad_clip: float = Field(1.0, gt=0, description="Gradient clipping: largest global norm of a step's gradient")
+    warmup_steps: int = Field(0, ge=0, description="Learning rate warm-up: optimizer steps of a linear rise")
+    decay_steps: int = Field(
+        0,
+        ge=0,
+        description="Learning rate decay: optimizer steps of a linear fall to a tenth after warm-up; 0: constant",
+    )
+    minibatches: int = Field(
+        1, ge=1, description="Minibatches per update, one optimizer step each; above 1 costs one more forward pass"
+    )
+    max_tokens_per_micro_batch: int = Field(
+        16384, ge=2, description="Micro-batch size in tokens, padding included; bounds the memory of a pass"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Gradient checkpointing: recompute activations, for less memory at 4/3 of the time"
+    )
     parity_limit: float = Field(
         1e-3,
         gt=0,
-        description="Mean |log-prob of learner - of engine| on tokens of the current version above which a step is "
-        "refused; 1e-3 suits float32, about 5e-2 bfloat16",
+        description="Parity limit in nats per token: mean |log-prob of learner - of engine| on tokens of the "
+        "current version above which a step is refused; 1e-3 suits float32, about 5e-2 bfloat16",
     )
-    stop_on_skipped: int = Field(3, ge=1, description="Consecutive non-finite steps after which training stops")
-    collective_timeout_s: float = Field(300.0, gt=0, description="Deadline of every exchange between learner ranks")
+    stop_on_skipped: int = Field(
+        3,
+        ge=1,
+        description="Limit of consecutive skipped steps (loss or gradient not finite), after which training stops",
+    )
+    collective_timeout_s: float = Field(
+        300.0, gt=0, description="Collective timeout in seconds, of every exchange between learner ranks"
+    )
     threads: int = Field(0, ge=0, description="CPU threads per rank; 0 leaves it to torch")
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ class Recipe:
     critic: CriticConfig
     """Read only where the strategy reads a critic."""
     temperature: float
-    """The one that rollouts were sampled at: log-probs are of that distribution."""
+    """Sampling temperature of rollouts: log-probs are of that distribution."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -51,4 +51,4 @@ class UpdateOptions:
     filter: FilterConfig | None = None
     """Instead of the recipe's."""
     lr_factor: float = 1.0
-    """Of the learning rate."""
+    """Factor of the learning rate."""

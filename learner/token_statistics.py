@@ -1,4 +1,4 @@
-"""What the current weights say of the tokens of whole groups, brought back to the turns that credit is computed from.
+"""Entropies, values and log-probs of whole groups under the current weights, brought back to the turns credit reads.
 
 Entropies, a critic's estimates and the worth of the history are read off the same samples the learner trains on. Each
 rank measures its share; the sum over ranks is whole everywhere, so credit stays redundant and equal on all ranks. Runs

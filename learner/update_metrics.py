@@ -37,7 +37,7 @@ def add(total: dict[str, float], more: Mapping[str, float]) -> None:
 
 
 def parity_sums(batch: MicroBatch, logprobs: Tensor, version: int) -> dict[str, float]:
-    """|learner - engine| per trained token, summed: over all of them and over those that `version` sampled."""
+    """Parity sums of |log-prob of learner - of engine| in nats: over all trained tokens and those of `version`."""
     gap = (logprobs.detach() - batch.rollout_logprobs)[batch.loss_mask].abs().double()
     current = batch.versions[batch.loss_mask] == version
     return {
@@ -76,7 +76,7 @@ def token_metrics(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def credit_metrics(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """How large the advantages of the kept groups are and where they come from; N groups judged."""
+    """Advantage statistics of the kept groups: how large they are and where they come from; N groups judged."""
     metrics = {
         "groups": float(len(verdicts)),
         "groups_kept": float(sum(verdict.keep for verdict in verdicts)),

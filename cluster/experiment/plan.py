@@ -32,9 +32,9 @@ class BaseRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Name = Field(description="name in the table")
+    name: Name = Field(description="Name in the table")
     path: Path = Field(description="TOML configuration, as `milepost train` takes it")
-    overrides: list[str] = Field([], description='what is changed in it, e.g. "run.iterations=12"')
+    overrides: list[str] = Field([], description='Overrides: what is changed in it, e.g. "run.iterations=12"')
 
 
 class Arm(BaseModel):
@@ -42,8 +42,8 @@ class Arm(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Name = Field(description="name in the table")
-    overrides: list[str] = Field([], description='what makes the arm, e.g. "credit.strategy=starpo"')
+    name: Name = Field(description="Name in the table")
+    overrides: list[str] = Field([], description='Overrides: what makes the arm, e.g. "credit.strategy=starpo"')
 
 
 class Measures(BaseModel):
@@ -51,9 +51,16 @@ class Measures(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    splits: list[Split] = Field(["heldout"], min_length=1, description="splits whose final evaluation is compared")
-    reach: float = Field(0.5, gt=0, le=1, description="success in training whose price in episodes is compared")
-    window: int = Field(3, ge=1, description="iterations of the running mean that has to reach it")
+    splits: list[Split] = Field(
+        ["heldout"], min_length=1, description="Evaluation splits: those whose final evaluation is compared"
+    )
+    reach: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Success rate threshold in training, whose sample efficiency (episodes to reach it) is compared",
+    )
+    window: int = Field(3, ge=1, description="Running mean window in iterations, of the mean that has to reach it")
 
 
 class Experiment(BaseModel):
@@ -61,12 +68,14 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Name = Field(description="last part of the experiment's id")
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="values of run.seed; more of them, less chance")
-    cell_timeout_s: float = Field(3600, gt=0, description="time one cell may take, from start to end")
+    name: Name = Field(description="Name: last part of the experiment's id")
+    seeds: list[int] = Field(
+        [0, 1, 2], min_length=1, description="Random seeds: values of run.seed; more of them, less chance"
+    )
+    cell_timeout_s: float = Field(3600, gt=0, description="Cell timeout in seconds, from start to end of one run")
     measures: Measures = Measures()
-    configs: list[BaseRun] = Field(min_length=1, description="what is trained")
-    arms: list[Arm] = Field(min_length=1, description="what is compared")
+    configs: list[BaseRun] = Field(min_length=1, description="Configurations: what is trained")
+    arms: list[Arm] = Field(min_length=1, description="Arms: what is compared")
 
     @model_validator(mode="after")
     def _names_are_names(self) -> Self:

@@ -34,16 +34,24 @@ class BufferConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url_env: str = Field("", description="environment variable that holds the Redis URL; empty: an embedded server")
-    max_bytes: int = Field(1024**3, ge=1024, description="bytes of trajectories held, ready and consumed together")
-    max_groups: int = Field(1024, ge=1, description="ready groups that wait for the learner")
-    max_entry_bytes: int = Field(MAX_BYTES, ge=1024, description="bytes of one trajectory")
-    lease_s: float = Field(60.0, gt=0, description="a group whose owner is silent for so long is issued again")
-    group_deadline_s: float = Field(1800.0, gt=0, description="a group that runs longer closes with what it has")
-    max_attempts: int = Field(
-        3, ge=1, description="how often a group is issued before its missing episodes are given up"
+    url_env: str = Field("", description="Environment variable that holds the Redis URL; empty: an embedded server")
+    max_bytes: int = Field(
+        1024**3, ge=1024, description="Buffer capacity in bytes of trajectories held, ready and consumed together"
     )
-    put_timeout_s: float = Field(600.0, gt=0, description="how long a worker waits for room, or for Redis to return")
+    max_groups: int = Field(1024, ge=1, description="Buffer capacity in groups that are ready and wait for the learner")
+    max_entry_bytes: int = Field(MAX_BYTES, ge=1024, description="Entry size limit in bytes, of one trajectory")
+    lease_s: float = Field(
+        60.0, gt=0, description="Lease in seconds: a group whose owner is silent for so long is issued again"
+    )
+    group_deadline_s: float = Field(
+        1800.0, gt=0, description="Group deadline in seconds: one that runs longer closes with what it has"
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="Attempt limit: how often a group is issued before its missing episodes are given up"
+    )
+    put_timeout_s: float = Field(
+        600.0, gt=0, description="Put timeout in seconds: how long a worker waits for room, or for Redis to return"
+    )
 
     @property
     def url(self) -> str:

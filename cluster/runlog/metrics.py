@@ -31,9 +31,9 @@ class MetricsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", description="interface of the metrics endpoint")
-    port: int = Field(0, ge=0, le=65535, description="port of the metrics endpoint; 0 takes a free one")
-    allow_remote: bool = Field(False, description="allow a host that other machines can reach; it has no password")
+    host: str = Field("127.0.0.1", description="Interface of the metrics endpoint")
+    port: int = Field(0, ge=0, le=65535, description="Port of the metrics endpoint; 0 takes a free one")
+    allow_remote: bool = Field(False, description="Allow a host that other machines can reach; it has no password")
 
     @model_validator(mode="after")
     def _stays_on_loopback(self) -> Self:

@@ -73,24 +73,24 @@ class RunSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="last part of the run's id")
-    seed: int = Field(0, ge=0, le=2**31, description="seed of everything the run draws")
-    iterations: int = Field(100, ge=0, description="policy updates")
-    groups_per_iteration: int = Field(8, ge=1, description="groups that one update learns from")
-    group_size: int = Field(8, ge=2, le=1024, description="episodes of one task that are compared with each other")
-    max_staleness: int = Field(1, ge=0, description="policy versions between sampling and training; 0 is on-policy")
-    checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints, fewer where the buffer fills")
-    keep_checkpoints: int = Field(3, ge=1, description="checkpoints kept")
-    eval_episodes: int = Field(100, ge=0, description="episodes per split before and after training; 0 evaluates never")
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name: last part of the run's id")
+    seed: int = Field(0, ge=0, le=2**31, description="Random seed of everything the run draws")
+    iterations: int = Field(100, ge=0, description="Iterations: policy updates")
+    groups_per_iteration: int = Field(8, ge=1, description="Batch size in groups that one update learns from")
+    group_size: int = Field(8, ge=2, le=1024, description="Group size: episodes of one task that are compared")
+    max_staleness: int = Field(1, ge=0, description="Staleness bound in policy versions; 0 is on-policy")
+    checkpoint_every: int = Field(10, ge=1, description="Checkpoint interval in iterations, at most")
+    keep_checkpoints: int = Field(3, ge=1, description="Number of checkpoints kept")
+    eval_episodes: int = Field(100, ge=0, description="Evaluation episodes per split at a time; 0: never")
     eval_splits: tuple[Split, ...] = Field(
-        ("train", "heldout", "ood"), min_length=1, description="splits that are evaluated, where they hold scenarios"
+        ("train", "heldout", "ood"), min_length=1, description="Evaluation splits, of those that hold scenarios"
     )
-    eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: before and after training only")
-    runs_dir: str = Field("runs", min_length=1, description="folder of the run folders")
-    stop_grace_s: float = Field(30, gt=0, description="time an orderly stop may take")
-    stall_timeout_s: float = Field(300, gt=0, description="a run without progress for so long ends with an error")
+    eval_every: int = Field(0, ge=0, description="Evaluation interval in iterations; 0: before and after training only")
+    runs_dir: str = Field("runs", min_length=1, description="Folder of the run folders")
+    stop_grace_s: float = Field(30, gt=0, description="Grace period in seconds that an orderly stop may take")
+    stall_timeout_s: float = Field(300, gt=0, description="Stall timeout in seconds without any progress")
     ray_address: str = Field(
-        "", description="empty: a Ray of its own on this machine; auto: the cluster it is started on"
+        "", description="Ray address; empty: a Ray of its own on this machine; auto: the cluster it is started on"
     )
 
     @field_validator("runs_dir")
@@ -106,7 +106,7 @@ class RewardSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field("", description="reward function, package.module:function; empty keeps the environment's rewards")
+    path: str = Field("", description="Reward function, package.module:function; empty keeps the environment's rewards")
 
 
 class RunConfig(BaseModel):

@@ -43,9 +43,13 @@ class MicroBatch:
 
 
 def minibatches(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
-    """Split samples over optimizer steps by whole groups, with about equally many trained tokens each.
+    """Minibatches: samples split over optimizer steps by whole groups, with about equally many trained tokens each.
 
     Returns at most `count` non-empty lists (fewer if there are fewer groups), in the same order on every rank.
+
+    >>> batch = [Sample.from_turn_index([-1] + [0] * n, group_id=name) for name, n in (("a", 1), ("b", 3), ("c", 2))]
+    >>> [[(sample.group_id, sample.num_trained) for sample in part] for part in minibatches(batch, 2)]
+    [[('b', 3)], [('c', 2), ('a', 1)]]
     """
     if count < 1:
         raise ValueError(f"{count} minibatches; at least 1 is needed")
@@ -63,13 +67,18 @@ def minibatches(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
 
 
 def plan(samples: Sequence[Sample], *, num_ranks: int, max_tokens: int) -> list[list[tuple[Sample, ...]]]:
-    """Which samples each rank trains on in each micro-batch: `[rank][k]`, the same number k for every rank.
+    """Micro-batches `[rank][k]`: which samples each rank trains on in each, the same number k for every rank.
 
     A micro-batch holds at most `max_tokens` tokens with padding; a longer sample gets one of its own. An empty tuple is
     a dummy. Micro-batches of one round are of similar size, the largest come first (memory fails early or not at all).
 
     Raises:
         ValueError: no sample, no rank or no room for a token.
+
+    >>> batch = [Sample.from_turn_index([-1] + [0] * (length - 1)) for length in (2, 4, 2)]
+    >>> ranks = plan(batch, num_ranks=2, max_tokens=4)
+    >>> [[[len(sample) for sample in micro_batch] for micro_batch in rank] for rank in ranks]
+    [[[4]], [[2, 2]]]
     """
     if not samples or num_ranks < 1 or max_tokens < 1:
         raise ValueError(f"cannot plan {len(samples)} samples for {num_ranks} ranks of {max_tokens} tokens")
@@ -88,7 +97,11 @@ def plan(samples: Sequence[Sample], *, num_ranks: int, max_tokens: int) -> list[
 
 
 def padded_tokens(batch: Sequence[Sample]) -> int:
-    """Rows times the longest row: what a forward pass over the batch costs."""
+    """Rows times the longest row: what a forward pass over the batch costs.
+
+    >>> padded_tokens([Sample.from_turn_index([-1, 0, 0]), Sample.from_turn_index([-1, 0])])
+    6
+    """
     return len(batch) * max((len(sample) for sample in batch), default=0)
 
 
@@ -103,7 +116,12 @@ def padding_share(ranks: Sequence[Sequence[Sequence[Sample]]]) -> float:
 
 
 def collate(batch: Sequence[Sample]) -> MicroBatch:
-    """Pad samples to one micro-batch. No sample gives a dummy: two tokens that attend, train on nothing."""
+    """Pad samples to one micro-batch. No sample gives a dummy: two tokens that attend, train on nothing.
+
+    >>> batch = collate([Sample.from_turn_index([-1, 0, 0]), Sample.from_turn_index([-1, 0])])
+    >>> batch.attention_mask.tolist(), batch.loss_mask.sum().item()
+    ([[1, 1, 1], [1, 1, 0]], 3)
+    """
     width = max((len(sample) for sample in batch), default=2)
     attention = np.zeros((max(len(batch), 1), width), dtype=np.int64)
     for row, sample in enumerate(batch):

@@ -1,4 +1,4 @@
-"""A trajectory as the learner trains on it: token sequences with a mask over what the policy sampled.
+"""Loss-masked token sequences: a trajectory as the learner trains on it, with a mask over what the policy sampled.
 
 While each turn's prompt continues the previous prompt and response token by token, the turns share one sequence, so an
 episode of T turns costs O(T) tokens and not O(T^2). Where the context was windowed or rewritten, a new sample starts.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,10 @@ class Sample:
     index: int
     token_ids: NDArray[np.int64]
     loss_mask: NDArray[np.bool_]
-    """True only where the policy sampled the token; prompts, observations and templates are False."""
+    """Loss mask: true only where the policy sampled the token; prompts, observations and templates are False."""
     advantages: NDArray[np.float32]
     rollout_logprobs: NDArray[np.float32]
-    """Of the sampled tokens, as the inference engine returned them; 0 elsewhere."""
+    """Log-probs in nats of the sampled tokens, as the inference engine returned them; 0 elsewhere."""
     versions: NDArray[np.int64]
     """Policy version that sampled the token; `NO_VERSION` elsewhere."""
     turn_lengths: NDArray[np.int64]
@@ -44,7 +45,7 @@ class Sample:
     value_mask: NDArray[np.bool_]
     """True where a critic is trained: on its estimate before the token was sampled."""
     value_targets: NDArray[np.float32]
-    """What the critic should say there; 0 elsewhere."""
+    """Value targets: what the critic should say there; 0 elsewhere."""
 
     def __post_init__(self) -> None:
         lengths = [getattr(self, f.name).shape for f in fields(self) if f.name not in ("group_id", "index")]
@@ -52,6 +53,41 @@ class Sample:
             raise ValueError(f"sample {self.group_id}/{self.index}: arrays of {lengths}, tokens {self.token_ids.shape}")
         if self.loss_mask[0]:
             raise ValueError(f"sample {self.group_id}/{self.index}: the first token has no context to be sampled from")
+
+    @classmethod
+    def from_turn_index(
+        cls,
+        turn_index: Sequence[int],
+        *,
+        advantages: Sequence[float] | None = None,
+        rollout_logprobs: Sequence[float] | None = None,
+        value_targets: Sequence[float | None] | None = None,
+        group_id: str = "g",
+    ) -> Self:
+        """A sample of L tokens from which turn sampled each (`NO_TURN`: none did), for worked examples.
+
+        Whatever else is not given is 0; a critic is trained where `value_targets` holds a number.
+
+        >>> sample = Sample.from_turn_index([NO_TURN, 0, 0, NO_TURN, 1], advantages=[0.0, 1.0, 1.0, 0.0, -1.0])
+        >>> sample.num_trained, sample.turn_lengths.tolist()
+        (3, [0, 2, 2, 0, 1])
+        """
+        turns = np.array(turn_index, dtype=np.int64)
+        mask, length = turns != NO_TURN, len(turns)
+        targets = [None] * length if value_targets is None else value_targets
+        return cls(
+            group_id=group_id,
+            index=0,
+            token_ids=np.zeros(length, dtype=np.int64),
+            loss_mask=mask,
+            advantages=np.array(advantages or [0.0] * length, dtype=np.float32),
+            rollout_logprobs=np.array(rollout_logprobs or [0.0] * length, dtype=np.float32),
+            versions=np.where(mask, 0, NO_VERSION),
+            turn_lengths=np.where(mask, (turns[:, None] == turns[None, :]).sum(axis=1), 0),
+            turn_index=turns,
+            value_mask=np.array([target is not None for target in targets]),
+            value_targets=np.array([target or 0.0 for target in targets], dtype=np.float32),
+        )
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -77,6 +113,19 @@ def samples(
         ValueError: not one advantage per turn, or a number that is not finite.
 
     Source: token-in token-out with step-native records, as in StepPO (arXiv 2604.18401).
+
+    >>> import msgspec
+    >>> from milepost.envs.types import VersionSpan
+    >>> first = Turn(
+    ...     prompt_ids=[1, 2], response_ids=[3], logprobs=[-0.5], versions=[VersionSpan(version=0, start=0, end=1)],
+    ...     anchor="A", action="x", next_anchor="B", reward=0.0,
+    ... )
+    >>> second = msgspec.structs.replace(first, prompt_ids=[1, 2, 3, 4], anchor="B")  # continues the first
+    >>> task = Task(env="", seed=0, split="train")
+    >>> whole = Trajectory(task=task, group_id="g", index=0, turns=[first, second], outcome="failure")
+    >>> [sample] = samples(whole, [1.0, -1.0])
+    >>> sample.token_ids.tolist(), sample.advantages.tolist()
+    ([1, 2, 3, 4, 3], [0.0, 0.0, 1.0, 0.0, -1.0])
     """
     turns, where = trajectory.turns, f"trajectory {trajectory.group_id}/{trajectory.index}"
     targets = [np.zeros(0)] * len(turns) if value_targets is None else list(value_targets)
@@ -94,7 +143,16 @@ def samples(
 
 
 def lone_samples(turns: Sequence[Turn]) -> list[Sample]:
-    """One sample per turn with no advantage: for comparing log-probs, where only the tokens matter."""
+    """One sample per turn with no advantage: for comparing log-probs, where only the tokens matter.
+
+    >>> from milepost.envs.types import VersionSpan
+    >>> turn = Turn(
+    ...     prompt_ids=[1, 2], response_ids=[3], logprobs=[-0.5], versions=[VersionSpan(version=0, start=0, end=1)],
+    ...     anchor="A", action="x", next_anchor="B", reward=0.0,
+    ... )
+    >>> [(sample.token_ids.tolist(), sample.rollout_logprobs.tolist()) for sample in lone_samples([turn])]
+    [([1, 2, 3], [0.0, 0.0, -0.5])]
+    """
     task = Task(env="", seed=0, split="train")
     lone = [Trajectory(task=task, group_id="", index=0, turns=[turn], outcome="truncated") for turn in turns]
     return [sample for trajectory in lone for sample in samples(trajectory, [0.0])]

@@ -23,6 +23,9 @@ def rank_correlation(a: Floats, b: Floats) -> float | None:
 
     None where it is undefined: fewer than two turns, or one side gives all turns the same.
     Raises ValueError if the shapes differ.
+
+    >>> rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0]))
+    0.5
     """
     _check_shapes(a, b)
     if len(a) < 2:
@@ -34,9 +37,12 @@ def rank_correlation(a: Floats, b: Floats) -> float | None:
 
 
 def sign_flip_share(a: Floats, b: Floats) -> float | None:
-    """Share of N turns that one side encourages and the other discourages; a credit of 0 does neither.
+    """Sign disagreement: share of N turns that one side encourages and the other discourages; 0 does neither.
 
     None without turns. Raises ValueError if the shapes differ.
+
+    >>> sign_flip_share(np.array([1.0, -1.0, 0.0, 2.0]), np.array([1.0, 1.0, 1.0, -2.0]))
+    0.5
     """
     _check_shapes(a, b)
     if len(a) == 0:
@@ -83,7 +89,14 @@ class AnchorFacts:
 
 
 def anchor_facts(group: CreditGroup) -> AnchorFacts:
-    """The counts of one group."""
+    """The counts of one group.
+
+    >>> facts = anchor_facts(CreditGroup.from_walks("A x B success", "A x C y C failure"))
+    >>> facts.turns, facts.states, facts.singleton_turns  # C was met once
+    (3, 2, 1)
+    >>> facts.repeated_pairs, facts.aliased_pairs  # x in A led to B and to C
+    (1, 1)
+    """
     visits: Counter[str] = Counter()
     tries: Counter[tuple[str, str]] = Counter()
     targets: dict[tuple[str, str], set[str]] = {}

@@ -8,8 +8,9 @@ groups are trained on (`milepost.learner.credit.filter`), nor how a turn's advan
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, Self, get_args
 
 import msgspec
 import numpy as np
@@ -48,9 +49,9 @@ class CreditTurn(msgspec.Struct, frozen=True):
     history_gain: float | None = None
     """Mean log-prob of those tokens with goal and history in the context less without them, in nats."""
     value: float | None = None
-    """A critic's estimate before the turn's first token, where there is a critic."""
+    """Value estimate of a critic before the turn's first token, where there is a critic."""
     token_values: tuple[float, ...] | None = None
-    """A critic's estimate before each of the turn's tokens, `[num_tokens]`; the first is `value`."""
+    """Value estimates of a critic before each of the turn's tokens, `[num_tokens]`; the first is `value`."""
 
     def __post_init__(self) -> None:
         if self.invalid != (self.action == INVALID):
@@ -128,8 +129,38 @@ class CreditGroup:
         if not self.trajectories:
             raise ValueError(f"group {self.task_id} holds no trajectory; credit needs at least one")
 
+    @classmethod
+    def from_walks(cls, *walks: str, **fields: Sequence[Any]) -> Self:
+        """A group spelt as text, for worked examples: `A x B y C success` is two turns, from A by x to B by y to C.
+
+        The last turn of a success has reward 1, every other one 0, and a turn has one token, unless `fields` says more:
+        a field of `CreditTurn` -> its values for all turns, walk after walk. Raises ValueError for a walk that does not
+        alternate, an outcome that is none, and fields of another length.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure", entropy=[0.1, 0.2, 0.3])
+        >>> [(t.outcome, t.reward, [turn.entropy for turn in t.turns]) for t in group.trajectories]
+        [('success', 1.0, [0.1, 0.2]), ('failure', 0.0, [0.3])]
+        """
+        trajectories = [_walk(walk) for walk in walks]
+        total = sum(len(trajectory.turns) for trajectory in trajectories)
+        if wrong := [name for name, values in fields.items() if len(values) != total]:
+            raise ValueError(f"{', '.join(wrong)}: give one value for each of the {total} turns")
+        rows = iter([{name: values[k] for name, values in fields.items()} for k in range(total)])
+        return cls(
+            "g",
+            tuple(
+                CreditTrajectory(t.outcome, tuple(msgspec.structs.replace(turn, **next(rows)) for turn in t.turns))
+                for t in trajectories
+            ),
+        )
+
     def penalised_rewards(self, invalid_penalty: float) -> Floats:
-        """`[G]`: return of each trajectory less `invalid_penalty` for each of its invalid turns."""
+        """`[G]`: return of each trajectory less `invalid_penalty` for each of its invalid turns.
+
+        >>> group = CreditGroup.from_walks("A x B success", "A <invalid> A <invalid> A failure")
+        >>> group.penalised_rewards(0.25).tolist()
+        [1.0, -0.5]
+        """
         return np.array([t.reward - invalid_penalty * t.num_invalid for t in self.trajectories], dtype=np.float64)
 
 
@@ -138,20 +169,20 @@ class Credit:
     """Advantages of one group of G trajectories with T_i turns each, and what they were made of."""
 
     traj_adv: Floats
-    """`[G]`, unweighted."""
+    """Trajectory advantages `[G]`, unweighted."""
     step_adv: tuple[Floats, ...]
-    """G arrays `[T_i]`, unweighted."""
+    """Step advantages, G arrays `[T_i]`, unweighted."""
     coverage: tuple[NDArray[np.int8], ...]
     """G arrays `[T_i]` of 0 and 1: 1 where the step advantage rests on a comparison or an estimate of its own."""
     total: tuple[Floats, ...]
-    """G arrays `[T_i]`: the advantage the loss uses."""
+    """Total advantages, G arrays `[T_i]`: those the loss uses."""
     state_value: dict[str, float]
     """Estimated value of every state the group acted in; empty for strategies that estimate none."""
     diagnostics: dict[str, float]
     token_total: tuple[tuple[Floats, ...], ...] | None = None
-    """G tuples of T_i arrays `[num_tokens]`: what the loss uses instead of `total`, where tokens differ in a turn."""
+    """Token advantages, G tuples of T_i arrays `[num_tokens]`: used instead of `total` where a strategy has them."""
     value_targets: tuple[tuple[Floats, ...], ...] | None = None
-    """G tuples of T_i arrays: what the critic should have said before the first n tokens of the turn, n >= 1."""
+    """Value targets, G tuples of T_i arrays: what the critic should have said before a turn's first n >= 1 tokens."""
 
 
 class Strategy(Protocol):
@@ -179,6 +210,16 @@ def from_group(group: Group) -> CreditGroup:
 
     Raises:
         ValueError: the group is empty, or a trajectory's states do not form a chain; names group and trajectory.
+
+    >>> from milepost.envs.types import Task, VersionSpan
+    >>> turn = Turn(
+    ...     prompt_ids=[1], response_ids=[2], logprobs=[-0.5], versions=[VersionSpan(version=0, start=0, end=1)],
+    ...     anchor="A", action=None, next_anchor="A", reward=0.0,
+    ... )
+    >>> task = Task(env="", seed=0, split="train")
+    >>> whole = Trajectory(task=task, group_id="g", index=0, turns=[turn], outcome="failure")
+    >>> from_group(Group(group_id="g", task=task, trajectories=[whole])).trajectories[0].turns[0].action
+    '<invalid>'
     """
     trajectories = []
     for trajectory in group.trajectories:
@@ -187,6 +228,21 @@ def from_group(group: Group) -> CreditGroup:
         except ValueError as error:
             raise ValueError(f"group {group.group_id}, trajectory {trajectory.index}: {error}") from error
     return CreditGroup(task_id=group.group_id, trajectories=tuple(trajectories))
+
+
+def _walk(walk: str) -> CreditTrajectory:
+    """The trajectory that `anchor action anchor ... outcome` spells."""
+    words = walk.split()
+    outcomes: dict[str, Outcome] = {outcome: outcome for outcome in get_args(Outcome)}
+    if not words or len(words) % 2 or words[-1] not in outcomes:
+        raise ValueError(f"walk {walk!r}: anchors and actions alternate, then one of {', '.join(outcomes)}")
+    moves = [words[start : start + 3] for start in range(0, len(words) - 3, 2)]
+    rewards = [0.0] * (len(moves) - 1) + [float(words[-1] == "success")]
+    turns = [
+        CreditTurn(anchor, action, next_anchor, reward, invalid=action == INVALID, num_tokens=1)
+        for (anchor, action, next_anchor), reward in zip(moves, rewards, strict=False)
+    ]
+    return CreditTrajectory(outcomes[words[-1]], tuple(turns))
 
 
 def _from_trajectory(trajectory: Trajectory) -> CreditTrajectory:

@@ -19,7 +19,7 @@ ROUNDING = 1e-9
 
 
 def trajectory_advantages(rewards: Floats, *, baseline: Baseline) -> Floats:
-    """Compare each trajectory's return with its group.
+    """Group-relative advantages: each trajectory's return compared with those of its group.
 
     `grpo`: (R - mean) / std with ddof=1. `rloo` (arXiv 2402.14740): R - mean of the others. `dr_grpo` (arXiv
     2503.20783): R - mean. A group of one and a group without spread get exactly 0.
@@ -29,6 +29,12 @@ def trajectory_advantages(rewards: Floats, *, baseline: Baseline) -> Floats:
 
     Returns:
         `[G]` advantages.
+
+    >>> rewards = np.array([1.0, 0.0, 0.0, 0.0])  # mean 0.25, std 0.5
+    >>> trajectory_advantages(rewards, baseline="grpo").tolist()
+    [1.5, -0.5, -0.5, -0.5]
+    >>> trajectory_advantages(rewards, baseline="dr_grpo").tolist()
+    [0.75, -0.25, -0.25, -0.25]
     """
     n = len(rewards)
     if not has_spread(rewards):
@@ -40,7 +46,11 @@ def trajectory_advantages(rewards: Floats, *, baseline: Baseline) -> Floats:
 
 
 def reward_std(rewards: Floats) -> float:
-    """Standard deviation (ddof=1) of `[G]` returns; exactly 0 for a group of one or without spread."""
+    """Standard deviation (ddof=1) of `[G]` returns; exactly 0 for a group of one or without spread.
+
+    >>> reward_std(np.array([1.0, 0.0, 0.0, 0.0]))  # sqrt(0.75 / 3)
+    0.5
+    """
     if not has_spread(rewards):
         return 0.0
     n = len(rewards)
@@ -50,12 +60,20 @@ def reward_std(rewards: Floats) -> float:
 
 
 def has_spread(rewards: Floats) -> bool:
-    """Whether `[G]` returns differ by more than rounding."""
+    """Whether `[G]` returns differ by more than rounding.
+
+    >>> has_spread(np.array([0.3, 0.1 + 0.2])), has_spread(np.array([0.3, 0.4]))
+    (False, True)
+    """
     return bool(np.ptp(rewards) > ROUNDING * max(1.0, float(np.max(np.abs(rewards)))))
 
 
 def outcome_diagnostics(group: CreditGroup) -> dict[str, float]:
-    """What a dashboard wants of any group: success rate, reward mean and spread (un-penalised), invalid turns."""
+    """What a dashboard wants of any group: success rate, reward mean and spread (un-penalised), invalid turns.
+
+    >>> outcome_diagnostics(CreditGroup.from_walks("A x B success", "A <invalid> A x B success"))
+    {'success_rate': 1.0, 'reward_mean': 1.0, 'reward_std': 0.0, 'invalid_share': 0.3333333333333333}
+    """
     rewards = group.penalised_rewards(0.0)
     num_turns = sum(len(trajectory.turns) for trajectory in group.trajectories)
     return {

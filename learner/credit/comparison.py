@@ -25,24 +25,37 @@ ROUNDING = 1e-9
 
 
 def flat_turns(group: CreditGroup) -> list[CreditTurn]:
-    """All N turns of the group, trajectory after trajectory."""
+    """All N turns of the group, trajectory after trajectory.
+
+    >>> [turn.action for turn in flat_turns(CreditGroup.from_walks("A x B y C success", "A z B failure"))]
+    ['x', 'y', 'z']
+    """
     return [turn for trajectory in group.trajectories for turn in trajectory.turns]
 
 
 def per_trajectory(values: Floats, group: CreditGroup) -> tuple[Floats, ...]:
-    """The inverse of `flat_turns` for an array `[N]`: G arrays `[T_i]`."""
+    """The inverse of `flat_turns` for an array `[N]`: G arrays `[T_i]`.
+
+    >>> group = CreditGroup.from_walks("A x B y C success", "A z B failure")
+    >>> [x.tolist() for x in per_trajectory(np.array([1.0, 2.0, 3.0]), group)]
+    [[1.0, 2.0], [3.0]]
+    """
     ends = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories])
     return tuple(np.split(values, ends[:-1]))
 
 
 def labels(keys: Sequence[Hashable]) -> Ints:
-    """`[N]` numbers 0, 1, ...: equal exactly where the keys are."""
+    """`[N]` numbers 0, 1, ...: equal exactly where the keys are.
+
+    >>> labels(["A", "B", "A"]).tolist()
+    [0, 1, 0]
+    """
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def compare(values: Floats, peers: Ints, *, scale: Scale, ddof: Literal[0, 1] = 1) -> tuple[Floats, Bools]:
-    """`value - mean`, divided by the standard deviation if `scale` says so, each within its peers.
+    """Advantage normalisation within peers: `value - mean`, divided by the standard deviation if `scale` says so.
 
     Args:
         values: `[N]`.
@@ -51,6 +64,10 @@ def compare(values: Floats, peers: Ints, *, scale: Scale, ddof: Literal[0, 1] = 
 
     Returns:
         `[N]` advantages and `[N]` whether there was a peer to compare with.
+
+    >>> advantages, judged = compare(np.array([1.0, 3.0, 7.0]), np.array([0, 0, 1]), scale="none")
+    >>> advantages.tolist(), judged.tolist()  # the third turn has no peer
+    ([-1.0, 1.0, 0.0], [True, True, False])
     """
     order = np.argsort(values, kind="stable")  # sums in order of size don't depend on the trajectories' order
     advantages, judged = np.empty(len(values)), np.empty(len(values), dtype=np.bool_)
@@ -81,11 +98,18 @@ def combined(
     state_value: dict[str, float],
     diagnostics: dict[str, float],
 ) -> Credit:
-    """`w_trajectory * A_i + w_step * step_adv` with the facts every group has.
+    """Total advantages `w_trajectory * A_i + w_step * step_adv`, with the facts every group has.
 
     Args:
         step_adv: `[N]` over the turns of `flat_turns`.
         covered: `[N]`.
+
+    >>> group = CreditGroup.from_walks("A x B success", "A y C failure")
+    >>> settings = StepSettings(baseline="dr_grpo", w_trajectory=1.0, w_step=2.0)
+    >>> steps, covered = np.array([0.25, -0.25]), np.array([True, True])
+    >>> credit = combined(group, settings, steps, covered, state_value={}, diagnostics={})
+    >>> [x.tolist() for x in credit.total]  # 0.5 + 2 * 0.25
+    [[1.0], [-1.0]]
     """
     rewards = group.penalised_rewards(settings.invalid_penalty)
     traj_adv = trajectory_advantages(rewards, baseline=settings.baseline)

@@ -1,4 +1,4 @@
-"""Which groups are worth an optimizer step, and with what weight: those that have most to teach come first.
+"""Group filtering: which groups are worth an optimizer step, and with what weight; those with most to teach come first.
 
 Groups without reward variance drown the signal in regularisation noise (RAGEN-2, arXiv 2604.06268). Credit is computed
 before groups are dropped, so a group whose rewards are all equal but whose turns still earned step credit is kept. The
@@ -36,21 +36,27 @@ class FilterConfig(BaseModel):
 
     method: Method = Field(
         "top_p",
-        description="top_p: largest scores up to a share of their sum; top_p_softmax: of their softmax; top_k: a share "
-        "of the groups; top_k_absolute: that many groups; min_p: a share of the largest score and up; soft: all, each "
-        "weighted by its score over the largest; none: all",
+        description="Filter rule: top_p keeps the largest scores up to a share of their sum; top_p_softmax, of "
+        "their softmax; top_k, a share of the groups; top_k_absolute, that many groups; min_p, from a "
+        "share of the largest score up; soft, all, each weighted by its score over the largest; none, "
+        "every group",
     )
     value: float = Field(
-        0.9, gt=0, description="Share of top_p, top_p_softmax, top_k and min_p, at most 1; number of top_k_absolute"
+        0.9,
+        gt=0,
+        description="Filter threshold: share of top_p, top_p_softmax, top_k and min_p, at most 1; number of "
+        "groups of top_k_absolute",
     )
     score: Score = Field(
         "reward_std",
-        description="Of a group: reward_std of its returns; step_std of its turns' step credit; length in tokens per "
-        "trajectory; entropy in nats per token. The last two prefer long or undecided groups and are for comparison",
+        description="Filter score of a group: reward_std of its returns; step_std of its turns' step credit; "
+        "length in tokens per trajectory; entropy in nats per token. The last two prefer long or "
+        "undecided groups and are for comparison",
     )
     compensation: Literal["none", "linear", "sqrt"] = Field(
         "none",
-        description="Multiply advantages by the kept share of the groups, or by its root: few groups, small step",
+        description="Batch size compensation: multiply advantages by the kept share of the groups (linear) or its "
+        "root (sqrt): few groups, small step",
     )
 
     @model_validator(mode="after")
@@ -102,6 +108,12 @@ def keep_groups(groups: Sequence[CreditGroup], credits: Sequence[Credit], config
 
     Raises:
         ValueError: the numbers of groups and credits differ, or the score needs an entropy that a turn lacks.
+
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> groups = [CreditGroup.from_walks("A x B success", f"A y C {end}") for end in ("failure", "success")]
+    >>> credits = [StarPO(StarPOConfig()).assign(group) for group in groups]
+    >>> [(verdict.keep, verdict.reason) for verdict in keep_groups(groups, credits, FilterConfig())]
+    [(True, 'selected'), (False, 'zero_variance')]
     """
     if len(groups) != len(credits):
         raise ValueError(f"{len(groups)} groups with {len(credits)} credits; pass one credit per group, in order")
@@ -131,6 +143,13 @@ def weighted(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> list[Cre
 
     Raises:
         ValueError: the numbers of credits and verdicts differ.
+
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> group = CreditGroup.from_walks("A x B success", "A y C failure")
+    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)
+    >>> [halved] = weighted([credit], [Verdict(keep=True, reason="selected", score=0.7, weight=0.5)])
+    >>> [x.tolist() for x in credit.total], [x.tolist() for x in halved.total]
+    ([[0.5], [-0.5]], [[0.25], [-0.25]])
     """
     if len(credits) != len(verdicts):
         raise ValueError(
@@ -140,7 +159,12 @@ def weighted(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> list[Cre
 
 
 def reason_counts(verdicts: Sequence[Verdict]) -> dict[Reason, int]:
-    """How many groups were kept or dropped for each reason; all reasons are there, also with 0."""
+    """How many groups were kept or dropped for each reason; all reasons are there, also with 0.
+
+    >>> counts = reason_counts([Verdict(keep=False, reason="low_score", score=0.1, weight=0.0)])
+    >>> counts["low_score"], counts["selected"]
+    (1, 0)
+    """
     return {reason: sum(verdict.reason == reason for verdict in verdicts) for reason in REASONS}
 
 

@@ -82,7 +82,7 @@ class TransitionGraph:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphValues:
-    """What states and actions are worth under the behaviour in the graph, discounted per turn.
+    """Value functions V(s) and Q(s, a) under the behaviour in the graph, discounted per turn.
 
     By default the probability of success, in [0, 1]; with returns at the ends, in units of the return.
     """
@@ -100,6 +100,12 @@ def build_graph(group: CreditGroup) -> TransitionGraph:
 
     The last turn of a trajectory leads to the terminal of its outcome. States known from the history only are states
     of the graph; a past transition into a state that nobody is known to have acted in is left out.
+
+    >>> graph = build_graph(CreditGroup.from_walks("A x B p B success", "A y C failure"))
+    >>> graph.states, list(graph.pair_index)
+    (('A', 'B'), [('A', 'x'), ('A', 'y'), ('B', 'p')])
+    >>> graph.edge_target.tolist()  # to B, to the terminals no success (3) and success (2)
+    [1, 3, 2]
     """
     turns = [turn for trajectory in group.trajectories for turn in trajectory.turns]
     past = grounded(group.history, {turn.anchor for turn in turns}) if group.history else []
@@ -138,6 +144,10 @@ def solve_values(graph: TransitionGraph, *, beta: float, end_value: Floats | Non
 
     Args:
         end_value: `[E]` what an edge that ends is worth, 0 for all others; 1 for success and 0 for no success if None.
+
+    >>> values = solve_values(build_graph(CreditGroup.from_walks("A x B p B success", "A y C failure")), beta=0.5)
+    >>> values.value.tolist(), values.q.tolist()  # V(B) = 0.5, Q(A, x) = 0.5 V(B), V(A) = Q(A, x) / 2
+    ([0.125, 0.5], [0.25, 0.0, 0.5])
     """
     ends = graph.won if end_value is None else end_value
     num_states = len(graph.states)
@@ -157,13 +167,17 @@ def solve_values(graph: TransitionGraph, *, beta: float, end_value: Floats | Non
 
 
 def visit_local_values(graph: TransitionGraph, realised: Floats) -> GraphValues:
-    """Means of what was realised after the visits themselves: V^(0) of CRBC, which looks at no other rollout's future.
+    """Monte Carlo values: means of what was realised after the visits themselves, V^(0) of CRBC.
 
     Args:
         realised: `[N]` discounted return from each turn of the group on.
 
     Raises:
         ValueError: the graph holds a history, whose returns nobody knows.
+
+    >>> graph = build_graph(CreditGroup.from_walks("A x B p B success", "A y B q B failure"))
+    >>> visit_local_values(graph, np.array([0.25, 0.5, 0.0, 0.0])).q.tolist()  # (A, x), (A, y), (B, p), (B, q)
+    [0.25, 0.0, 0.5, 0.0]
     """
     if not np.array_equal(graph.edge_count, np.bincount(graph.turn_edge, minlength=len(graph.edge_count))):
         raise ValueError("the graph holds past transitions: what was realised after them is not known")
@@ -182,6 +196,11 @@ def backed_up(
 
     Args:
         end_value: `[E]` as in `solve_values`.
+
+    >>> graph = build_graph(CreditGroup.from_walks("A x B p B success", "A y B q B failure"))
+    >>> start = visit_local_values(graph, np.array([0.25, 0.5, 0.0, 0.0]))
+    >>> backed_up(graph, start, beta=0.5, depth=1, end_value=graph.won).q.tolist()  # both ways from A lead to B
+    [0.125, 0.125, 0.5, 0.0]
     """
     value, q, mu = values.value, values.q, graph.mu
     for _ in range(depth):
@@ -195,6 +214,10 @@ def graph_diagnostics(group: CreditGroup, graph: TransitionGraph) -> dict[str, f
 
     `states`: of the graph. `singleton_share`: share of turns in a state that was visited once, ever. `aliased_share`:
     share of the (s, a) that the group repeated which it saw lead to different states.
+
+    >>> group = CreditGroup.from_walks("A x B success", "A x C y C failure")
+    >>> graph_diagnostics(group, build_graph(group))  # C was visited once; x in A led to B and to C
+    {'states': 2.0, 'singleton_share': 0.3333333333333333, 'aliased_share': 1.0}
     """
     turn_pair = graph.turn_pair
     next_anchors = [turn.next_anchor for trajectory in group.trajectories for turn in trajectory.turns]

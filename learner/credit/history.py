@@ -19,7 +19,12 @@ Key = tuple[str, str, str | None, bool]
 
 
 def transitions(group: CreditGroup) -> tuple[PastTransition, ...]:
-    """What the trajectories of `group` saw, each different transition once with its count; not the group's history."""
+    """What the trajectories of `group` saw, each different transition once with its count; not the group's history.
+
+    >>> met = transitions(CreditGroup.from_walks("A x A x B success"))
+    >>> [(p.anchor, p.action, p.target, p.won, p.count) for p in met]
+    [('A', 'x', 'A', False, 1.0), ('A', 'x', None, True, 1.0)]
+    """
     counts: Counter[Key] = Counter()
     for trajectory in group.trajectories:
         for turn in trajectory.turns[:-1]:
@@ -30,10 +35,14 @@ def transitions(group: CreditGroup) -> tuple[PastTransition, ...]:
 
 
 def faded(past: Sequence[PastTransition], factor: float) -> tuple[PastTransition, ...]:
-    """Every count times `factor`; transitions that are then fainter than `FAINTEST` are left out.
+    """Exponential decay: every count times `factor`; transitions that are then fainter than `FAINTEST` are left out.
 
     Raises:
         ValueError: `factor` is not in [0, 1].
+
+    >>> past = [PastTransition("A", "x", "B", False, count) for count in (2.0, 0.03)]
+    >>> [p.count for p in faded(past, 0.25)]
+    [0.5]
     """
     if not 0.0 <= factor <= 1.0:
         raise ValueError(f"counts are multiplied by {factor}; a history fades by a factor from 0 to 1")
@@ -48,6 +57,10 @@ def merged(past: Sequence[PastTransition], new: Sequence[PastTransition], *, lim
     """The sum of both; at most `limit` transitions, those with the largest counts.
 
     Of equal counts the first in the order of names stays, so the result is the same on every machine.
+
+    >>> rare, often = (PastTransition("A", action, "B", False, count) for action, count in (("x", 1.0), ("y", 2.0)))
+    >>> [(p.action, p.count) for p in merged([rare, often], [often], limit=1)]
+    [('y', 4.0)]
     """
     counts: dict[Key, float] = {}
     for p in (*past, *new):
@@ -64,6 +77,10 @@ def grounded(past: Sequence[PastTransition], acted: Collection[str]) -> list[Pas
 
     Args:
         acted: states that are known without the past.
+
+    >>> past = [PastTransition("A", "x", "B", False, 1.0), PastTransition("A", "y", None, True, 1.0)]
+    >>> [p.action for p in grounded(past, acted={"A"})]  # nobody is known to have acted in B
+    ['y']
     """
     leaving = Counter(p.anchor for p in past)
     into: defaultdict[str, list[int]] = defaultdict(list)

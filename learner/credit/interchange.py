@@ -87,7 +87,12 @@ class Refused(ValueError):
 
 
 def decode(line: bytes) -> CreditGroup:
-    """The group that one line of JSON spells. Raises Refused with the field and the reason."""
+    """The group that one line of JSON spells. Raises Refused with the field and the reason.
+
+    >>> decode(b'{"task_id": "t", "trajectories": []}')
+    Traceback (most recent call last):
+    milepost.learner.credit.interchange.Refused: trajectories: Expected `array` of length >= 1
+    """
     try:
         found = _DECODER.decode(line)
     except UnicodeDecodeError as error:
@@ -101,7 +106,12 @@ def decode(line: bytes) -> CreditGroup:
 
 
 def encode(group: CreditGroup) -> bytes:
-    """One line of JSON without its newline; `decode` gives the group back, less its history."""
+    """One line of JSON without its newline; `decode` gives the group back, less its history.
+
+    >>> group = CreditGroup.from_walks("A x B success", "A <invalid> A failure")
+    >>> decode(encode(group)) == group
+    True
+    """
     return msgspec.json.encode(
         _GroupLine(
             task_id=group.task_id,

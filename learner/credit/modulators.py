@@ -1,4 +1,4 @@
-"""Modulators: the entropy of a turn makes its advantage larger or smaller, whatever strategy earned it.
+"""Entropy modulation: a turn's entropy makes its advantage larger or smaller, whatever strategy earned it.
 
 They run on whole batches, after the strategy and before scaling, in the order they are configured in. They need the
 mean token entropy of every turn, computed by the learner: top-k log-probs of an engine give no entropy.
@@ -21,24 +21,42 @@ PerTurn = tuple[Floats, ...]
 
 
 class AEMConfig(BaseModel):
-    """Confident turns weigh more, within their group; no sign changes."""
+    """Adaptive entropy modulation: confident turns weigh more, within their group; no sign changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: Literal["aem"] = Field("aem", description="turns of low entropy weigh more within their group")
-    sharpness: float = Field(1.0, gt=0, description="How fast the weight falls with the normalised entropy")
-    min_range_nats: float = Field(0.1, gt=0, description="A group whose entropies lie closer together is left alone")
+    name: Literal["aem"] = Field(
+        "aem", description="Adaptive entropy modulation (AEM): turns of low entropy weigh more within their group"
+    )
+    sharpness: float = Field(
+        1.0, gt=0, description="Inverse temperature of the weights: how fast they fall with the normalised entropy"
+    )
+    min_range_nats: float = Field(0.1, gt=0, description="Entropy range in nats below which a group is not modulated")
 
 
 class EMPGConfig(BaseModel):
-    """Confident turns weigh more over the batch, a confident next turn earns a bonus, and the batch is centred."""
+    """Entropy-modulated policy gradients: confident turns weigh more, a confident next one earns a bonus; centred."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: Literal["empg"] = Field("empg", description="turns of low entropy weigh more, clear next turns earn a bonus")
-    sharpness: float = Field(1.0, gt=0, description="How fast the weight falls with the normalised entropy")
-    bonus_sharpness: float = Field(1.0, gt=0, description="How fast the bonus falls with the next turn's entropy")
-    bonus: float = Field(0.05, ge=0, description="Bonus for a next turn of the batch's lowest entropy")
+    name: Literal["empg"] = Field(
+        "empg",
+        description="Entropy-modulated policy gradients (EMPG): turns of low entropy weigh more, clear next turns "
+        "earn a bonus",
+    )
+    sharpness: float = Field(
+        1.0, gt=0, description="Inverse temperature of the weights: how fast they fall with the normalised entropy"
+    )
+    bonus_sharpness: float = Field(
+        1.0,
+        gt=0,
+        description="Inverse temperature of the bonus: how fast it falls with the next turn's normalised entropy",
+    )
+    bonus: float = Field(
+        0.05,
+        ge=0,
+        description="Future clarity bonus: added to the advantage where the next turn has the batch's lowest entropy",
+    )
 
 
 def _named(value: Any) -> Any:
@@ -75,6 +93,13 @@ def modulate(
 
     Raises:
         ValueError: groups and credits differ in number, or a turn has no entropy; names group, trajectory and turn.
+
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> group = CreditGroup.from_walks("A x B success", "A y C failure", entropy=[0.2, 0.7])
+    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)  # 0.5 and -0.5
+    >>> [changed] = modulate([group], [credit], [AEMConfig(sharpness=1.0)])  # exp(0) and exp(-1), over their mean
+    >>> [x.round(3).tolist() for x in changed.total]
+    [[0.731], [-0.269]]
     """
     if len(groups) != len(credits):
         raise ValueError(f"{len(groups)} groups with {len(credits)} credits; pass one credit per group, in order")

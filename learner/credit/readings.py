@@ -32,7 +32,12 @@ _SOURCE: Final[dict[str, str]] = {
 
 
 def required(group: CreditGroup, reading: Reading) -> tuple[Floats, ...]:
-    """G arrays `[T_i]` of one number per turn. Raises ValueError where a turn has none: group, trajectory, turn."""
+    """G arrays `[T_i]` of one number per turn. Raises ValueError where a turn has none: group, trajectory, turn.
+
+    >>> group = CreditGroup.from_walks("A x B y C success", "A x B failure", progress=[0.5, 1.0, 0.5])
+    >>> [x.tolist() for x in required(group, "progress")]
+    [[0.5, 1.0], [0.5]]
+    """
     read = _READ[reading]
     arrays = []
     for i, trajectory in enumerate(group.trajectories):
@@ -44,7 +49,12 @@ def required(group: CreditGroup, reading: Reading) -> tuple[Floats, ...]:
 
 
 def required_token_values(group: CreditGroup) -> tuple[tuple[Floats, ...], ...]:
-    """G tuples of T_i arrays `[num_tokens]`. Raises ValueError where a turn has none: group, trajectory, turn."""
+    """G tuples of T_i arrays `[num_tokens]`. Raises ValueError where a turn has none: group, trajectory, turn.
+
+    >>> group = CreditGroup.from_walks("A x B success", num_tokens=[2], token_values=[(0.25, 0.5)])
+    >>> [[x.tolist() for x in turns] for turns in required_token_values(group)]
+    [[[0.25, 0.5]]]
+    """
     values = []
     for i, trajectory in enumerate(group.trajectories):
         turns = []
@@ -62,12 +72,21 @@ def missing(group: CreditGroup, *, trajectory: int, turn: int, what: str) -> Val
 
 
 def turn_rewards(trajectory: CreditTrajectory, *, invalid_penalty: float) -> Floats:
-    """`[T]`: reward of each turn, less `invalid_penalty` where it held no valid action."""
+    """`[T]`: reward of each turn, less `invalid_penalty` where it held no valid action.
+
+    >>> [walk] = CreditGroup.from_walks("A <invalid> A x B success").trajectories
+    >>> turn_rewards(walk, invalid_penalty=0.1).tolist()
+    [-0.1, 1.0]
+    """
     return np.array([turn.reward - invalid_penalty * turn.invalid for turn in trajectory.turns], dtype=np.float64)
 
 
 def mean_by_anchor(group: CreditGroup, values: tuple[Floats, ...]) -> dict[str, float]:
-    """State -> mean over its visits of G arrays `[T_i]`. Exact summation makes the order of visits irrelevant."""
+    """State -> mean over its visits of G arrays `[T_i]`. Exact summation makes the order of visits irrelevant.
+
+    >>> mean_by_anchor(CreditGroup.from_walks("A x A x B success"), (np.array([0.25, 0.75]),))
+    {'A': 0.5}
+    """
     visits: dict[str, list[float]] = {}
     for trajectory, numbers in zip(group.trajectories, values, strict=True):
         for turn, number in zip(trajectory.turns, numbers, strict=True):

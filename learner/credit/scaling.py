@@ -1,4 +1,4 @@
-"""One scale for a batch of advantages: clipping, KL weight and learning rate then mean the same for every strategy.
+"""Advantage normalisation over a batch: clip range, KL coefficient and learning rate mean the same for every strategy.
 
 Works on whole batches, after filter and modulators and before any split over ranks. Never applied to a group alone:
 what a group earned in comparison with other groups must survive.
@@ -18,7 +18,7 @@ ROUNDING = 1e-9
 
 
 def scaled(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]], scaling: Scaling) -> list[Credit]:
-    """Bring the totals of a batch to the scale of the loss.
+    """Advantage normalisation: bring the totals of a batch to the scale of the loss.
 
     `unit_std` divides by the batch's standard deviation over turns and centres nothing, so a sign stays a sign; that is
     ours, for the pitfall of a step weight of 5. `whiten_turns` also subtracts the mean, every turn counting once
@@ -33,6 +33,14 @@ def scaled(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]], scali
     Raises:
         ValueError: weights and credits differ in shape, a weight is negative or not finite, or `whiten_tokens` meets
             a credit without `token_total`.
+
+    >>> from milepost.learner.credit.assignment import CreditGroup
+    >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
+    >>> group = CreditGroup.from_walks("A x B success", "A y C failure")
+    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)  # 0.5 and -0.5, whose std is 0.5
+    >>> [brought] = scaled([credit], [[np.ones(1), np.ones(1)]], "unit_std")
+    >>> [x.tolist() for x in brought.total]
+    [[1.0], [-1.0]]
     """
     _check_weights(credits, weights)
     if not credits:

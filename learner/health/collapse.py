@@ -1,4 +1,4 @@
-"""Signs that a policy loses its variety before it loses its reward, and the rules by which a run is given up.
+"""Collapse detection: signs that a policy loses its variety before its reward, and rules by which a run is given up.
 
 The echo trap (RAGEN, arXiv 2504.20073) shows in this order: returns inside a group stop differing, responses repeat and
 stop depending on the prompt, the gradient spikes; then nothing brings the policy back. The watch compares every signal
@@ -32,32 +32,34 @@ class CollapseConfig(BaseModel):
 
     action: Action = Field(
         "warn",
-        description="While a sign lasts: warn says so; filter also trains on the quarter of the groups with most "
-        "reward spread; lower_lr also multiplies the learning rate by lr_factor; stop ends the run once a stop "
-        "rule holds, and warns before; off looks at nothing",
+        description="Response to collapse while a sign lasts: warn says so; filter also trains on the quarter of "
+        "the groups with most reward spread; lower_lr also multiplies the learning rate by lr_factor; "
+        "stop ends the run once a stop rule holds, and warns before; off looks at nothing",
     )
-    baseline: int = Field(10, ge=1, description="First measurements of a signal, whose mean is its normal")
-    patience: int = Field(5, ge=1, description="Measurements in a row that a sign must last")
+    baseline: int = Field(
+        10, ge=1, description="Baseline length: first measurements of a signal, whose mean is its normal"
+    )
+    patience: int = Field(5, ge=1, description="Patience: measurements in a row that a sign must last")
     spread_share: float = Field(0.25, gt=0, lt=1, description="Sign: in-group reward std below this share of normal")
     information_share: float = Field(
         0.25, gt=0, lt=1, description="Sign: mutual information of prompt and response below this share of normal"
     )
     entropy_share: float = Field(0.1, gt=0, lt=1, description="Sign: entropy below this share of normal")
     repetition_share: float = Field(
-        0.5, gt=0, lt=1, description="Sign: repetition risen by this share of the way from normal to 1"
+        0.5, gt=0, lt=1, description="Sign: n-gram repetition risen by this share of the way from normal to 1"
     )
     gradient_factor: float = Field(
         10.0, gt=1, description="Sign: gradient norm above this multiple of the median of the measurements before"
     )
-    solved_success: float = Field(0.9, gt=0, le=1, description="Success from which lost variety is no collapse")
+    solved_success: float = Field(0.9, gt=0, le=1, description="Success rate from which lost variety is no collapse")
     stop_share: float = Field(0.1, gt=0, lt=1, description="Stop rule: in-group reward std below this share of normal")
     stop_patience: int = Field(10, ge=1, description="Stop rule: iterations in a row below stop_share")
-    stop_evals: int = Field(5, ge=1, description="Stop rule: evaluations in a row with success below 1 %")
+    stop_evals: int = Field(5, ge=1, description="Stop rule: evaluations in a row with a success rate below 1 %")
     stop_empty: int = Field(5, ge=1, description="Stop rule: iterations in a row of which the filter kept nothing")
     information_every: int = Field(
-        5, ge=0, description="Iterations between measurements of mutual information, which cost a pass; 0: never"
+        5, ge=0, description="Mutual information interval in iterations; a measurement costs a pass; 0: never"
     )
-    lr_factor: float = Field(0.5, gt=0, lt=1, description="Of the learning rate while a sign lasts (lower_lr)")
+    lr_factor: float = Field(0.5, gt=0, lt=1, description="Learning rate factor while a sign lasts (lower_lr)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

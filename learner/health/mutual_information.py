@@ -1,4 +1,4 @@
-"""Whether responses still depend on their prompts: mutual information by cross-scoring.
+"""Mutual information of prompts and responses by cross-scoring: whether responses still depend on their prompts.
 
 Template collapse (RAGEN-2, arXiv 2604.06268) leaves the entropy of a response given its prompt high while the response
 stops depending on the prompt; only a comparison across prompts shows it. Every response is scored under its own prompt
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DECAY = 0.9
-"""Of the moving average of the marginal's standard deviation, as published."""
+"""Exponential moving average decay of the marginal's standard deviation, as published."""
 _FLOOR = 1e-3
 """Published constant that keeps the z-score finite."""
 
@@ -45,7 +45,7 @@ class MutualInformation:
     z_score: float
     """`information` over `marginal_std` + 0.001: comparable over training while responses change their length."""
     marginal_std: float
-    """Moving average of the standard deviation of log p(z) over responses: hand it to the next estimate."""
+    """Exponential moving average of the standard deviation of log p(z) over responses: hand it to the next estimate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +121,7 @@ def score_matrix(cross: CrossSamples, batches: Sequence[Sequence[Sample]], logpr
 
 
 def estimate(scores: Floats, own: Ints, *, marginal_std: float | None) -> MutualInformation:
-    """Estimate from cross-scores `L` (RAGEN-2, arXiv 2604.06268).
+    """Mutual information from cross-scores `L` (RAGEN-2, arXiv 2604.06268), in nats.
 
     `matched = L[r, own(r)]`, `marginal = logsumexp_n L[r, n] - log N`, `information = mean(matched - marginal)`.
     Ours: responses that are equally likely under several prompts count as retrieved in part, so that equal scores give

@@ -1,4 +1,4 @@
-"""How much responses to different states repeat each other: templates show here while the reward still holds."""
+"""N-gram repetition between responses to different states: templates show here while the reward still holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def repetition(responses: Iterable[tuple[Hashable, Sequence[int]]], *, n: int = 4) -> float:
-    """Share of n-grams in the responses that also occur in a response to something else; 0 without responses.
+    """N-gram repetition: share of n-grams that also occur in a response to something else; 0 without responses.
 
     Every occurrence counts, so a batch of one template is near 1 and a batch of unlike responses near 0. A response of
     fewer than n tokens is one n-gram of its own length. Answers to the same state may resemble each other and are not

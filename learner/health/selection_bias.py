@@ -1,4 +1,4 @@
-"""Whether what is trained on still looks like what was generated: meters of selection bias.
+"""Selection bias: whether what is trained on still looks like what was generated.
 
 Filters, staleness, failures and deadlines drop episodes, and long or slow ones go first. The meter keeps the facts of
 the most recent groups with the fate of each episode and compares the trained ones with all of them: length, turns,
@@ -34,19 +34,29 @@ _UNITS: dict[Measure, str] = {"length": " tokens", "turns": " turns", "seconds":
 
 
 class SelectionBiasConfig(BaseModel):
-    """When trained episodes differ too much from generated ones."""
+    """Selection bias: when trained episodes differ too much from generated ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    window_groups: int = Field(256, ge=2, description="Most recent groups that are compared")
+    window_groups: int = Field(256, ge=2, description="Window in groups: the most recent ones that are compared")
     min_groups: int = Field(
-        16, ge=2, description="Groups with trained and groups with dropped episodes below which nothing is said"
+        16,
+        ge=2,
+        description="Minimum sample size: groups with trained and groups with dropped episodes below which "
+        "nothing is said",
     )
     max_shift: float = Field(
-        0.25, gt=0, description="Warn where the trained mean is off by this many standard deviations of all generated"
+        0.25,
+        gt=0,
+        description="Standardised mean difference of trained from all generated episodes above which a warning "
+        "comes, in standard deviations",
     )
     max_cohort_distance: float = Field(
-        0.15, gt=0, le=1, description="Warn where this share of the episodes would have to change cohort to agree"
+        0.15,
+        gt=0,
+        le=1,
+        description="Total variation distance of the cohorts above which a warning comes: the share of episodes "
+        "that would have to change theirs",
     )
 
 
@@ -64,7 +74,7 @@ class EpisodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How far trained episodes are from generated ones in one field."""
+    """Standardised mean difference: how far trained episodes are from generated ones in one field."""
 
     field: Measure | Literal["cohort"]
     generated: float
@@ -185,7 +195,7 @@ class SelectionBias:
 
 
 def standard_errors(values: Floats, trained: NDArray[np.bool_], clusters: NDArray[np.int64]) -> float:
-    """|mean of trained - mean of the rest| over its cluster-robust standard error.
+    """Cluster-robust t statistic: |mean of trained - mean of the rest| over its standard error.
 
     With residuals `e` from the mean of an episode's own side and `n` the episodes on that side, a group contributes
     `s = sum(e / n of trained) - sum(e / n of dropped)`; the squared error is `C / (C - 1) * sum(s^2)` over C groups

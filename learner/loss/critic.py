@@ -1,4 +1,4 @@
-"""What a critic learns: the settings, the value loss on one micro-batch, and the numbers that show whether it learns.
+"""The critic: its settings, the value loss on one micro-batch, and the explained variance that shows whether it learns.
 
 A critic exists exactly where the credit strategy reads one. Targets come from the strategy and are constants. The
 critic trains on the samples the policy trains on: groups that the filter dropped teach it nothing, so where all
@@ -28,19 +28,31 @@ class CriticConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     trunk: Literal["own", "shared"] = Field(
-        "own", description="own: a second model that starts as the policy; shared: a value head on the policy's trunk"
+        "own",
+        description="Critic architecture: own, a second model that starts as the policy; shared, a value head on "
+        "the policy's trunk",
     )
     lr: float = Field(1e-5, gt=0, description="Learning rate of an own trunk after warm-up; schedule as the policy's")
     minibatches: int = Field(
-        4, ge=1, description="Optimizer steps of an own trunk per epoch; it starts from nothing, the policy doesn't"
+        4,
+        ge=1,
+        description="Minibatches of an own trunk per epoch, one optimizer step each; it starts from nothing, the "
+        "policy doesn't",
     )
-    epochs: int = Field(1, ge=1, description="Passes of an own trunk over the samples of an update")
-    value_coef: float = Field(0.1, gt=0, description="Weight of the value loss beside the policy's, for a shared trunk")
+    epochs: int = Field(1, ge=1, description="Epochs of an own trunk: passes over the samples of an update")
+    value_coef: float = Field(
+        0.1, gt=0, description="Value loss coefficient beside the policy's loss, for a shared trunk"
+    )
     value_clip: float | None = Field(
-        None, gt=0, description="Largest useful move of an estimate within one update (PPO); none: no bound"
+        None,
+        gt=0,
+        description="Value clipping (PPO): largest useful move of an estimate within one update, in units of the "
+        "return; none: no bound",
     )
     warmup_updates: int = Field(
-        0, ge=0, description="First updates of a run in which only the critic learns; needs a trunk of its own"
+        0,
+        ge=0,
+        description="Critic warm-up: first updates of a run in which only the critic learns; needs a trunk of its own",
     )
 
     @property
@@ -60,20 +72,32 @@ class CriticConfig(BaseModel):
 
 
 def count_targets(samples: Sequence[Sample]) -> int:
-    """Over all samples of an optimizer step: how many estimates have a target."""
+    """Number of value targets over all samples of an optimizer step.
+
+    >>> count_targets([Sample.from_turn_index([-1, 0, 0], value_targets=[None, 1.0, None])])
+    1
+    """
     return sum(int(sample.value_mask.sum()) for sample in samples)
 
 
 def value_loss(batch: MicroBatch, values: Tensor, old: Tensor, *, clip: float | None, total: float) -> LossTerms:
-    """Half the squared error of the estimates that have a target, summed and divided by `total`.
+    """Value loss: half the squared error of the estimates that have a target, summed and divided by `total`.
 
-    With `clip` c an estimate gains nothing by moving further than c from where it stood before the update:
+    Value clipping: with `clip` c an estimate gains nothing by moving further than c from where the update found it:
     `0.5 max((V - R)^2, (V_old + clamp(V - V_old, -c, c) - R)^2)`, as in the reference code of PPO (arXiv 1707.06347).
 
     Args:
         values: `[B, L]` estimates before each token, with gradient.
         old: `[B, L]` the same before the update.
         total: number of targets of the whole optimizer step, over all ranks.
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> batch = collate([Sample.from_turn_index([-1, 0], value_targets=[None, 1.0])])
+    >>> values, old = torch.tensor([[0.0, 0.75]]), torch.zeros(1, 2)
+    >>> value_loss(batch, values, old, clip=None, total=1.0).loss.item()  # 0.25^2 / 2
+    0.03125
+    >>> value_loss(batch, values, old, clip=0.5, total=1.0).loss.item()  # 0.5^2 / 2: it moved by more than 0.5
+    0.125
     """
     mask = batch.value_mask
     current, targets = values[mask], batch.value_targets[mask]
@@ -98,6 +122,10 @@ def critic_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     """Mean value loss and explained variance `1 - Var(target - estimate) / Var(target)`, estimates as before each step.
 
     Empty where nothing had a target; no explained variance where the targets don't vary.
+
+    >>> sums = {"value_count": 2.0, "value_loss": 0.5, "value_target": 2.0, "value_target_square": 4.0}  # 0 and 2
+    >>> critic_metrics(sums | {"value_miss": 0.0, "value_miss_square": 1.0})  # 1 - 0.5 / 1
+    {'value_loss': 0.25, 'explained_variance': 0.5}
     """
     count = sums.get("value_count", 0.0)
     if not count:

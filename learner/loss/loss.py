@@ -31,30 +31,51 @@ WIDEST_GEOMETRIC = 0.05
 
 
 class LossConfig(BaseModel):
-    """What a token's ratio and advantage become, and how tokens add up."""
+    """Surrogate objective, clip ranges, aggregation and KL penalty: what a token's loss is, and how tokens add up."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     objective: Literal["clip", "cispo", "sapo"] = Field(
-        "clip", description="clip: PPO; cispo: a bounded weight, every token keeps its gradient; sapo: a soft gate"
+        "clip",
+        description="Surrogate objective: clip, PPO's; cispo, a bounded weight, every token keeps its gradient; "
+        "sapo, a soft gate",
     )
     ratio: Literal["token", "turn", "sequence"] = Field(
         "token",
-        description="Of each token, or the geometric mean over its turn (StepPO) or row (GSPO, not for many turns)",
+        description="Importance ratio: of each token, or the geometric mean over its turn (StepPO) or row (GSPO, "
+        "not for many turns)",
     )
-    clip_low: float = Field(0.2, gt=0, lt=1, description="Ratios below 1 - clip_low are bounded; 3e-4 for turn ratios")
-    clip_high: float = Field(0.28, gt=0, description="Ratios above 1 + clip_high are bounded; 4e-4 for turn ratios")
-    dual_clip: float = Field(3.0, gt=1, description="Bound of ratio * |A| for A < 0, so that one token can't dominate")
-    tau_positive: float = Field(1.0, gt=0, description="Sharpness of sapo's gate for A > 0")
-    tau_negative: float = Field(1.05, gt=0, description="The same for A <= 0; larger closes it earlier")
+    clip_low: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="PPO clip range below 1: ratios below 1 - clip_low are bounded; 3e-4 for turn ratios",
+    )
+    clip_high: float = Field(
+        0.28,
+        gt=0,
+        description="PPO clip range above 1 (clip-higher): ratios above 1 + clip_high are bounded; 4e-4 for turn "
+        "ratios",
+    )
+    dual_clip: float = Field(
+        3.0, gt=1, description="Dual clip: bound of the ratio for A < 0, so that one token can't dominate"
+    )
+    tau_positive: float = Field(1.0, gt=0, description="SAPO temperature for A > 0: sharpness of the soft gate")
+    tau_negative: float = Field(1.05, gt=0, description="SAPO temperature for A <= 0; larger closes the gate earlier")
     aggregation: Aggregation = Field(
         "token",
-        description="What counts the same: every sampled token, every turn (token mean), or every row (token sum, "
-        "token mean, or token sum over max_length)",
+        description="Loss aggregation: what counts the same, every sampled token, every turn (token mean), or "
+        "every row (token sum, token mean, or token sum over max_length)",
     )
-    max_length: int = Field(0, ge=0, description="Divisor of sequence_token_sum_norm: the longest row, in tokens")
-    kl_coef: float = Field(0.0, ge=0, description="Weight of KL(current || starting policy); 0 needs no second model")
-    kl_estimator: surrogate.KLEstimator = Field("k3", description="How that KL is estimated from the sampled token")
+    max_length: int = Field(
+        0, ge=0, description="Loss normaliser of sequence_token_sum_norm (Dr. GRPO): the longest row, in tokens"
+    )
+    kl_coef: float = Field(
+        0.0, ge=0, description="KL coefficient of KL(current || starting policy) in the loss; 0 needs no second model"
+    )
+    kl_estimator: surrogate.KLEstimator = Field(
+        "k3", description="KL estimator from the sampled token: k1, k2 or k3 (Schulman)"
+    )
 
     @model_validator(mode="after")
     def _bounds_belong_to_the_ratio(self) -> Self:
@@ -102,6 +123,10 @@ def token_logprobs(
     Logits are taken in float32 and divided by the temperature, as the inference engine does for the log-probs it
     returns. `logits[:, k]` must be the prediction of `targets[:, k]`: the shift by one is the caller's. Entropies carry
     a gradient only if asked to, which keeps two more tensors of the logits' size until the backward pass.
+
+    >>> logprobs, entropies = token_logprobs(torch.zeros(1, 1, 4), torch.tensor([[2]]), temperature=1.0)
+    >>> round(logprobs.item(), 4), round(entropies.item(), 4)  # -log 4 and log 4
+    (-1.3863, 1.3863)
     """
     scaled = logits.float() / temperature
     normaliser = scaled.logsumexp(-1)
@@ -114,7 +139,12 @@ def token_logprobs(
 
 
 def denominator(samples: Sequence[Sample], config: LossConfig) -> float:
-    """Over all samples of an optimizer step: trained tokens, turns, or rows (times `max_length`), by aggregation."""
+    """Loss denominator over all samples of a step: trained tokens, turns, or rows (times `max_length`), by aggregation.
+
+    >>> sample = Sample.from_turn_index([-1, 0, 0, -1, 1])
+    >>> [denominator([sample], LossConfig(aggregation=name)) for name in ("token", "turn", "sequence_token_mean")]
+    [3.0, 2.0, 1.0]
+    """
     match config.aggregation:
         case "token":
             return float(sum(sample.num_trained for sample in samples))
@@ -129,13 +159,18 @@ def denominator(samples: Sequence[Sample], config: LossConfig) -> float:
 
 
 def aggregate(losses: Tensor, batch: MicroBatch, config: LossConfig, *, total: float) -> Tensor:
-    """This micro-batch's part of the step's loss: `losses` `[N]` of its trained tokens, weighted, over `total`.
+    """Loss aggregation: this micro-batch's part of the step's loss, from `losses` `[N]` of its trained tokens.
 
     `total` is `denominator` of the whole step over all ranks. A row is a `Sample`: an episode whose context was
     rewritten counts once per row. Without a trained token the result is 0 and keeps the graph.
 
     Source: the names of verl; sequence_token_sum_norm is Dr.GRPO's (arXiv 2503.20783), turn is StepPO's
     (arXiv 2604.18401).
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> batch, losses = collate([Sample.from_turn_index([-1, 0, 0, -1, 1])]), torch.tensor([1.0, 3.0, 6.0])
+    >>> aggregate(losses, batch, LossConfig(aggregation="turn"), total=2.0).item()  # (2 + 6) / 2
+    4.0
     """
     if config.aggregation == "turn":
         losses = losses / batch.turn_lengths[batch.loss_mask]
@@ -146,7 +181,11 @@ def aggregate(losses: Tensor, batch: MicroBatch, config: LossConfig, *, total: f
 
 
 def turn_weights(num_tokens: Sequence[int], aggregation: Aggregation) -> NDArray[np.float64]:
-    """How often the loss counts each of a trajectory's T turns, `[T]` > 0, up to a factor; its turns are one row."""
+    """How often the loss counts each of a trajectory's T turns, `[T]` > 0, up to a factor; its turns are one row.
+
+    >>> turn_weights([1, 3], "token").tolist(), turn_weights([1, 3], "sequence_token_mean").tolist()
+    ([1.0, 3.0], [0.25, 0.75])
+    """
     tokens = np.array(num_tokens, dtype=np.float64)
     match aggregation:
         case "turn":
@@ -163,12 +202,20 @@ def turn_weights(num_tokens: Sequence[int], aggregation: Aggregation) -> NDArray
 def policy_loss(
     batch: MicroBatch, policies: Policies, *, config: LossConfig, offpolicy: OffPolicyConfig, total: float
 ) -> LossTerms:
-    """Loss of one micro-batch: `aggregate(w * objective(ratio, A) + kl_coef * KL)`.
+    """Policy loss of one micro-batch: `aggregate(w * objective(ratio, A) + kl_coef * KL)`.
 
-    `ratio` is `exp(current - proximal)`, of the token or as a geometric mean; `w` is the constant weight of
-    `exp(proximal - rollout)` with its cap and bands. Tokens of weight 0 still count in `total`, and keep their KL term.
+    `ratio` is the importance ratio `exp(current - proximal)`, of the token or as a geometric mean; `w` is the constant
+    importance sampling weight of `exp(proximal - rollout)` with its cap and bands. Tokens of weight 0 still count in
+    `total`, and keep their KL term.
 
     Source: decoupled PPO, AReaL (arXiv 2505.24298).
+
+    >>> from milepost.learner.batch.pack import collate
+    >>> batch = collate([Sample.from_turn_index([-1, 0], advantages=[0.0, 1.0])])
+    >>> policies = Policies(current=torch.tensor([[0.0, 1.5]]).log(), proximal=torch.zeros(1, 2))
+    >>> terms = policy_loss(batch, policies, config=LossConfig(clip_high=0.25), offpolicy=OffPolicyConfig(), total=1.0)
+    >>> terms.loss.item(), terms.sums["clipped_high"]  # a ratio of 1.5 is bounded by 1.25
+    (-1.25, 1.0)
     """
     mask = batch.loss_mask
     current, proximal, advantages = policies.current[mask], policies.proximal[mask].detach(), batch.advantages[mask]

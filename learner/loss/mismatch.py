@@ -1,7 +1,7 @@
-"""How far the policy that is trained is from the one that sampled, as sums that add up over micro-batches and ranks.
+"""Training-inference mismatch: how far the policy that is trained is from the one that sampled.
 
-Rates are made at the end, from the sums of a whole update. Where the proximal log-probs are approximated, these are
-numbers of the approximation.
+Everything is a sum that adds up over micro-batches and ranks. Rates are made at the end, from the sums of a whole
+update. Where the proximal log-probs are approximated, these are numbers of the approximation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from milepost.learner.loss.offpolicy import MAX_LOG_RATIO, OffPolicyConfig, k3, 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Sums over trained tokens and rows, with rho = pi_proximal / pi_rollout; sums of several batches add up."""
+    """Sums over trained tokens and rows of the importance ratio rho = pi_proximal / pi_rollout; batches add up."""
 
     tokens: float
     ratio: float
@@ -54,7 +54,15 @@ class Mismatch:
 
     @classmethod
     def of(cls, batch: MicroBatch, proximal: Tensor, config: OffPolicyConfig) -> Self:
-        """Sums of one micro-batch; `proximal` `[B, L]` are log-probs of its tokens."""
+        """Sums of one micro-batch; `proximal` `[B, L]` are log-probs of its tokens.
+
+        >>> from milepost.learner.batch.pack import collate
+        >>> from milepost.learner.batch.sample import Sample
+        >>> batch = collate([Sample.from_turn_index([-1, 0, 0], rollout_logprobs=[0.0, math.log(0.5), math.log(0.5)])])
+        >>> found = Mismatch.of(batch, torch.tensor([[0.0, 0.5, 0.25]]).log(), OffPolicyConfig())
+        >>> found.tokens, round(found.ratio, 4)  # ratios 1 and 0.5
+        (2.0, 1.5)
+        """
         trained, sampled = proximal.detach()[batch.loss_mask].double(), batch.rollout_logprobs[batch.loss_mask].double()
         logs = log_ratio(trained, sampled)
         ratios, rows = logs.exp(), segments(batch, "sequence")
@@ -92,6 +100,13 @@ class Mismatch:
         `effective_sample_share` is `(sum rho)^2 / (n sum rho^2)` in (0, 1]. `mismatch_k1` and `mismatch_k3` estimate
         KL(rollout || proximal) in nats per token. The chi-squares are `mean(rho^2) - 1` over tokens and, with the
         product of rho, over rows. `perplexity_difference` is the proximal policy's perplexity less the rollout's.
+
+        >>> from milepost.learner.batch.pack import collate
+        >>> from milepost.learner.batch.sample import Sample
+        >>> batch = collate([Sample.from_turn_index([-1, 0, 0], rollout_logprobs=[0.0, math.log(0.5), math.log(0.5)])])
+        >>> found = Mismatch.of(batch, torch.tensor([[0.0, 0.5, 0.25]]).log(), OffPolicyConfig()).metrics()
+        >>> round(found["effective_sample_share"], 4)  # 1.5^2 / (2 * 1.25)
+        0.9
         """
         n = self.tokens
         found = {

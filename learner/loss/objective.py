@@ -26,7 +26,11 @@ class Objective:
 
 
 def contradiction(loss: LossConfig, offpolicy: OffPolicyConfig) -> str | None:
-    """What cannot be together, with the way out; None if all is well."""
+    """What cannot be together, with the way out; None if all is well.
+
+    >>> contradiction(LossConfig(objective="sapo"), OffPolicyConfig(importance="none")) is None
+    True
+    """
     if loss.objective == "sapo" and offpolicy.importance != "none":
         return (
             f'loss.objective = "sapo" with offpolicy.importance = "{offpolicy.importance}": its gate is no part of a '
@@ -50,7 +54,18 @@ class Entropies:
 def objective_terms(
     batch: MicroBatch, policies: Policies, entropies: Entropies, *, objective: Objective, total: float
 ) -> LossTerms:
-    """Loss and sums of one micro-batch; `total` is `denominator` of the whole step over all ranks."""
+    """Loss and sums of one micro-batch; `total` is `denominator` of the whole step over all ranks.
+
+    >>> import torch
+    >>> from milepost.learner.batch.pack import collate
+    >>> from milepost.learner.batch.sample import Sample
+    >>> batch, zeros = collate([Sample.from_turn_index([-1, 0], advantages=[0.0, 1.0])]), torch.zeros(1, 2)
+    >>> entropies = Entropies(current=zeros + 0.5, usual=None, num_turns=1)
+    >>> objective = Objective(entropy=EntropyConfig(coef=0.5))
+    >>> terms = objective_terms(batch, Policies(zeros, zeros), entropies, objective=objective, total=1.0)
+    >>> terms.loss.item()  # -1 of the advantage, -0.5 * 0.5 of the entropy
+    -1.25
+    """
     terms = policy_loss(batch, policies, config=objective.loss, offpolicy=objective.offpolicy, total=total)
     sums = terms.sums | {"entropy": float(entropies.current.detach()[batch.loss_mask].double().sum())}
     if objective.entropy.coef == 0:

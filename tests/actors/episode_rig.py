@@ -7,6 +7,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from milepost.actors.engine import Completion, Engine
 from milepost.actors.episode import Limits, RolloutResources, run_episode
 from milepost.envs.dialogue import Dialogue
@@ -200,3 +202,15 @@ class Ends(CountingEnv):
 
     def step(self, _: str) -> Any:
         return ("end", *self.answer)
+
+
+def failure(result: Trajectory | Failure) -> Failure:
+    assert isinstance(result, Failure), result
+    assert "\n" not in result.message
+    msgspec.msgpack.encode(result)  # it can travel
+    return result
+
+
+def trajectory(result: Trajectory | Failure) -> Trajectory:
+    assert isinstance(result, Trajectory), result
+    return result

@@ -2,8 +2,6 @@
 
 import asyncio
 import math
-from concurrent.futures import Executor, Future
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,12 +14,13 @@ from tests.actors.episode_rig import (
     BROKEN,
     HERE,
     ScriptedEngine,
-    WaitingEngine,
     completion,
+    failure,
     hung_calls,
     play,
     resources,
     task,
+    trajectory,
 )
 
 BROKEN_ENVS: dict[str, tuple[Any, str, str, int]] = {
@@ -46,18 +45,6 @@ BROKEN_ENVS: dict[str, tuple[Any, str, str, int]] = {
     "forged turn": (task(f"{HERE}:ForgesATurn"), "ObservationError", "would forge a turn", 1),
     "no room": (task(f"{HERE}:Lengthy", first=500), "ContractError", "first prompt is longer than the engine's", 0),
 }
-
-
-def failure(result: Trajectory | Failure) -> Failure:
-    assert isinstance(result, Failure), result
-    assert "\n" not in result.message
-    msgspec.msgpack.encode(result)  # it can travel
-    return result
-
-
-def trajectory(result: Trajectory | Failure) -> Trajectory:
-    assert isinstance(result, Trajectory), result
-    return result
 
 
 @pytest.mark.parametrize("name", BROKEN_ENVS)
@@ -115,73 +102,12 @@ def test_an_episode_records_what_was_seen_said_and_reached(dialogue: Dialogue) -
     assert all(set(t.logprobs) == {-0.5} and t.versions[0].version == 3 for t in found.turns)
 
 
-@pytest.mark.parametrize("where", ["Reset", "Step"])
-def test_a_call_that_hangs_is_counted_while_it_still_hangs(where: str, dialogue: Dialogue) -> None:
-    async def one() -> Failure:
-        async with resources(dialogue, env_timeout_s=1) as here:
-            found = failure(await play(here, task(f"{HERE}:HangsIn{where}")))
-            assert (here.hung, hung_calls.now) == (1, 1)
-            return found
-
-    found = asyncio.run(one())
-    assert (found.boundary, found.error) == ("env", "TimeoutError")
-    assert found.message == f"{where.lower()} did not return within actors.env_timeout_s = 1"
-    assert hung_calls.now == 0
-
-
-@pytest.mark.parametrize("returns", [True, False])
-def test_a_call_cut_by_the_episodes_deadline_is_counted_only_if_it_outlasts_its_own(
-    returns: bool, dialogue: Dialogue
-) -> None:
-    async def one() -> int:
-        async with resources(dialogue, env_timeout_s=1, episode_timeout_s=0.3) as here:
-            found = failure(await play(here, task(f"{HERE}:HangsInStep")))
-            assert (found.boundary, here.hung, hung_calls.now) == ("infra", 0, 1)
-            if returns:
-                hung_calls.release.set()
-            await asyncio.sleep(1.5)
-            return here.hung
-
-    assert asyncio.run(one()) == (0 if returns else 1)
-
-
-def test_a_close_that_hangs_is_counted_though_the_episode_is_good(dialogue: Dialogue) -> None:
-    async def one() -> None:
-        async with resources(dialogue, env_timeout_s=1) as here:
-            assert trajectory(await play(here, task(f"{HERE}:HangsInClose"))).outcome == "success"
-            async with asyncio.timeout(10):
-                while not here.hung:
-                    await asyncio.sleep(0.01)
-            assert hung_calls.now == 1
-
-    asyncio.run(one())
-
-
 def test_a_close_that_raises_changes_nothing(dialogue: Dialogue) -> None:
     async def one() -> Trajectory | Failure:
         async with resources(dialogue) as here:
             return await play(here, task(f"{HERE}:RaisesInClose"))
 
     assert trajectory(asyncio.run(one())).outcome == "success"
-
-
-def test_a_call_that_waits_for_a_thread_is_not_taken_for_a_hanging_one(dialogue: Dialogue) -> None:
-    async def one() -> None:
-        async with resources(dialogue, threads=1, env_timeout_s=0.2, episode_timeout_s=0.6) as here:
-            hanging = asyncio.create_task(play(here, task(f"{HERE}:HangsInReset")))
-            await asyncio.sleep(0)
-            waiting = failure(await play(here, task()))
-            assert failure(await hanging).boundary == "env"
-            assert waiting.boundary == "infra"
-            assert waiting.message == (
-                "episode longer than actors.episode_timeout_s = 0.6; it waited for a thread for reset"
-            )
-            assert here.hung == 1
-            hung_calls.release.set()
-            here.limits = replace(here.limits, env_timeout_s=5, episode_timeout_s=30)
-            assert trajectory(await play(here, task())).outcome == "success"  # nothing is left in the queue
-
-    asyncio.run(one())
 
 
 class Says:
@@ -218,54 +144,6 @@ def test_what_the_engine_does_wrongly_ends_the_episode_at_the_engine_boundary(
     found = asyncio.run(one())
     assert (found.boundary, found.error, found.turn) == ("engine", error, 0)
     assert message in found.message
-
-
-def test_an_episode_past_its_deadline_is_an_infra_failure_that_says_what_it_waited_for(dialogue: Dialogue) -> None:
-    async def one() -> Failure:
-        async with resources(dialogue, engine=WaitingEngine(dialogue, asyncio.Event()), episode_timeout_s=1) as here:
-            found = failure(await play(here, task()))
-            assert here.hung == 0
-            return found
-
-    found = asyncio.run(one())
-    assert (found.boundary, found.error) == ("infra", "TimeoutError")
-    assert found.message == "episode longer than actors.episode_timeout_s = 1; it waited for the engine"
-
-
-def test_cancellation_passes_through(dialogue: Dialogue) -> None:
-    async def one() -> None:
-        async with resources(dialogue, engine=(engine := WaitingEngine(dialogue, asyncio.Event()))) as here:
-            playing = asyncio.create_task(play(here, task()))
-            await engine.asked.wait()
-            playing.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await playing
-
-    asyncio.run(one())
-
-
-class Inline(Executor):
-    """Runs a call where it is submitted, so that its end falls on a known turn of the event loop."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
-
-
-@pytest.mark.parametrize("loop_turns", range(12))
-def test_cancellation_is_not_lost_when_a_call_ends_at_the_same_moment(loop_turns: int, dialogue: Dialogue) -> None:
-    async def one() -> None:
-        async with resources(dialogue, engine=WaitingEngine(dialogue, asyncio.Event())) as here:
-            here.executor = Inline()
-            playing = asyncio.create_task(play(here, task()))
-            for _ in range(loop_turns):
-                await asyncio.sleep(0)
-            playing.cancel()
-            await asyncio.wait([playing], timeout=1)
-            assert playing.cancelled()
-
-    asyncio.run(one())
 
 
 def raises(_: Trajectory) -> list[float]:

@@ -18,15 +18,23 @@ from milepost.learner.credit.settings import CreditSettings
 
 
 class BiLevelGAEConfig(CreditSettings):
-    """Every token earns its generalised advantage inside its turn, and the turn among turns."""
+    """Bi-level GAE: every token earns its generalised advantage inside its turn, and the turn among turns."""
 
     strategy: Literal["bilevel_gae"] = Field(
-        "bilevel_gae", description="a critic's generalised advantage over turns, then over the tokens of a turn"
+        "bilevel_gae",
+        description="Bi-level GAE: generalised advantages of a critic over turns, then over the tokens of a turn",
     )
-    gamma_turn: float = Field(0.95, gt=0, le=1, description="Discount per turn")
-    lambda_turn: float = Field(1.0, ge=0, le=1, description="Weight of far estimates over turns")
-    gamma_token: float = Field(1.0, gt=0, le=1, description="Discount per token inside a turn")
-    lambda_token: float = Field(1.0, ge=0, le=1, description="Weight of far estimates over the tokens of a turn")
+    gamma_turn: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn")
+    lambda_turn: float = Field(
+        1.0, ge=0, le=1, description="GAE lambda over turns: 0 looks one turn ahead, 1 takes the whole return"
+    )
+    gamma_token: float = Field(1.0, gt=0, le=1, description="Discount factor gamma per token inside a turn")
+    lambda_token: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="GAE lambda over the tokens of a turn: 0 looks one token ahead, 1 to the end of the turn",
+    )
 
 
 class BiLevelGAE:
@@ -56,7 +64,16 @@ class BiLevelGAE:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Advantages and targets of every token. Raises ValueError where a turn has no token values, naming it."""
+        """Advantages and targets of every token. Raises ValueError where a turn has no token values, naming it.
+
+        >>> values = [(0.5, 0.25), (0.5,)]
+        >>> group = CreditGroup.from_walks("A x B p B success", num_tokens=[2, 1], token_values=values)
+        >>> credit = BiLevelGAE(BiLevelGAEConfig(gamma_turn=1.0)).assign(group)
+        >>> [x.tolist() for x in credit.step_adv]  # deltas 0.25 and 0.5
+        [[0.75, 0.5]]
+        >>> [[x.tolist() for x in turns] for turns in credit.token_total]  # the first turn's last token is worth 1
+        [[[0.5, 0.75], [0.5]]]
+        """
         config = self._config
         values = required_token_values(group)
         rewards = [turn_rewards(t, invalid_penalty=config.invalid_penalty) for t in group.trajectories]

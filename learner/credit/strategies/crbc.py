@@ -30,16 +30,24 @@ ROUNDING = 1e-12
 
 
 class CRBCConfig(GraphSettings):
-    """A turn's credit is what its action was worth more than its state."""
+    """Advantage Q(s, a) - V(s) on the group's graph: what a turn's action was worth more than its state."""
 
-    strategy: Literal["crbc"] = Field("crbc", description="credit for state transitions, judged by the whole group")
-    w_step: float = Field(5.0, ge=0, description="Weight of the step advantage")
-    beta: float = Field(0.98, gt=0, lt=1, description="Discount per turn of what a trajectory ends with")
-    sigma_min: float = Field(0.1, gt=0, description="Smallest per-state scale a step advantage is divided by")
-    objective: Literal["success", "return"] = Field(
-        "success", description="What a state's value predicts: the probability of success, or the return"
+    strategy: Literal["crbc"] = Field(
+        "crbc", description="Cross-Rollout Bellman Closure: credit for state transitions, judged by the whole group"
     )
-    shrinkage: float = Field(0.0, ge=0, description="k of the factor N/(N+k) on credit that rests on N visits; 0: none")
+    w_step: float = Field(5.0, ge=0, description="Weight of the step advantage")
+    beta: float = Field(0.98, gt=0, lt=1, description="Discount factor per turn, of what a trajectory ends with")
+    sigma_min: float = Field(
+        0.1,
+        gt=0,
+        description="Minimum standard deviation of Q over a state's actions that a step advantage is divided by",
+    )
+    objective: Literal["success", "return"] = Field(
+        "success", description="Value function: what a state's value predicts, the probability of success or the return"
+    )
+    shrinkage: float = Field(
+        0.0, ge=0, description="Shrinkage k of the factor N/(N+k) on credit that rests on N visits; 0: none"
+    )
     depth: int | None = Field(
         None, ge=0, description="Bellman backups of the realised returns; unset: the closure, 0: each visit on its own"
     )
@@ -92,6 +100,13 @@ class CRBC:
 
         Raises:
             ValueError: the group has a history, and the objective is the return or a depth is set.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> credit = CRBC(CRBCConfig(beta=0.5)).assign(group)
+        >>> credit.state_value  # Q(A, x) = 0.25, Q(A, y) = 0, sigma(A) = 0.125
+        {'A': 0.125, 'B': 0.5}
+        >>> [x.tolist() for x in credit.step_adv]
+        [[1.0, 0.0], [-1.0]]
         """
         graph = build_graph(group)
         values = self._values(group, graph)

@@ -19,9 +19,14 @@ from milepost.learner.credit.settings import StepSettings
 class G2POConfig(StepSettings):
     """A turn's credit is the value of where it led, compared within its state and within the group."""
 
-    strategy: Literal["g2po"] = Field("g2po", description="value of the next state, compared in state and group")
-    gamma: float = Field(0.95, gt=0, le=1, description="Discount per turn of success")
-    scale: Scale = Field("std", description="Divide both comparisons by their std, or none: only subtract the mean")
+    strategy: Literal["g2po"] = Field(
+        "g2po", description="G2PO: value of the next state, compared within state and group"
+    )
+    gamma: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn, of success")
+    scale: Scale = Field(
+        "std",
+        description="Advantage normalisation of both comparisons: std divides by it, none only subtracts the mean",
+    )
 
 
 class G2PO:
@@ -49,7 +54,15 @@ class G2PO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages, with V(s) for every state the group acted in."""
+        """Trajectory and step advantages, with V(s) for every state the group acted in.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> credit = G2PO(G2POConfig(gamma=0.5, scale="none")).assign(group)
+        >>> credit.state_value  # v' is 0.5, 1 and 0
+        {'A': 0.125, 'B': 0.5}
+        >>> [x.tolist() for x in credit.step_adv]  # c1: 0.25, 0, -0.25; c2: 0.375, 0.5, -0.125 less their mean 0.25
+        [[0.375, 0.25], [-0.625]]
+        """
         config = self._config
         turns = flat_turns(group)
         states = labels([turn.anchor for turn in turns])

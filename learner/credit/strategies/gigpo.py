@@ -22,13 +22,19 @@ from milepost.learner.credit.settings import StepSettings
 class GiGPOConfig(StepSettings):
     """A turn's credit is its discounted return, compared with the other visits of its state."""
 
-    strategy: Literal["gigpo"] = Field("gigpo", description="returns compared within the visits of a state")
-    gamma: float = Field(0.95, gt=0, le=1, description="Discount per turn of the return")
+    strategy: Literal["gigpo"] = Field(
+        "gigpo", description="Group-in-Group Policy Optimization: returns compared within the visits of a state"
+    )
+    gamma: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn, of the return")
     scale: Scale = Field(
-        "std", description="Divide step advantages by the state's std, or none: only subtract its mean"
+        "std", description="Advantage normalisation within a state: std divides by it, none only subtracts the mean"
     )
     similarity: float = Field(
-        1.0, gt=0, le=1, description="Anchors at least this alike are one state; 1 compares exactly and is much faster"
+        1.0,
+        gt=0,
+        le=1,
+        description="Similarity threshold of anchors: at least this alike are one state; 1 compares exactly and "
+        "is much faster",
     )
 
 
@@ -58,7 +64,13 @@ class GiGPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages; no state value is estimated."""
+        """Trajectory and step advantages; no state value is estimated.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> credit = GiGPO(GiGPOConfig(gamma=0.5, scale="none")).assign(group)  # returns from A on: 0.5 and 0
+        >>> [x.tolist() for x in credit.step_adv]
+        [[0.25, 0.0], [-0.25]]
+        """
         config = self._config
         anchors = [turn.anchor for turn in flat_turns(group)]
         states = labels(anchors if config.similarity == 1 else _representatives(anchors, config.similarity))

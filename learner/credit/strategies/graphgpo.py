@@ -22,8 +22,12 @@ from milepost.learner.credit.settings import GraphSettings
 class GraphGPOConfig(GraphSettings):
     """A turn's credit is how near to success it led, compared with the other visits of its state."""
 
-    strategy: Literal["graphgpo"] = Field("graphgpo", description="distance to success, by the group's known paths")
-    omega: float = Field(0.1, gt=0, lt=1, description="Factor per turn of distance; small makes only the best count")
+    strategy: Literal["graphgpo"] = Field(
+        "graphgpo", description="Graph-based Group Policy Optimization: distance to success, by the group's known paths"
+    )
+    omega: float = Field(
+        0.1, gt=0, lt=1, description="Discount factor per turn of distance to success; small makes only the best count"
+    )
 
 
 class GraphGPO:
@@ -55,7 +59,15 @@ class GraphGPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages, with omega^d(s) for every state the group acted in (0: no known way)."""
+        """Trajectory and step advantages, with omega^d(s) for every state the group acted in (0: no known way).
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> credit = GraphGPO(GraphGPOConfig(omega=0.5)).assign(group)
+        >>> credit.state_value  # success is two transitions from A and one from B
+        {'A': 0.25, 'B': 0.5}
+        >>> [x.round(3).tolist() for x in credit.step_adv]
+        [[0.707, 0.0], [-0.707]]
+        """
         config = self._config
         graph = build_graph(group)
         anchors, targets = graph.pair_state[graph.turn_pair], _targets(group, graph)

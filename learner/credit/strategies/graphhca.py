@@ -20,9 +20,13 @@ from milepost.learner.credit.settings import GraphSettings
 class GraphHCAConfig(GraphSettings):
     """A turn's credit is the change of the log-probability of success, compared with the other turns from its state."""
 
-    strategy: Literal["graphhca"] = Field("graphhca", description="credit for the change in log success probability")
-    beta: float = Field(0.95, gt=0, lt=1, description="Discount per turn of the probability of success")
-    floor: float = Field(0.01, gt=0, lt=1, description="Probabilities below it count as this, so a logarithm exists")
+    strategy: Literal["graphhca"] = Field(
+        "graphhca", description="Hindsight credit assignment (GraphHCA): change of the log-probability of success"
+    )
+    beta: float = Field(0.95, gt=0, lt=1, description="Discount factor per turn, of the probability of success")
+    floor: float = Field(
+        0.01, gt=0, lt=1, description="Probability floor: smaller ones count as this, so that a logarithm exists"
+    )
 
 
 class GraphHCA:
@@ -55,7 +59,12 @@ class GraphHCA:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages, with Phi(s) for every state of the graph."""
+        """Trajectory and step advantages, with Phi(s) for every state of the graph.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> [x.round(3).tolist() for x in GraphHCA(GraphHCAConfig(beta=0.5)).assign(group).step_adv]
+        [[0.707, 0.0], [-0.707]]
+        """
         config = self._config
         graph = build_graph(group)
         phi = solve_values(graph, beta=config.beta).value
@@ -81,6 +90,10 @@ def log_changes(graph: TransitionGraph, phi: Floats, *, floor: float) -> Floats:
 
     Args:
         phi: `[S]` probabilities of success.
+
+    >>> graph = build_graph(CreditGroup.from_walks("A x B p B success", "A y C failure"))
+    >>> log_changes(graph, np.array([0.125, 0.5]), floor=0.125).round(3).tolist()  # log 4, log 1, log 2
+    [1.386, 0.0, 0.693]
     """
     log_phi: Floats = np.log(np.maximum(np.append(phi, [1.0, 0.0]), floor))
     change: Floats = log_phi[graph.edge_target] - log_phi[graph.edge_state]

@@ -22,12 +22,19 @@ from milepost.learner.credit.settings import StepSettings
 class HGPOConfig(StepSettings):
     """A turn's credit is its discounted return, compared with visits that share more and more of its history."""
 
-    strategy: Literal["hgpo"] = Field("hgpo", description="returns compared within visits that share a history")
+    strategy: Literal["hgpo"] = Field(
+        "hgpo",
+        description="Hierarchy-of-Groups Policy Optimization: returns compared within visits that share a history",
+    )
     w_trajectory: float = Field(0.0, ge=0, description="Weight of the trajectory advantage")
-    gamma: float = Field(0.95, gt=0, le=1, description="Discount per turn of the return")
-    history: int = Field(2, ge=0, description="Most states before the current one that peers share (K in the paper)")
-    alpha: float = Field(1.0, ge=0, description="Peers that share k states weigh (k + 1)^alpha")
-    include_group: bool = Field(False, description="Average the trajectory advantage in, as peers that share nothing")
+    gamma: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn, of the return")
+    history: int = Field(2, ge=0, description="History length K: most states before the current one that peers share")
+    alpha: float = Field(
+        1.0, ge=0, description="Exponent of the level weights: peers that share k states weigh (k + 1)^alpha"
+    )
+    include_group: bool = Field(
+        False, description="Group level k = 0: average the trajectory advantage in, as of peers that share nothing"
+    )
 
 
 class HGPO:
@@ -53,7 +60,12 @@ class HGPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Step advantages, with trajectory advantages where they have a weight; no state value is estimated."""
+        """Step advantages, with trajectory advantages where they have a weight; no state value is estimated.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> [x.tolist() for x in HGPO(HGPOConfig(gamma=0.5)).assign(group).step_adv]  # std (ddof=0) of 0.5 and 0: 0.25
+        [[1.0, 0.0], [-1.0]]
+        """
         config = self._config
         turns = flat_turns(group)
         anchors = labels([turn.anchor for turn in turns])

@@ -23,23 +23,29 @@ Potential = Literal["graph", "progress", "value"]
 
 
 def shaping(potential: Floats, *, gamma: float) -> Floats:
-    """`F_t = gamma Phi(s_{t+1}) - Phi(s_t)`, the reward of moving between states (Ng et al., ICML 1999).
+    """Shaping rewards `F_t = gamma Phi(s_{t+1}) - Phi(s_t)`, for moving between states (Ng et al., ICML 1999).
 
     Args:
         potential: `[T + 1]`, of the state before each turn and of the terminal, which must be 0 for invariance.
 
     Returns:
         `[T]`.
+
+    >>> shaping(np.array([0.0, 0.5, 0.0]), gamma=0.5).tolist()
+    [0.25, -0.5]
     """
     return gamma * potential[1:] - potential[:-1]
 
 
 def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float) -> Floats:
-    """`[T]` discounted returns-to-go of `r + F`, which telescope to `G_t - Phi(s_t)`.
+    """Discounted returns-to-go `[T]` of `r + F`, which telescope to `G_t - Phi(s_t)`.
 
     Args:
         rewards: `[T]`.
         potential: `[T]`, of the state before each turn. Every terminal has 0: success, failure and truncation.
+
+    >>> shaped_returns(np.array([0.0, 1.0]), np.array([0.0, 0.5]), gamma=0.5).tolist()  # 0.5 - 0 and 1 - 0.5
+    [0.5, 0.5]
     """
     return discounted_sums(rewards + shaping(np.append(potential, 0.0), gamma=gamma), rate=gamma)
 
@@ -47,11 +53,15 @@ def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float) -> Float
 class PBRSConfig(GraphSettings):
     """A turn earns its return-to-go less the potential of its state."""
 
-    strategy: Literal["pbrs"] = Field("pbrs", description="return-to-go less the potential of the turn's state")
-    potential: Potential = Field(
-        "graph", description="graph: chance of success in the group; progress: the environment's; value: a critic's"
+    strategy: Literal["pbrs"] = Field(
+        "pbrs", description="Potential-based reward shaping: return-to-go less the potential of the turn's state"
     )
-    gamma: float = Field(0.98, gt=0, le=1, description="Discount per turn, also inside the graph")
+    potential: Potential = Field(
+        "graph",
+        description="Shaping potential: graph, the discounted success probability in the group; progress, the "
+        "environment's; value, a critic's",
+    )
+    gamma: float = Field(0.98, gt=0, le=1, description="Discount factor gamma per turn, also inside the graph")
 
     @model_validator(mode="after")
     def _the_potential_fits(self) -> Self:
@@ -97,7 +107,13 @@ class PBRS:
         return needs[self._config.potential]
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory and step advantages. Raises ValueError where a turn lacks what the potential reads, naming it."""
+        """Trajectory and step advantages. Raises ValueError where a turn lacks what the potential reads, naming it.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", progress=[0.5, 1.0])
+        >>> credit = PBRS(PBRSConfig(potential="progress", gamma=0.5)).assign(group)
+        >>> [x.tolist() for x in credit.step_adv]  # returns 0.5 and 1, potentials 0 and 0.5
+        [[0.5, 0.5]]
+        """
         config = self._config
         potential, state_value = self._potential(group)
         step_adv = [

@@ -21,7 +21,9 @@ from milepost.learner.credit.settings import StepSettings
 class SALTConfig(StepSettings):
     """A turn's credit is the mean advantage of all trajectories that made the same transition."""
 
-    strategy: Literal["salt"] = Field("salt", description="mean advantage of the trajectories that share a transition")
+    strategy: Literal["salt"] = Field(
+        "salt", description="SALT: mean advantage of the trajectories that share a transition"
+    )
     w_trajectory: float = Field(0.0, ge=0, description="Weight of the trajectory advantage, which the steps hold too")
 
 
@@ -49,7 +51,12 @@ class SALT:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Step advantages per edge; no state value is estimated."""
+        """Step advantages per edge; no state value is estimated.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A x B q C failure")
+        >>> [x.tolist() for x in SALT(SALTConfig(baseline="dr_grpo")).assign(group).step_adv]  # the first is shared
+        [[0.0, 0.5], [0.0, -0.5]]
+        """
         config = self._config
         rewards = group.penalised_rewards(config.invalid_penalty)
         traj_adv = trajectory_advantages(rewards, baseline=config.baseline)

@@ -27,12 +27,22 @@ class STAPOConfig(StepSettings):
     """Step returns within a state, and a word on the turns whose entropy stands out."""
 
     strategy: Literal["stapo"] = Field(
-        "stapo", description="step returns within a state, selective credit for turns of outlying entropy"
+        "stapo", description="STAPO: step returns within a state, selective credit for turns of outlying entropy"
     )
-    gamma: float = Field(0.95, gt=0, le=1, description="Discount per turn of the step return")
-    fence: float = Field(1.5, ge=0, description="Interquartile ranges above the third quartile where outliers begin")
-    w_aware: float = Field(0.01, ge=0, description="Weight, on outliers, of what goal and history added to log-probs")
-    w_independent: float = Field(0.01, ge=0, description="Weight, on outliers, of the entropy above the fence")
+    gamma: float = Field(0.95, gt=0, le=1, description="Discount factor gamma per turn, of the step return")
+    fence: float = Field(
+        1.5, ge=0, description="Outlier fence in interquartile ranges above the third quartile of the entropy"
+    )
+    w_aware: float = Field(
+        0.01,
+        ge=0,
+        description="Weight of the trajectory-aware reward of outliers: what goal and history added to log-probs",
+    )
+    w_independent: float = Field(
+        0.01,
+        ge=0,
+        description="Weight of the trajectory-independent penalty of outliers: their entropy above the fence",
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +87,12 @@ class STAPO:
 
         Raises:
             ValueError: a turn has no entropy, or an outlier has no history gain; names group, trajectory and turn.
+
+        >>> walks, gain = ["A x B failure"] * 5, [0.0, 0.0, 0.0, 0.0, -1.0]
+        >>> group = CreditGroup.from_walks(*walks, entropy=[1.0, 1.0, 1.0, 1.0, 3.0], history_gain=gain)
+        >>> credit = STAPO(STAPOConfig()).assign(group)  # the last turn is 2 nats above the fence
+        >>> [x.round(3).tolist() for x in credit.step_adv]  # 0.01 * -1 - 0.01 * 2
+        [[0.0], [0.0], [0.0], [0.0], [-0.03]]
         """
         config = self._config
         outliers = entropy_outliers(group, fence=config.fence)
@@ -98,13 +114,17 @@ class STAPO:
 
 
 def entropy_outliers(group: CreditGroup, *, fence: float) -> Outliers:
-    """The turns whose entropy, less what is usual in their state, lies above the fence.
+    """Outliers by Tukey's fence: turns whose entropy, less what is usual in their state, lies above it.
 
     Args:
         fence: interquartile ranges above the third quartile.
 
     Raises:
         ValueError: a turn has no entropy; names group, trajectory and turn.
+
+    >>> group = CreditGroup.from_walks(*["A x B failure"] * 5, entropy=[1.0, 1.0, 1.0, 1.0, 3.0])
+    >>> entropy_outliers(group, fence=1.5).excess.round(3).tolist()
+    [0.0, 0.0, 0.0, 0.0, 2.0]
     """
     entropy = np.concatenate(required(group, "entropy"))
     normalised, has_peer = compare(entropy, _states(group), scale="none")

@@ -19,7 +19,9 @@ from milepost.learner.credit.settings import TrajectorySettings
 class StarPOConfig(TrajectorySettings):
     """Every turn gets its trajectory's advantage."""
 
-    strategy: Literal["starpo"] = Field("starpo", description="each turn gets its trajectory's advantage")
+    strategy: Literal["starpo"] = Field(
+        "starpo", description="StarPO: each turn gets its trajectory's group-relative advantage"
+    )
     w_trajectory: float = Field(1.0, gt=0, description="Weight of the trajectory advantage")
 
 
@@ -37,7 +39,12 @@ class StarPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Trajectory advantages only: step advantages and coverage are 0, no state value is estimated."""
+        """Trajectory advantages only: step advantages and coverage are 0, no state value is estimated.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", "A y C failure")
+        >>> [x.tolist() for x in StarPO(StarPOConfig(baseline="dr_grpo")).assign(group).total]
+        [[0.5, 0.5], [-0.5]]
+        """
         config = self._config
         rewards = group.penalised_rewards(config.invalid_penalty)
         traj_adv = trajectory_advantages(rewards, baseline=config.baseline)

@@ -21,9 +21,11 @@ from milepost.learner.credit.settings import CreditSettings
 class StepPOConfig(CreditSettings):
     """A turn earns its generalised advantage over a critic's values."""
 
-    strategy: Literal["steppo"] = Field("steppo", description="a critic's generalised advantage over turns")
-    gamma: float = Field(0.99, gt=0, le=1, description="Discount per turn")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="Weight of far estimates: 0 one turn ahead, 1 the return")
+    strategy: Literal["steppo"] = Field("steppo", description="StepPO: generalised advantages of a critic over turns")
+    gamma: float = Field(0.99, gt=0, le=1, description="Discount factor gamma per turn")
+    gae_lambda: float = Field(
+        0.95, ge=0, le=1, description="GAE lambda: 0 looks one turn ahead, 1 takes the whole return"
+    )
 
 
 class StepPO:
@@ -50,7 +52,13 @@ class StepPO:
         self._config = config
 
     def assign(self, group: CreditGroup) -> Credit:
-        """Advantages and critic targets of every turn. Raises ValueError where a turn has no value, naming it."""
+        """Advantages and critic targets of every turn. Raises ValueError where a turn has no value, naming it.
+
+        >>> group = CreditGroup.from_walks("A x B p B success", value=[0.5, 0.5])
+        >>> credit = StepPO(StepPOConfig(gamma=1.0, gae_lambda=0.5)).assign(group)
+        >>> [x.tolist() for x in credit.total]  # deltas 0 and 0.5
+        [[0.25, 0.5]]
+        """
         config = self._config
         values = required(group, "value")
         advantages = tuple(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
-from milepost.learner.batch.sample import NO_TURN, NO_VERSION, samples
+from milepost.learner.batch.sample import NO_TURN, NO_VERSION, Sample, samples
 from tests.learner.token_turns import turn
 
 TASK = Task(env="x:Y", seed=0, split="train")
@@ -93,3 +93,17 @@ def test_a_critic_is_trained_before_the_first_tokens_of_a_turn_that_have_a_targe
     (sample,) = samples(trajectory(turns), [0.0, 0.0], [np.array([0.25]), np.array([0.5, 1.0])])
     assert sample.value_mask.tolist() == [False, False, True, False, False, True, True]
     assert sample.value_targets.tolist() == [0, 0, 0.25, 0, 0, 0.5, 1.0]
+
+
+def test_a_sample_from_turn_indices_is_the_one_that_a_trajectory_gives():
+    turns = [turn([1, 2], [7, 8]), turn([1, 2, 7, 8, 9], [5])]
+    (real,) = samples(trajectory(turns), [0.5, -1.0], [np.array([0.25]), np.array([0.0])])
+    spelt = Sample.from_turn_index(
+        [NO_TURN, NO_TURN, 0, 0, NO_TURN, 1],
+        advantages=[0, 0, 0.5, 0.5, 0, -1.0],
+        rollout_logprobs=real.rollout_logprobs.tolist(),
+        value_targets=[None, None, 0.25, None, None, 0.0],
+    )
+    for name in ("loss_mask", "advantages", "rollout_logprobs", "turn_lengths", "turn_index", "value_mask"):
+        np.testing.assert_array_equal(getattr(spelt, name), getattr(real, name), err_msg=name)
+    assert spelt.value_targets.tolist() == real.value_targets.tolist()

@@ -170,3 +170,34 @@ def test_an_empty_batch_stays_empty() -> None:
 def test_weights_that_do_not_fit_are_refused(weights: list[list[np.ndarray]]) -> None:
     with pytest.raises(ValueError, match="weight"):
         scaled([credit_of([1.0, 2.0])], weights, "unit_std")
+
+
+def test_a_walk_is_read_as_the_turns_that_it_spells() -> None:
+    group = CreditGroup.from_walks("A x B <invalid> B success", "A y C truncated", value=[0.25, 0.5, 0.75])
+    assert group.trajectories[0].turns == (
+        CreditTurn("A", "x", "B", 0.0, False, num_tokens=1, value=0.25),
+        CreditTurn("B", INVALID, "B", 1.0, True, num_tokens=1, value=0.5),
+    )
+    assert group.trajectories[1] == CreditTrajectory(
+        "truncated", (CreditTurn("A", "y", "C", 0.0, False, num_tokens=1, value=0.75),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("walk", "complaint"),
+    [
+        ("A x B", "one of success, failure, truncated"),
+        ("A x B won", "one of success, failure, truncated"),
+        ("A x success", "alternate"),
+        ("", "alternate"),
+        ("A success", "at least one turn"),
+    ],
+)
+def test_a_walk_that_spells_no_trajectory_is_refused(walk: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        CreditGroup.from_walks(walk)
+
+
+def test_a_field_of_a_walk_has_one_value_per_turn() -> None:
+    with pytest.raises(ValueError, match="entropy: give one value for each of the 1 turns"):
+        CreditGroup.from_walks("A x B success", entropy=[0.5, 0.5])

@@ -20,7 +20,7 @@ from milepost.learner.credit.graph import (
     visit_local_values,
 )
 from milepost.learner.credit.history import faded, transitions
-from tests.learner.credit.test_credit_properties import groups, path, unhurried
+from tests.learner.credit.random_groups import groups, path, unhurried
 
 WON = PastTransition("B", "p", None, True, 1.0)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from milepost.learner.credit.assignment import CreditGroup, PastTransition
 from milepost.learner.credit.history import FAINTEST, faded, grounded, merged, transitions
-from tests.learner.credit.test_credit_properties import groups, unhurried
+from tests.learner.credit.random_groups import groups, unhurried
 from tests.learner.credit.toy4 import toy4
 
 

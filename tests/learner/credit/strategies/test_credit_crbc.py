@@ -20,7 +20,7 @@ from milepost.learner.credit.assignment import (
 )
 from milepost.learner.credit.history import faded, transitions
 from milepost.learner.credit.strategies.crbc import CRBC, CRBCConfig
-from tests.learner.credit.test_credit_properties import assert_finite, groups, path, unhurried
+from tests.learner.credit.random_groups import assert_finite, groups, path, unhurried
 from tests.learner.credit.toy4 import assert_turns_equal, toy4
 
 VARIANTS = [

@@ -12,7 +12,7 @@ from milepost.learner.credit.graph import build_graph, solve_values
 from milepost.learner.credit.history import transitions
 from milepost.learner.credit.strategies.graphhca import GraphHCA, GraphHCAConfig, log_changes
 from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
-from tests.learner.credit.test_credit_properties import assert_finite, groups, path, unhurried
+from tests.learner.credit.random_groups import assert_finite, groups, path, unhurried
 from tests.learner.credit.toy4 import assert_turns_equal, toy4
 
 
