@@ -108,11 +108,11 @@ def padded_tokens(batch: Sequence[Sample]) -> int:
 def padding_share(ranks: Sequence[Sequence[Sequence[Sample]]]) -> float:
     """Share of token positions `[rank][k]` that hold no token; 0 where there are none.
 
-    Rows of 3 and 1 tokens in one micro-batch take 4 of its 2 x 3 positions:
+    Rows of 4 and 2 tokens in one micro-batch take 6 of its 2 x 4 positions:
 
-    >>> rows = (Sample.from_turn_index([-1, 0, 0]), Sample.from_turn_index([0]))
-    >>> round(padding_share([[rows]]), 3)
-    0.333
+    >>> rows = (Sample.from_turn_index([-1, 0, 0, 0]), Sample.from_turn_index([-1, 0]))
+    >>> padding_share([[rows]])
+    0.25
     """
     batches = [batch for rank in ranks for batch in rank]
     positions = sum(padded_tokens(batch) for batch in batches)
