@@ -256,13 +256,13 @@ class Run:
         buffer, ledger = self._system.buffer, self._system.ledger
         self._saved, self._unsettled_bytes = self._version if found else None, 0
         logger.info("history goes on from version %d", self._version)
-        before = await ledger.versions()
+        before = await ledger.version()
         if (await ledger.balance()).issued_total == 0:
             await ledger.set_versions(version=self._version)
             return
-        if before.version > self._version:
+        if before > self._version:
             await buffer.rollback(self._version)
-        elif found and before.version < self._version:
+        elif found and before < self._version:
             await buffer.commit(self._version, msgspec.convert(found.manifest.record.consumed, dict[str, FinalState]))
         buffer.redeliver()
         await buffer.settle(self._version)
@@ -289,4 +289,4 @@ class Run:
                 raise DependencyLost(str(error)) from error
 
     async def _busy_s(self) -> float:
-        return max((facts.busy_s for facts in await self._system.engines.probe()), default=0.0)
+        return max(await self._system.engines.probe(), default=0.0)

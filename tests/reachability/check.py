@@ -33,7 +33,7 @@ class Reached:
 
     def __init__(self, modules: dict[str, Module]) -> None:
         self.definitions: set[Definition] = set()
-        self._modules = modules
+        self.modules = modules
         self._attributes: set[str] = set()
         self._calls: dict[str, list[tuple[float, frozenset[str | None]]]] = {}
         self._handed_on: set[str] = set()
@@ -58,14 +58,14 @@ class Reached:
 
     def enter(self, name: str) -> None:
         """Import a module of ours, and what it imports."""
-        if name in self._entered or name not in self._modules:
+        if name in self._entered or name not in self.modules:
             return
         self._entered.add(name)
-        module = self._modules[name]
+        module = self.modules[name]
         for node in module.statements:
             Names(self, module, None, node).follow()
         for source, inner in module.aliases.values():
-            self.enter(f"{source}.{inner}" if f"{source}.{inner}" in self._modules else source)
+            self.enter(f"{source}.{inner}" if f"{source}.{inner}" in self.modules else source)
         for definition in module.definitions.values():
             if definition.registered:
                 self._reach(module, None, definition)
@@ -83,14 +83,14 @@ class Reached:
 
     def path(self, module: str, name: str) -> None:
         self.name(module, name)
-        self.handed_on(name)  # an environment's options come from a config
+        self.handed_on(f"{module}:{name}")  # an environment's options come from a config
 
     def name(self, module: str, name: str) -> None:
         full = f"{module}.{name}".removeprefix("milepost.")
-        if full in self._modules:
+        if full in self.modules:
             self.enter(full)
-        elif module in self._modules:
-            home = self._modules[module]
+        elif module in self.modules:
+            home = self.modules[module]
             self.enter(module)
             if name in home.definitions:
                 self._reach(home, None, home.definitions[name])
@@ -127,14 +127,13 @@ class Reached:
 
     def is_field_set(self, found: Class, position: float, name: str) -> bool:
         """Whether the field is ever given another value than its default."""
-        makers = [relative.definition.name for relative in found.family()]
-        return name in self._stored or any(self.is_set(maker, position, name) for maker in makers)
+        return name in self._stored or any(self.is_set(kin.key, position, name) for kin in found.family())
 
     def _class(self, module: Module, name: str) -> Class | None:
         if name in module.classes:
             return module.classes[name]
         source, inner = module.aliases.get(name, ("", ""))
-        return self._class(self._modules[source], inner) if source in self._modules else None
+        return self._class(self.modules[source], inner) if source in self.modules else None
 
     def _reach(self, module: Module, owner: Class | None, definition: Definition) -> None:
         if definition not in self.definitions:
@@ -156,9 +155,11 @@ def reached(root: Path, modules: dict[str, Module]) -> Reached:
     for name in modules:
         if name.startswith("examples."):
             found.enter(name)
+    for module, name in paths_in((root / "pyproject.toml").read_text(encoding="utf-8")):
+        found.name(module, name)
     configs = [path for folder in ("deploy", "examples") for path in sorted((root / folder).rglob("*.toml"))]
-    for path in [root / "pyproject.toml", *configs]:
-        for module, name in paths_in(path.read_text(encoding="utf-8")) if path.exists() else []:
+    for path in configs:
+        for module, name in paths_in(path.read_text(encoding="utf-8")):
             found.path(module, name)
     for path in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/*.md"))]:
         for block in _PYTHON.findall(path.read_text(encoding="utf-8")):
@@ -188,7 +189,7 @@ def _dead(module: Module, found: Reached) -> Iterator[tuple[str, str, int]]:
         elif definition.kind == "class":
             yield from _dead_members(module.classes[name], found)
         elif definition.kind == "function" and not definition.registered:
-            yield from _unset(definition, name, [name], found)
+            yield from _unset(definition, name, [f"{module.name}:{name}"], found)
 
 
 def _dead_members(found: Class, reach: Reached) -> Iterator[tuple[str, str, int]]:
@@ -198,7 +199,7 @@ def _dead_members(found: Class, reach: Reached) -> Iterator[tuple[str, str, int]
         if member not in reach.definitions:
             yield "unread " * (member.kind != "method") + member.kind, f"{title}.{name}", member.line
         elif member.kind == "method" and not member.registered and (not is_foreign or name == "__init__"):
-            makers = [relative.definition.name for relative in found.family()]
+            makers = [relative.key for relative in found.family()]
             yield from _unset(member, f"{title}.{name}", makers if name == "__init__" else [name], reach)
     yield from _unset_fields(found, reach)
 

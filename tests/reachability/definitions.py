@@ -45,6 +45,11 @@ class Class:
     wanted: set[str] = field(default_factory=set)
     """Members that were mentioned before the class was reached."""
 
+    @property
+    def key(self) -> str:
+        """`module:name`."""
+        return f"{self.module.name}:{self.definition.name}"
+
     def ancestors(self) -> Iterator[Class]:
         """Its bases of ours, and theirs."""
         for base in self.bases:

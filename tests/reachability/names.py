@@ -18,7 +18,9 @@ def paths_in(text: str) -> list[tuple[str, str]]:
 
 
 class Mentions(Protocol):
-    """Who is told."""
+    """Who is told. A callable is named `module:name` where that is known, else by its last name."""
+
+    modules: dict[str, Module]
 
     def name(self, module: str, name: str) -> None:
         """`name` of a module of ours is mentioned; the name may be a module, too."""
@@ -33,10 +35,10 @@ class Mentions(Protocol):
         """A member of a class or its relatives is read; False if they define none of this name."""
 
     def called(self, name: str, positional: float, keywords: frozenset[str | None]) -> None:
-        """Something of this name is called with so many positional arguments and these keywords; None is a `**`."""
+        """A callable is called with so many positional arguments and these keywords; None is a `**`."""
 
     def handed_on(self, name: str) -> None:
-        """Something of this name is used as a value: who calls it, and how, is not known."""
+        """A callable is used as a value: who calls it, and how, is not known."""
 
     def stored(self, name: str) -> None:
         """An attribute of this name is assigned or replaced."""
@@ -62,12 +64,12 @@ class Names(ast.NodeVisitor):
         if isinstance(node.ctx, ast.Load):
             self._name(node.id)
             if not self._is_annotation:
-                self._mentions.handed_on(self._real(node.id))
+                self._mentions.handed_on(self._key(node))
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._attribute(node)
         if isinstance(node.ctx, ast.Load) and not self._is_annotation:
-            self._mentions.handed_on(node.attr)
+            self._mentions.handed_on(self._key(node))
 
     def visit_Call(self, node: ast.Call) -> None:
         names = self._callees(node.func)
@@ -163,15 +165,24 @@ class Names(ast.NodeVisitor):
         is_super = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
         return is_super or (isinstance(node, ast.Name) and node.id in ("self", "cls"))
 
-    def _real(self, name: str) -> str:
-        return self._module.aliases[name][1] if name in self._module.aliases else name
+    def _key(self, node: ast.Name | ast.Attribute) -> str:
+        """What `called` and `handed_on` call it: `module:name` where that is known, else the last name."""
+        if isinstance(node, ast.Name):
+            if node.id in self._locals or node.id not in self._module.definitions | self._module.aliases:
+                return node.id
+            return ":".join(self._module.aliases.get(node.id, (self._module.name, node.id)))
+        base = node.value
+        if not isinstance(base, ast.Name) or base.id not in self._module.aliases or base.id in self._locals:
+            return node.attr
+        home = ".".join(self._module.aliases[base.id])
+        return f"{home}:{node.attr}" if home in self._mentions.modules else node.attr
 
     def _named(self, node: ast.expr) -> str | None:
         """The name of an argument that may be a callable of ours."""
         if isinstance(node, ast.Name) and node.id not in self._locals:
-            return self._real(node.id)
+            return self._key(node)
         if isinstance(node, ast.Attribute) and not self._is_foreign(node):
-            return node.attr
+            return self._key(node)
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and self._module.is_dynamic
         if is_text:
             self.visit(node)
@@ -181,14 +192,12 @@ class Names(ast.NodeVisitor):
         if isinstance(func, ast.Attribute) and func.attr == "remote":  # a call of a Ray actor
             return [*self._callees(func.value), "remote"]
         if isinstance(func, ast.Attribute) and func.attr == "__init__" and self._owner and self._is_self(func.value):
-            return [base.definition.name for base in self._owner.family()]
+            return [base.key for base in self._owner.family()]
         is_own_type = isinstance(func, ast.Name) and func.id == "cls"
         is_own_type |= isinstance(func, ast.Call) and isinstance(func.func, ast.Name) and func.func.id == "type"
         if is_own_type and self._owner:
-            return [relative.definition.name for relative in self._owner.family()]
-        if isinstance(func, ast.Name):
-            return [self._real(func.id)]
-        return [func.attr] if isinstance(func, ast.Attribute) else []
+            return [relative.key for relative in self._owner.family()]
+        return [self._key(func)] if isinstance(func, ast.Name | ast.Attribute) else []
 
     def _whole(self, node: ast.Call) -> None:
         """`replace(x, name=...)` stores a field; `fields(C)` and `fields(self)` read all of them."""
