@@ -39,12 +39,11 @@ def add(total: dict[str, float], more: Mapping[str, float]) -> None:
 
 
 def parity_sums(batch: MicroBatch, logprobs: Tensor, version: int) -> dict[str, float]:
-    """|learner - engine| per trained token, summed: over all of them and over those that `version` sampled."""
+    """How many tokens are trained, how many of them `version` sampled, and the sum of |learner - engine| over these."""
     gap = (logprobs.detach() - batch.rollout_logprobs)[batch.loss_mask].abs().double()
     current = batch.versions[batch.loss_mask] == version
     return {
         "tokens": float(gap.numel()),
-        "parity": float(gap.sum()),
         "tokens_current": float(current.sum()),
         "parity_current": float(gap[current].sum()),
     }

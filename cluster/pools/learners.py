@@ -85,9 +85,8 @@ class LearnerActor:
         return self._rank.train(groups, version, options)
 
     def mutual_information(self, groups: Sequence[Group]) -> float | None:
-        """As `LearnerRank.mutual_information`, in nats."""
-        found = self._rank.mutual_information(groups)
-        return None if found is None else found.information
+        """As `LearnerRank.mutual_information`."""
+        return self._rank.mutual_information(groups)
 
     def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """As `LearnerRank.check_parity`."""
