@@ -123,13 +123,13 @@ class Recovery:
         buffer, ledger, progress = self._system.buffer, self._system.ledger, self._progress
         progress.saved, progress.unsettled_bytes = progress.version if found else None, 0
         logger.info("history goes on from version %d", progress.version)
-        before = await ledger.versions()
+        before = await ledger.version()
         if (await ledger.balance()).issued_total == 0:
             await ledger.set_versions(version=progress.version)
             return
-        if before.version > progress.version:
+        if before > progress.version:
             await buffer.rollback(progress.version)
-        elif found and before.version < progress.version:
+        elif found and before < progress.version:
             await buffer.commit(
                 progress.version, msgspec.convert(found.manifest.record.consumed, dict[str, FinalState])
             )

@@ -73,11 +73,6 @@ class Dialogue:
         self._following_control = self._count_control(self._encode(self._following_text(_PLACEHOLDER)))
 
     @property
-    def end_of_turn_id(self) -> int:
-        """The token that closes an assistant message."""
-        return self._end_of_turn_id
-
-    @property
     def stop_token_ids(self) -> list[int]:
         """The tokens after which the engine stops: end of turn, then end of sequence where it is another one."""
         eos = self._tokenizer.eos_token_id

@@ -14,7 +14,6 @@ import msgspec
 
 Split = Literal["train", "heldout", "ood"]
 Outcome = Literal["success", "failure", "truncated"]
-Behavior = Literal["policy", "search"]
 Boundary = Literal["env", "engine", "reward", "infra"]
 OptionValue = bool | int | float | str
 
@@ -88,7 +87,6 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Position in the group, 0 .. group size - 1."""
     turns: list[Turn]
     outcome: Outcome
-    behavior: Behavior = "policy"
     seconds: float = 0.0
 
     def __post_init__(self) -> None:

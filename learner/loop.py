@@ -22,13 +22,7 @@ from milepost.learner.credit.filter import FilterConfig, Verdict, keep_groups, w
 from milepost.learner.credit.modulators import modulate
 from milepost.learner.credit.scaling import scaled
 from milepost.learner.credit.strategies.registry import build
-from milepost.learner.health.mutual_information import (
-    MutualInformation,
-    cross_samples,
-    estimate,
-    first_turns,
-    score_matrix,
-)
+from milepost.learner.health.mutual_information import cross_samples, estimate, first_turns, score_matrix
 from milepost.learner.loss.critic import critic_metrics
 from milepost.learner.loss.loss import turn_weights
 from milepost.learner.recipe import Recipe, UpdateOptions
@@ -48,8 +42,7 @@ class UpdateReport:
     """What an update did. `parity` numbers are mean absolute differences of log-probs, in nats per token."""
 
     version: int
-    """Policy version that was trained; the result is the next one if `optimizer_steps > 0`."""
-    optimizer_steps: int
+    """Policy version that was trained."""
     skipped_steps: int
     losses: tuple[float, ...]
     verdicts: tuple[Verdict, ...]
@@ -63,7 +56,6 @@ class UpdateReport:
     """Of the token positions that passed through the model in the policy's steps, mean over them."""
     parity: float | None
     """On tokens sampled by `version`; None if there are none."""
-    parity_all: float | None
     metrics: dict[str, float]
     seconds: dict[str, float]
 
@@ -77,7 +69,6 @@ class LearnerRank:
         self._recipe = recipe
         self._strategy = build(recipe.credit)
         self._stepper = Stepper(backend, recipe)
-        self._marginal_std: float | None = None
 
     def train(self, groups: Sequence[Group], version: int, options: UpdateOptions = DEFAULT_OPTIONS) -> UpdateReport:
         """Train on `groups` with the weights of policy `version`; every rank passes the same.
@@ -109,7 +100,6 @@ class LearnerRank:
         sums = applied_sums([*critic_steps, *steps])
         return UpdateReport(
             version=version,
-            optimizer_steps=sum(step.applied for step in steps),
             skipped_steps=sum(not step.applied for step in steps),
             losses=tuple(step.loss for step in steps),
             verdicts=tuple(verdicts),
@@ -118,7 +108,6 @@ class LearnerRank:
             prefix_breaks=len(pool) - sum(len(group.trajectories) for group in kept),
             padding_share=fmean(each.padding_share for each in minibatches) if minibatches else 0.0,
             parity=mean(parity, "parity_current", "tokens_current"),
-            parity_all=mean(parity, "parity", "tokens"),
             metrics=credit_metrics(credits, verdicts)
             | token_metrics(sums)
             | critic_metrics(sums)
@@ -138,8 +127,8 @@ class LearnerRank:
         (minibatch,) = self._stepper.minibatches(lone_samples(turns), steps=1, statistics=None)
         return self._stepper.check_parity(minibatch, version)
 
-    def mutual_information(self, groups: Sequence[Group]) -> MutualInformation | None:
-        """How much first responses depend on their prompts under the current weights, the same on every rank.
+    def mutual_information(self, groups: Sequence[Group]) -> float | None:
+        """How much first responses depend on their prompts under the current weights, in nats, the same on every rank.
 
         None where the groups hold fewer than two different prompts.
         """
@@ -152,9 +141,7 @@ class LearnerRank:
         batches = [pack.collate(members) for members in rows]
         logprobs = self._backend.token_logprobs(batches, temperature=self._recipe.temperature)
         scores = self._backend.all_sum_array(score_matrix(cross, rows, logprobs))
-        found = estimate(scores, cross.own, marginal_std=self._marginal_std)
-        self._marginal_std = found.marginal_std
-        return found
+        return estimate(scores, cross.own)
 
     def _check_same_work(self, groups: Sequence[Group], version: int) -> None:
         if not self._backend.all_equal(_fingerprint(groups, version)):

@@ -37,12 +37,11 @@ def add(total: dict[str, float], more: Mapping[str, float]) -> None:
 
 
 def parity_sums(batch: MicroBatch, logprobs: Tensor, version: int) -> dict[str, float]:
-    """Parity sums of |log-prob of learner - of engine| in nats: over all trained tokens and those of `version`."""
+    """Parity sums: how many tokens are trained, how many `version` sampled, |learner - engine| in nats over these."""
     gap = (logprobs.detach() - batch.rollout_logprobs)[batch.loss_mask].abs().double()
     current = batch.versions[batch.loss_mask] == version
     return {
         "tokens": float(gap.numel()),
-        "parity": float(gap.sum()),
         "tokens_current": float(current.sum()),
         "parity_current": float(gap[current].sum()),
     }

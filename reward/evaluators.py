@@ -12,15 +12,14 @@ import msgspec
 
 from milepost.envs.types import Trajectory
 
+_Z_95 = 1.96
+
 
 class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
-    """Population variance of rewards, split by the law of total variance: `total = within + between`."""
+    """How much rewards differ inside groups: what a group-relative advantage can learn from."""
 
-    total: float
     within: float
-    """Mean variance inside a group, weighted by group size: what a group-relative advantage can learn from."""
-    between: float
-    """Variance of the groups' means: how much the tasks differ."""
+    """Mean population variance inside a group, weighted by group size."""
     zero_share: float
     """Share of the groups in which all rewards are equal."""
 
@@ -34,17 +33,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     success_high: float
     """Wilson 95 % interval of `success_rate`."""
     mean_turns: float
-    p99_turns: int
-    """Nearest-rank 99th percentile over all episodes, the truncated ones too."""
-    truncated_share: float
     invalid_share: float
     """Share of the turns without a valid action."""
     mean_reward: float
     """Mean undiscounted return."""
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927), within [0, 1]; (0, 1) for no trials.
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share (Wilson 1927), within [0, 1]; (0, 1) for no trials.
 
     Raises ValueError unless 0 <= successes <= n.
     """
@@ -52,7 +48,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
         return 0.0, 1.0
-    share = successes / n
+    share, z = successes / n, _Z_95
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
@@ -63,31 +59,18 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
 
 
 def reward_variance(groups: Sequence[Sequence[float]]) -> RewardVariance:
-    """The variance of `groups[g][i]`, the return of rollout i of group g.
+    """The variance inside groups of `groups[g][i]`, the return of rollout i of group g.
 
     Raises ValueError if there is no group, or one without rollouts.
     """
     if not groups or not all(groups):
         raise ValueError("reward variance needs at least one group, and a reward in each")
     n = sum(len(group) for group in groups)
-    grand_mean = math.fsum(reward for group in groups for reward in group) / n
     means = [math.fsum(group) / len(group) for group in groups]
     pairs = list(zip(groups, means, strict=True))
     within = math.fsum((reward - mean) ** 2 for group, mean in pairs for reward in group) / n
-    between = math.fsum(len(group) * (mean - grand_mean) ** 2 for group, mean in pairs) / n
     flat = sum(max(group) == min(group) for group in groups)
-    return RewardVariance(total=within + between, within=within, between=between, zero_share=flat / len(groups))
-
-
-def nearest_rank(values: Sequence[float], q: float) -> float:
-    """The q-quantile by nearest rank, `sorted(values)[ceil(q n) - 1]`: always one of `values`, never interpolated.
-
-    Raises ValueError for no values or q outside (0, 1].
-    """
-    if not values or not 0.0 < q <= 1.0:
-        raise ValueError(f"nearest rank of {len(values)} values at q = {q}: needs a value, and q in (0, 1]")
-    rank = math.ceil(q * len(values) - 1e-9)  # 0.07 * 100 is 7.000000000000001
-    return sorted(values)[max(rank, 1) - 1]
+    return RewardVariance(within=within, zero_share=flat / len(groups))
 
 
 def summarize(trajectories: Sequence[Trajectory]) -> Summary:
@@ -105,8 +88,6 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
         success_low=low,
         success_high=high,
         mean_turns=sum(lengths) / n,
-        p99_turns=int(nearest_rank(lengths, 0.99)),
-        truncated_share=sum(trajectory.outcome == "truncated" for trajectory in trajectories) / n,
         invalid_share=invalid / sum(lengths),
         mean_reward=math.fsum(trajectory.reward for trajectory in trajectories) / n,
     )

@@ -17,13 +17,14 @@ from ray.exceptions import RayActorError, RayError
 
 from milepost.actors.engine import Completion, environment
 from milepost.cluster.base.exits import DependencyLost
-from milepost.cluster.pools.engines import EngineActor, EngineFacts, EngineSpec, last_line
+from milepost.cluster.pools.engines import EngineActor, EngineSpec, last_line
 from milepost.cluster.pools.weights import Delivery
 from milepost.envs.types import Turn
 
 logger = logging.getLogger(__name__)
 _MAX_CALLS = 100_000
 """Under way in an engine's actor: probes and updates must never queue behind the requests of many episodes."""
+_PROBE_TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
@@ -120,8 +121,8 @@ class EnginePool:
         answers = await asyncio.gather(*(_answer(call) for _, call in calls))
         return [_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None]
 
-    async def probe(self, timeout_s: float = 10) -> list[EngineFacts]:
-        """Ask every engine in rotation for its facts; one that does not answer is replaced."""
+    async def probe(self) -> list[float]:
+        """Ask every engine in rotation how long it was busy, in seconds; one that does not answer is replaced."""
         for slot in self._slots:
             if slot.restart is not None and slot.restart.done():
                 slot.restart.result()
@@ -129,17 +130,17 @@ class EnginePool:
         found = []
         for slot in [slot for slot in self._slots if slot.serving]:
             try:
-                async with asyncio.timeout(timeout_s):
-                    found.append(await slot.handle.facts.remote())
+                async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                    found.append(await slot.handle.busy_s.remote())
             except RayActorError as error:
                 self._quarantine(slot, f"died: {last_line(error)}")
             except TimeoutError:
-                self._quarantine(slot, f"did not answer a probe within {timeout_s:g} s")
+                self._quarantine(slot, f"did not answer a probe within {_PROBE_TIMEOUT_S:g} s")
         return found
 
     async def busy_s(self) -> float:
         """Seconds that the busiest engine has generated since it started; a replaced one counts from 0."""
-        return max((facts.busy_s for facts in await self.probe()), default=0.0)
+        return max(await self.probe(), default=0.0)
 
     def _quarantine(self, slot: _Slot, reason: str) -> None:
         slot.serving = False

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
@@ -30,18 +29,6 @@ class EngineSpec:
     sampling: SamplingConfig
     stop_token_ids: tuple[int, ...]
     seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFacts:
-    """An engine's own account of itself."""
-
-    pid: int
-    core_pids: tuple[int, ...]
-    version: int
-    in_flight: int
-    busy_s: float
-    """Seconds since its start during which at least one request was under way and the engine was not paused."""
 
 
 class EngineActor:
@@ -110,19 +97,12 @@ class EngineActor:
         self._paused = False
         return self._engine.version
 
-    async def facts(self) -> EngineFacts:
-        """Pid, version and load; also the health probe."""
+    async def busy_s(self) -> float:
+        """Seconds since its start with at least one request under way and no pause; also the health probe."""
         if self._engine.dead:
             os._exit(70)
         self._tick()
-        children = psutil.Process().children(recursive=True)
-        return EngineFacts(
-            pid=os.getpid(),
-            core_pids=tuple(child.pid for child in children),
-            version=self._engine.version,
-            in_flight=self._in_flight,
-            busy_s=self._busy_s,
-        )
+        return self._busy_s
 
     async def shutdown(self) -> None:
         """End vLLM's processes in order."""

@@ -7,7 +7,6 @@ with it: their collectives cannot go on. They start again together from the newe
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
@@ -32,7 +31,6 @@ from milepost.learner.steps import DivergenceError, ParityError
 from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
 
-logger = logging.getLogger(__name__)
 _FIRST_STEP_S = 900.0
 _SLOWEST_STEP = 5.0
 _SHORTEST_LIMIT_S = 120.0
@@ -69,7 +67,6 @@ class LearnerActor:
             Models,
         )
 
-        self._spec = spec
         self._link: Any = None
         self._linked: list[Any] = []
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -78,20 +75,18 @@ class LearnerActor:
         self._models = ActorCritic(models, recipe.learner, member=member, seed=spec.seed, device=device)
         self._rank = LearnerRank(self._models, recipe)
 
-    def load(self, folder: Path | None) -> int:
-        """Continue from a verified checkpoint's `zero` folder, if any; returns the process id."""
+    def load(self, folder: Path | None) -> None:
+        """Continue from a verified checkpoint's `zero` folder, if any."""
         if folder is not None:
             self._models.load(folder / "zero")
-        return os.getpid()
 
     def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
         """As `LearnerRank.train`."""
         return self._rank.train(groups, version, options)
 
     def mutual_information(self, groups: Sequence[Group]) -> float | None:
-        """As `LearnerRank.mutual_information`, in nats."""
-        found = self._rank.mutual_information(groups)
-        return None if found is None else found.information
+        """As `LearnerRank.mutual_information`."""
+        return self._rank.mutual_information(groups)
 
     def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """As `LearnerRank.check_parity`."""
@@ -136,7 +131,6 @@ class LearnerPool:
         self._weights = weights
         self._handles: list[Any] = []
         self._step_s: list[float] = []
-        self.pids: list[int] = []
         self.restarts = 0
 
     async def start(self, loaded: Path | None = None) -> None:
@@ -162,7 +156,7 @@ class LearnerPool:
 
     async def load(self, folder: Path | None) -> None:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
-        self.pids = await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + 120)
+        await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + 120)
 
     async def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
         """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""

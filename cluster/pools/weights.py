@@ -20,12 +20,13 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ray.exceptions import RayError
 
 logger = logging.getLogger(__name__)
 Digests = dict[str, str]
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 class Delivery(Protocol):
@@ -53,7 +54,7 @@ class FileDelivery:
     path: Path
     sha256: str
     version: int
-    repeatable: bool = True
+    repeatable: ClassVar[bool] = True
 
     async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
         """As `Delivery.deliver`; engines succeed or fail one by one."""
@@ -78,7 +79,7 @@ class NcclDelivery:
     send: Callable[[list[Any]], Awaitable[None]]
     """Joins every learner rank and the engines in one transfer."""
     version: int
-    repeatable: bool = False
+    repeatable: ClassVar[bool] = False
 
     async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
         """As `Delivery.deliver`; engines succeed or fail together."""
@@ -98,13 +99,13 @@ class WeightFolder:
     The lock, and no process id, tells what a killed driver left: containers share memory but not their processes.
     """
 
-    def __init__(self, run_id: str, *, root: Path = Path("/dev/shm")) -> None:
-        for left in root.glob("milepost-*-*"):
+    def __init__(self, run_id: str) -> None:
+        for left in _SHARED_MEMORY.glob("milepost-*-*"):
             if left.name.rpartition("-")[2].isdecimal():
                 _remove_unless_held(left)
         # Two runs of one name (a resume beside a dying predecessor) must not share files.
-        self.path = root / f"milepost-{run_id}-{os.getpid()}"
-        unseen = root / f".{self.path.name}"  # by its own name only once it is locked
+        self.path = _SHARED_MEMORY / f"milepost-{run_id}-{os.getpid()}"
+        unseen = _SHARED_MEMORY / f".{self.path.name}"  # by its own name only once it is locked
         unseen.mkdir(mode=0o700, parents=True)
         self._lock = os.open(unseen, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)

@@ -133,15 +133,12 @@ class TrajectoryBuffer(ReadyGroups):
         failures = [decode_failure(data) for data in listed or []]
         return [(failure, _FAILED_STATE[failure.boundary]) for failure in failures]
 
-    async def put_with_backpressure(
-        self, record: Trajectory | Failure, *, deadline_s: float | None = None
-    ) -> PutResult:
+    async def put_with_backpressure(self, record: Trajectory | Failure) -> PutResult:
         """Put either kind, and wait while the buffer is full or Redis away.
 
-        Waits `deadline_s` (default: put_timeout_s of the config) at most; then raises BufferUnavailable,
-        which says what it waited for.
+        Waits `put_timeout_s` of the config at most; then raises BufferUnavailable, which says what it waited for.
         """
-        limit_s = self._config.put_timeout_s if deadline_s is None else deadline_s
+        limit_s = self._config.put_timeout_s
         end, pause_s = time.monotonic() + limit_s, 0.05
         while True:
             try:
@@ -157,13 +154,13 @@ class TrajectoryBuffer(ReadyGroups):
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def close_overdue(self, deadline_s: float | None = None) -> int:
-        """Close groups issued longer ago than `deadline_s` (default: from the config). Returns how many closed.
+    async def close_overdue(self) -> int:
+        """Close groups issued longer ago than `group_deadline_s` of the config. Returns how many closed.
 
         With two survivors (one in a group of one) the missing episodes become infra_failed and the group is ready. With
         fewer, its owner loses the lease, so that `Ledger.reclaim` gives the group to another.
         """
-        limit_ms = round(1000 * (self._config.group_deadline_s if deadline_s is None else deadline_s))
+        limit_ms = round(1000 * self._config.group_deadline_s)
         closed, now = 0, await self._store.now_ms()
         old = await self._store.command("ZRANGEBYSCORE", self._store.open, "-inf", f"({now - limit_ms}")
         for some in chunks([group_id.decode() for group_id in old]):

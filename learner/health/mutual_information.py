@@ -24,29 +24,6 @@ from milepost.learner.batch.sample import Sample, lone_samples
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-DECAY = 0.9
-"""Exponential moving average decay of the marginal's standard deviation, as published."""
-_FLOOR = 1e-3
-"""Published constant that keeps the z-score finite."""
-
-
-@dataclass(frozen=True, slots=True)
-class MutualInformation:
-    """An estimate over R responses and N prompts, in nats per response."""
-
-    information: float
-    """I(X; Z), at most log N; 0 where responses don't depend on their prompt. A sample may give a negative number."""
-    conditional_entropy: float
-    """H(Z | X)."""
-    marginal_entropy: float
-    """H(Z), by which `information = marginal_entropy - conditional_entropy`."""
-    retrieval_accuracy: float
-    """Share of responses that are likeliest under their own prompt; 1 / N is chance. Ties share."""
-    z_score: float
-    """`information` over `marginal_std` + 0.001: comparable over training while responses change their length."""
-    marginal_std: float
-    """Exponential moving average of the standard deviation of log p(z) over responses: hand it to the next estimate."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossSamples:
@@ -120,17 +97,15 @@ def score_matrix(cross: CrossSamples, batches: Sequence[Sequence[Sample]], logpr
     return scores
 
 
-def estimate(scores: Floats, own: Ints, *, marginal_std: float | None) -> MutualInformation:
-    """Mutual information from cross-scores `L` (RAGEN-2, arXiv 2604.06268), in nats.
+def estimate(scores: Floats, own: Ints) -> float:
+    """Mutual information of N prompts and R responses from their cross-scores, in nats per response (arXiv 2604.06268).
 
-    `matched = L[r, own(r)]`, `marginal = logsumexp_n L[r, n] - log N`, `information = mean(matched - marginal)`.
-    Ours: responses that are equally likely under several prompts count as retrieved in part, so that equal scores give
-    1 / N instead of an artefact of the order.
+    `mean over r of L[r, own(r)] - (logsumexp_n L[r, n] - log N)`: at most log N, and 0 where responses don't depend on
+    their prompt. A sample may give a negative number.
 
     Args:
-        scores: `[R, N]`, log-probs per response; with means over tokens instead, all results are per token.
+        scores: `[R, N]`, log-probs `L` per response; with means over tokens instead, the result is per token.
         own: `[R]`.
-        marginal_std: of the estimate before, None for the first.
 
     Raises:
         ValueError: shapes don't fit, there is no response or fewer than two prompts, or a score is not finite.
@@ -142,18 +117,7 @@ def estimate(scores: Floats, own: Ints, *, marginal_std: float | None) -> Mutual
     matched = scores[np.arange(len(own)), own]
     highest = scores.max(axis=1)
     marginal = highest + np.log(np.exp(scores - highest[:, None]).mean(axis=1))
-    best = scores == highest[:, None]
-    spread = float(marginal.std())
-    average = spread if marginal_std is None else DECAY * marginal_std + (1 - DECAY) * spread
-    information = math.fsum(matched - marginal) / len(own)
-    return MutualInformation(
-        information=information,
-        conditional_entropy=-float(matched.mean()),
-        marginal_entropy=-float(marginal.mean()),
-        retrieval_accuracy=float(((matched == highest) / best.sum(axis=1)).mean()),
-        z_score=information / (average + _FLOOR),
-        marginal_std=average,
-    )
+    return math.fsum(matched - marginal) / len(own)
 
 
 def _prompt(i: int, answers: Sequence[Turn]) -> list[int]:

@@ -44,14 +44,14 @@ def test_a_prompt_and_its_response_are_the_bit_exact_prefix_of_the_next_prompt(
     context = Context(dialogue)
     prompt = context.open(first)
     for sampled, stopped, observation in turns:
-        response = [*sampled, dialogue.end_of_turn_id] if stopped else sampled
+        response = [*sampled, dialogue.stop_token_ids[0]] if stopped else sampled
         before = [*prompt, *response]
         prompt = context.extend(response, stopped, observation)
         assert prompt[: len(before)] == before
         added = prompt[len(before) :]
         assert added == dialogue.continuation(observation, stopped)
         # One end of turn after the observation, and one after the response where the policy sampled none.
-        assert added.count(dialogue.end_of_turn_id) == (1 if stopped else 2)
+        assert added.count(dialogue.stop_token_ids[0]) == (1 if stopped else 2)
 
 
 @settings(deadline=None)

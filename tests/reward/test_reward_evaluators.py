@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.envs.types import Outcome, Task, Trajectory, Turn, VersionSpan
-from milepost.reward.evaluators import nearest_rank, reward_variance, summarize, wilson_interval
+from milepost.reward.evaluators import reward_variance, summarize, wilson_interval
 
 REWARD = st.floats(-100, 100)
 
@@ -52,41 +52,21 @@ def test_impossible_counts_are_refused(successes: int, n: int) -> None:
 
 def test_reward_variance_computed_by_hand() -> None:
     variance = reward_variance([[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
-    assert (variance.total, variance.within, variance.between) == pytest.approx((0.25, 1 / 12, 1 / 6))
+    assert variance.within == pytest.approx(1 / 12)
     assert variance.zero_share == pytest.approx(2 / 3)
 
 
 @given(st.lists(st.lists(REWARD, min_size=1, max_size=6), min_size=1, max_size=6))
-def test_total_variance_is_that_of_all_rewards_together(groups: list[list[float]]) -> None:
-    variance = reward_variance(groups)
+def test_the_variance_of_all_rewards_is_that_inside_groups_and_that_of_their_means(groups: list[list[float]]) -> None:
     pooled = np.var([reward for group in groups for reward in group])
-    assert variance.total == pytest.approx(pooled, rel=1e-9, abs=1e-9)
-    assert min(variance.within, variance.between) >= 0.0
+    of_means = np.var([np.mean(group) for group in groups for _ in group])
+    assert reward_variance(groups).within + of_means == pytest.approx(pooled, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("groups", [[], [[1.0], []]])
 def test_variance_of_nothing_is_refused(groups: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="at least one group"):
         reward_variance(groups)
-
-
-def test_nearest_rank_never_interpolates() -> None:
-    steps = [3, 4, 4, 5, 6, 7, 8, 9, 12, 50]
-    assert [nearest_rank(steps, q) for q in (0.99, 0.9, 0.5, 0.1, 1e-6)] == [50, 12, 6, 3, 3]
-    assert nearest_rank(range(1, 101), 0.07) == 7  # in floats 0.07 * 100 lies above 7
-
-
-@given(st.lists(REWARD, min_size=1), st.floats(0.001, 1.0))
-def test_at_least_the_share_q_lies_at_or_below_the_nearest_rank(values: list[float], q: float) -> None:
-    quantile = nearest_rank(values, q)
-    assert sum(value <= quantile for value in values) >= q * len(values) - 1e-6
-    assert sum(value < quantile for value in values) < q * len(values) + 1e-6
-
-
-@pytest.mark.parametrize(("values", "q"), [([], 0.5), ([1.0], 0.0), ([1.0], 1.1)])
-def test_a_rank_of_nothing_is_refused(values: list[float], q: float) -> None:
-    with pytest.raises(ValueError, match="nearest rank"):
-        nearest_rank(values, q)
 
 
 def test_a_summary_computed_by_hand() -> None:
@@ -98,9 +78,9 @@ def test_a_summary_computed_by_hand() -> None:
             trajectory(3, "success", [turn(0.5), turn(0.5)]),
         ]
     )
-    assert (summary.episodes, summary.success_rate, summary.truncated_share) == (4, 0.5, 0.25)
+    assert (summary.episodes, summary.success_rate) == (4, 0.5)
     assert (summary.success_low, summary.success_high) == wilson_interval(2, 4)
-    assert (summary.mean_turns, summary.p99_turns, summary.invalid_share) == (2.5, 5, 0.2)
+    assert (summary.mean_turns, summary.invalid_share) == (2.5, 0.2)
     assert summary.mean_reward == pytest.approx((1.0 + 0.0 - 0.1 + 1.0) / 4)
 
 

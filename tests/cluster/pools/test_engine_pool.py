@@ -25,7 +25,7 @@ class Handle:
 
     def __init__(self) -> None:
         self.dead = False
-        self.start, self.facts, self.commit = (self._method(answer) for answer in (0, "facts", 1))
+        self.start, self.busy_s, self.commit = (self._method(answer) for answer in (0, 2.5, 1))
 
     def _method(self, answer: object) -> SimpleNamespace:
         async def call(*_: object) -> object:
@@ -77,7 +77,7 @@ def test_a_replacement_that_dies_before_it_was_looked_at_is_replaced_too(spawned
             assert await pool.probe() == []
             await settled()
             assert len(spawned) == expected
-        assert await pool.probe() == ["facts"]
+        assert await pool.probe() == [2.5]
         return pool
 
     pool = asyncio.run(lose_two())

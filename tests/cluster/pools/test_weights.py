@@ -3,7 +3,15 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from milepost.cluster.pools import weights as weights_module
 from milepost.cluster.pools.weights import WeightFolder
+
+
+@pytest.fixture(autouse=True)
+def _memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_module, "_SHARED_MEMORY", tmp_path)
 
 
 def test_what_a_killed_driver_left_is_removed_and_nothing_that_is_held(tmp_path: Path) -> None:
@@ -11,15 +19,15 @@ def test_what_a_killed_driver_left_is_removed_and_nothing_that_is_held(tmp_path:
     for folder in others[:2]:
         folder.mkdir()
     others[2].write_text("a file")
-    living, killed = WeightFolder("living", root=tmp_path), WeightFolder("killed", root=tmp_path)
+    living, killed = WeightFolder("living"), WeightFolder("killed")
     os.close(killed._lock)  # as the kernel does at the end of a process
-    WeightFolder("new", root=tmp_path)
+    WeightFolder("new")
     assert not killed.path.exists()
     assert all(folder.exists() for folder in [living.path, *others])
 
 
 def test_only_the_published_version_stays_until_the_folder_is_closed(tmp_path: Path) -> None:
-    weights = WeightFolder("run", root=tmp_path)
+    weights = WeightFolder("run")
     assert weights.path.stat().st_mode & 0o777 == 0o700
     for version in (1, 2):
         weights.file(version).write_bytes(b"weights")

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from milepost.cluster.pools.workers import BufferSink
-from milepost.cluster.replay.buffer import BufferConfig
+from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.wire import WireError, encode
 from tests.cluster.replay.buffer_rig import failure, ids, rig, trajectory
@@ -115,10 +115,11 @@ def test_a_full_buffer_stores_nothing_and_recovers_when_the_learner_settles(redi
                 await run.issue(f"g{i}")
             answers = [await run.buffer.put(trajectory(f"g{i}", j)) for i in range(3) for j in range(2)]
             assert answers == ["ok"] * 4 + ["full"] * 2
+            impatient = TrajectoryBuffer(run.link, run.run_id, run.config.model_copy(update={"put_timeout_s": 0.2}))
             with pytest.raises(BufferUnavailable, match="episode 0 of group g2 waited 0 s to be stored: the buffer is"):
-                await run.buffer.put_with_backpressure(trajectory("g2", 0), deadline_s=0.2)
+                await impatient.put_with_backpressure(trajectory("g2", 0))
             assert await run.counts() == {"finished": 4, "issued": 2}
-            waiting = asyncio.ensure_future(run.buffer.put_with_backpressure(trajectory("g2", 0), deadline_s=20))
+            waiting = asyncio.ensure_future(run.buffer.put_with_backpressure(trajectory("g2", 0)))
             await run.take(2)
             await run.buffer.commit(1, {"g0": "trained", "g1": "filtered"})
             assert await run.buffer.put(trajectory("g2", 1)) == "full"  # consumed is not yet safe in a checkpoint
@@ -162,9 +163,10 @@ def test_an_overdue_group_closes_with_its_survivors_or_gets_another_owner(redis_
             await run.buffer.put(trajectory("enough", 0))
             await run.buffer.put(trajectory("enough", 3))
             await run.buffer.put(trajectory("few", 1))
-            assert await run.buffer.close_overdue(60.0) == 0
+            assert await run.buffer.close_overdue() == 0
             await asyncio.sleep(0.02)
-            assert await run.buffer.close_overdue(0.01) == 1
+            impatient = TrajectoryBuffer(run.link, run.run_id, BufferConfig(group_deadline_s=0.01))
+            assert await impatient.close_overdue() == 1
             assert ids(await run.take(1)) == ["enough"]
             assert [(r.group_id, r.missing) for r in await run.ledger.reclaim()] == [("few", (0, 2, 3))]
             assert await run.counts() == {"finished": 3, "infra_failed": 2, "issued": 3}

@@ -108,13 +108,13 @@ def test_a_killed_redis_loses_nothing_and_everybody_finds_it_again(tmp_path: Pat
             await run.buffer.commit(1, {f"g{i}": "trained" for i in range(3)})
             await run.issue("open")
             before = await run.counts()
-            victim = server.pid
+            victim = server._process.pid
             os.kill(victim, signal.SIGKILL)
             psutil.wait_procs([psutil.Process(victim)], timeout=5)
             assert not psutil.pid_exists(victim)
             with pytest.raises(BufferUnavailable, match="Redis does not answer"):
                 await run.ledger.balance()
-            putting = asyncio.ensure_future(run.buffer.put_with_backpressure(trajectory("open", 0), deadline_s=60))
+            putting = asyncio.ensure_future(run.buffer.put_with_backpressure(trajectory("open", 0)))
             learner = run.restarted_learner()
             taking = asyncio.ensure_future(learner.take(17, version=1, max_staleness=8, timeout_s=60))
             await asyncio.sleep(1.0)
@@ -131,12 +131,12 @@ def test_a_killed_redis_loses_nothing_and_everybody_finds_it_again(tmp_path: Pat
 
 def test_a_redis_that_stays_away_is_reported_as_such(tmp_path: Path) -> None:
     async def live(server: redis_server.RedisServer) -> None:
-        async with rig(server.url) as run:
+        async with rig(server.url, put_timeout_s=1.0) as run:
             server.stop()
             with pytest.raises(BufferUnavailable, match=r"waited 1 s for 1 ready groups: Redis does not answer"):
                 await run.take(1, timeout_s=1.0)
             with pytest.raises(BufferUnavailable, match="episode 0 of group g waited 1 s to be stored: Redis does not"):
-                await run.buffer.put_with_backpressure(trajectory("g", 0), deadline_s=1.0)
+                await run.buffer.put_with_backpressure(trajectory("g", 0))
 
     with redis_server.start(tmp_path) as server:
         asyncio.run(live(server))
@@ -180,7 +180,7 @@ class Chaos:
         await self.run.ledger.adopt(self.owner(), 60.0)
 
     async def overdue(self) -> None:
-        await self.run.buffer.close_overdue(0.001)
+        await self.run.buffer.close_overdue()
 
     async def update(self) -> None:
         with contextlib.suppress(NothingReady):
@@ -220,7 +220,7 @@ class Chaos:
 @pytest.mark.parametrize("seed", range(6))
 def test_after_any_sequence_of_operations_every_episode_is_in_one_state(redis_url: str, seed: int) -> None:
     async def operate() -> None:
-        async with rig(redis_url, max_attempts=2) as run:
+        async with rig(redis_url, max_attempts=2, group_deadline_s=0.001) as run:
             chaos = Chaos(run, seed)
             often = [chaos.issue] * 4 + [chaos.put] * 10 + [chaos.update] * 3
             rare = [chaos.fail, chaos.start, chaos.release, chaos.reclaim, chaos.adopt, chaos.overdue]
@@ -251,7 +251,7 @@ def test_what_a_killed_redis_had_acknowledged_is_in_its_file(tmp_path: Path) -> 
                     break
                 acknowledged += 1
                 if i == 150:
-                    asyncio.get_running_loop().call_later(0.05, os.kill, server.pid, signal.SIGKILL)
+                    asyncio.get_running_loop().call_later(0.05, os.kill, server._process.pid, signal.SIGKILL)
             return acknowledged
 
     with redis_server.start(tmp_path) as server:

@@ -24,7 +24,7 @@ class _Calls:
 
 
 def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = SimpleNamespace(start=_Calls(), facts=_Calls())
+    handle = SimpleNamespace(start=_Calls(), busy_s=_Calls())
     monkeypatch.setattr(EnginePool, "_spawn", lambda _: handle)
     spec = EngineSpec(
         model=Path("model"),
@@ -43,7 +43,7 @@ def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytes
         await starting
         probing = asyncio.create_task(pool.probe())
         await asyncio.sleep(0.01)
-        handle.facts.answers[0].set_result("facts")
+        handle.busy_s.answers[0].set_result(2.5)
         probing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await probing

@@ -26,7 +26,6 @@ def test_poison_becomes_a_dead_letter_with_its_reason_and_the_rest_is_delivered(
                 await run.client.hset(run.store.payload(f"g{i}"), 0, data)
             taken = await run.take(24)
             assert ids(taken) == [f"g{i}" for i in range(6, 30)]
-            assert taken.dead_letters == 6
             dead = [fields for _, fields in await run.client.xrange(run.store.dead)]
             assert [d[b"group_id"].decode() for d in dead] == [f"g{i}" for i in poison]
             told = [d[b"reason"].decode() for d in dead]
@@ -136,7 +135,7 @@ def test_a_rollback_makes_later_commits_pending_again_and_earlier_ones_stay(redi
             learner = run.restarted_learner()
             assert await learner.rollback(1) == 2
             assert await learner.rollback(1) == 0
-            assert (await run.ledger.versions()).version == 1
+            assert await run.ledger.version() == 1
             assert await run.counts() == {"trained": 2, "finished": 4}
             taken = await learner.take(2, version=1, max_staleness=8, timeout_s=5)
             assert ids(taken) == ["b", "c"]

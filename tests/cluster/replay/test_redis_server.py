@@ -42,7 +42,7 @@ def test_its_files_are_private_and_hold_no_password(tmp_path: Path) -> None:
 def test_stop_ends_the_process_and_keeps_the_data(tmp_path: Path) -> None:
     with redis_server.start(tmp_path) as server:
         connect_sync(server.url).set("key", "value")
-    assert not psutil.pid_exists(server.pid)
+    assert not psutil.pid_exists(server._process.pid)
     with redis_server.start(tmp_path) as again:
         assert connect_sync(again.url).get("key") == b"value"
 
@@ -52,14 +52,14 @@ def test_a_killed_server_comes_back_at_the_same_address_with_everything(tmp_path
         client = connect_sync(server.url)
         for i in range(1000):
             client.set(f"key-{i}", i)
-        first = server.pid
+        first = server._process.pid
         os.kill(first, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(first)], timeout=5)
         assert not server.alive
         with pytest.raises(redis.ConnectionError):
             client.ping()
         server.revive()
-        assert server.pid != first
+        assert server._process.pid != first
         assert client.dbsize() == 1000
 
 
@@ -67,7 +67,7 @@ def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = f"""
 import os, pathlib, signal
 from milepost.cluster.replay import redis_server
-print(redis_server.start(pathlib.Path({str(tmp_path)!r})).pid, flush=True)
+print(redis_server.start(pathlib.Path({str(tmp_path)!r}))._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -67,11 +67,11 @@ def test_the_warmed_up_model_answers_in_the_format_when_sampled(
     for seed in range(20):
         prompt = torch.tensor([dialogue.opening(FrozenLakeText().reset(seed=seed)[0])])
         sampled = model.generate(
-            prompt, do_sample=True, top_k=0, max_new_tokens=8, eos_token_id=dialogue.end_of_turn_id
+            prompt, do_sample=True, top_k=0, max_new_tokens=8, eos_token_id=dialogue.stop_token_ids[0]
         )
         response = sampled[0, prompt.shape[1] :].tolist()
         text = tokenizer.decode(response, skip_special_tokens=True)
-        valid += response[-1] == dialogue.end_of_turn_id and read_answer(text, tuple(MOVES)) is not None
+        valid += response[-1] == dialogue.stop_token_ids[0] and read_answer(text, tuple(MOVES)) is not None
     assert valid >= 16
 
 
@@ -217,7 +217,7 @@ def test_a_transcript_is_cut_after_the_last_whole_turn_that_fits(tokenizer: PreT
     (whole,) = encode_transcripts([transcript], dialogue, max_positions=512)
     (cut,) = encode_transcripts([transcript], dialogue, max_positions=len(whole.token_ids) - 1)
     assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
-    assert cut.token_ids[-1] == dialogue.end_of_turn_id
+    assert cut.token_ids[-1] == dialogue.stop_token_ids[0]
     assert len(whole.token_ids) * 4 / 5 == len(cut.token_ids)
     with pytest.raises(DemonstrationError, match=r"model\.warmup\.max_positions"):
         encode_transcripts([transcript], dialogue, max_positions=3)

@@ -15,12 +15,12 @@ def test_unlike_responses_do_not_repeat() -> None:
 
 
 def test_every_occurrence_of_a_shared_n_gram_counts() -> None:
-    # bigrams of a: 12 23 34; of b: 12 25; shared is 12, so two of five occurrences
-    assert repetition([("a", [1, 2, 3, 4]), ("b", [1, 2, 5])], n=2) == 2 / 5
+    # 4-grams of a: 1234 2345 3456; of b: 1234 2347; shared is 1234, so two of five occurrences
+    assert repetition([("a", [1, 2, 3, 4, 5, 6]), ("b", [1, 2, 3, 4, 7])]) == 2 / 5
 
 
 def test_answers_to_the_same_state_and_repeats_inside_a_response_are_no_repetition() -> None:
-    assert repetition([("a", [1, 2, 1, 2, 1, 2]), ("a", [1, 2, 1, 2, 1, 2])], n=2) == 0.0
+    assert repetition([("a", [1, 2, 1, 2, 1, 2, 1]), ("a", [1, 2, 1, 2, 1, 2, 1])]) == 0.0
 
 
 def test_a_response_shorter_than_the_n_gram_is_compared_as_a_whole() -> None:

@@ -95,7 +95,7 @@ def updates(engine: ActorCritic, config: LearnerConfig) -> dict[str, Any]:
     fresh = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=5)
     first = rank.train(fresh, 5)
     saw: dict[str, Any] = {
-        "steps": first.optimizer_steps,
+        "steps": applied(first),
         "parity": first.parity,
         "reasons": [v.reason for v in first.verdicts],
         "metrics": first.metrics,
@@ -119,10 +119,10 @@ def updates(engine: ActorCritic, config: LearnerConfig) -> dict[str, Any]:
     except ValueError as error:
         saw["different"] = str(error)
     nothing = rank.train(some_groups(solved=0), 6)
-    saw["nothing"] = [nothing.optimizer_steps, nothing.parity_all, [v.reason for v in nothing.verdicts]]
+    saw["nothing"] = [applied(nothing), nothing.parity, [v.reason for v in nothing.verdicts]]
     saw["unchanged"] = digest(engine) == before
     stale = rank.train(off, 7)
-    saw["stale"] = [stale.optimizer_steps, stale.parity, stale.parity_all]
+    saw["stale"] = [applied(stale), stale.parity]
     saw["changed"] = digest(engine) != before
     return saw
 
@@ -164,10 +164,15 @@ def run_critic(job: dict[str, Any]) -> dict[str, Any]:
     return saw
 
 
+def applied(report: UpdateReport) -> int:
+    """Optimizer steps that changed the policy."""
+    return len(report.losses) - report.skipped_steps
+
+
 def seen(report: UpdateReport) -> dict[str, Any]:
     return {
         "losses": report.losses,
-        "steps": report.optimizer_steps,
+        "steps": applied(report),
         "skipped": report.skipped_steps,
         "phases": sorted(report.seconds),
         **{name: report.metrics[name] for name in WANTED if name in report.metrics},
