@@ -93,7 +93,7 @@ def evaluate(
         from milepost.cluster import evaluate as evaluation  # heavy front door
 
         result = evaluation.evaluate_run(folder, split=split, episodes=episodes)
-        print(json.dumps(result, allow_nan=False) if as_json else _sentence(result), file=stdout, flush=True)
+        print(json.dumps(result, allow_nan=False) if as_json else evaluation.sentence(result), file=stdout, flush=True)
 
 
 @app.command()
@@ -278,14 +278,6 @@ def _own_stdout() -> Iterator[TextIO]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _sentence(result: dict[str, Any]) -> str:
-    low, high = result["success_ci"]
-    return (
-        f"{result['run']}, policy version {result['policy_version']}, split {result['split']}: success "
-        f"{result['success']:.1%} [{low:.1%}, {high:.1%}] in {result['episodes']} episodes"
-    )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import random
 from functools import lru_cache
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from milepost.envs.contract import build_env, observe_reset
-from milepost.envs.types import OptionValue, Split, Task
+from milepost.envs.types import COHORT_RULE, OptionValue, Split, Task, is_cohort
 
 SEEDS_PER_SPLIT = 2**20
 _TRIES_PER_TASK = 50
@@ -30,7 +30,9 @@ class ScenarioConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field("milepost.envs.frozen_lake:FrozenLakeText", description="environment class, package.module:Class")
-    options: dict[str, OptionValue] = Field({}, description="keyword arguments of its constructor")
+    options: dict[str, OptionValue] = Field(
+        {}, description="keyword arguments of its constructor, and cohort, by which success is told"
+    )
     ood_options: dict[str, OptionValue] = Field({}, description="what the out-of-distribution split changes in options")
     train_size: int = Field(512, description="tasks in the training split", ge=1, le=SEEDS_PER_SPLIT)
     heldout_size: int = Field(64, description="tasks in the held-out split", ge=0, le=SEEDS_PER_SPLIT)
@@ -41,6 +43,13 @@ class ScenarioConfig(BaseModel):
         description="reset the environment once per task, when the set is made, and leave out tasks that start in a "
         "state that another one of any split starts in",
     )
+
+    @field_validator("options", "ood_options")
+    @classmethod
+    def _cohort_is_a_name(cls, options: dict[str, OptionValue]) -> dict[str, OptionValue]:
+        if not is_cohort(options.get("cohort", "")):
+            raise ValueError(f"cohort = {options['cohort']!r}: {COHORT_RULE}")
+        return options
 
 
 class ScenarioSet:
