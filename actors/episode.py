@@ -72,6 +72,7 @@ class _Episode:
     task: Task
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
+    cohort: str = ""
     waits_for: str = ""
     """What the episode is waiting for, for the message at its deadline."""
 
@@ -113,6 +114,7 @@ class _Episode:
             return _encodable(observe_reset(self.env.reset(seed=self.task.seed)))
 
         reset: Reset = await self.in_thread("reset", open_env)
+        self.cohort = self.cohort if reset.cohort is None else reset.cohort
         return reset
 
     async def step(self, text: str) -> Step:
@@ -203,7 +205,7 @@ def _outcome(step: Step, turns: list[Turn], max_turns: int) -> Outcome | None:
 
 async def run_episode(resources: RolloutResources, *, task: Task, group_id: str, index: int) -> Trajectory | Failure:
     """Play `task` once. Never raises for what an environment, a reward or an engine does; only cancellation passes."""
-    episode = _Episode(resources=resources, task=task)
+    episode = _Episode(resources=resources, task=task, cohort=task.cohort)
     started = time.monotonic()
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):
@@ -215,6 +217,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                 turns=episode.turns,
                 outcome=outcome,
                 seconds=time.monotonic() - started,
+                cohort=episode.cohort,
             )
             return await episode.score(trajectory)
     except _EpisodeError as failed:
@@ -232,6 +235,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         error=type(error.__cause__ if isinstance(error, EnvPathError) and error.__cause__ else error).__name__,
         message=_first_line(error),
         turn=len(episode.turns),
+        cohort=episode.cohort,
     )
 
 

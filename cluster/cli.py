@@ -1,4 +1,4 @@
-"""The command line: `milepost train | eval | credit | experiment | check-env | status | doctor`.
+"""The command line: `milepost train | eval | credit | experiment | config | check-env | status | doctor`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
@@ -42,6 +42,8 @@ _EXAMPLES = """Examples:
   milepost credit latest --strategy crbc,starpo --set credit.beta=0.95
 
   milepost experiment deploy/experiments/credit.toml --dry-run
+
+  milepost config learner.lr
 
   milepost check-env my_project.my_env:MyEnv --set size=8
 
@@ -91,7 +93,7 @@ def evaluate(
         from milepost.cluster import evaluate as evaluation  # heavy front door
 
         result = evaluation.evaluate_run(folder, split=split, episodes=episodes)
-        print(json.dumps(result, allow_nan=False) if as_json else _sentence(result), file=stdout, flush=True)
+        print(json.dumps(result, allow_nan=False) if as_json else evaluation.sentence(result), file=stdout, flush=True)
 
 
 @app.command()
@@ -132,6 +134,19 @@ def experiment(
             typer.echo(line)
     else:
         runner.conduct(file, runs_dir, resume=resume, say=typer.echo)
+
+
+@app.command("config", epilog="Examples: milepost config; milepost config learner; milepost config credit.gigpo")
+def settings(
+    name: Annotated[
+        str, typer.Argument(metavar="[SECTION|KEY]", help="Nothing: all sections.", show_default=False)
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array of settings.")] = False,
+) -> None:
+    """Say what every setting means: description, default and unit; of one key also its bounds."""
+    from milepost.cluster.settings import reference  # heavy front door
+
+    reference.show(name, as_json=as_json)
 
 
 @app.command("check-env")
@@ -263,14 +278,6 @@ def _own_stdout() -> Iterator[TextIO]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _sentence(result: dict[str, Any]) -> str:
-    low, high = result["success_ci"]
-    return (
-        f"{result['run']}, policy version {result['policy_version']}, split {result['split']}: success "
-        f"{result['success']:.1%} [{low:.1%}, {high:.1%}] in {result['episodes']} episodes"
-    )
 
 
 if __name__ == "__main__":

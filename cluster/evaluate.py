@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
@@ -78,6 +79,7 @@ def record(summary: Summary, *, split: Split, iteration: int, version: int, time
         success_low=summary.success_low,
         success_high=summary.success_high,
         episodes=summary.episodes,
+        cohorts=summary.cohorts,
     )
 
 
@@ -144,8 +146,25 @@ def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str,
         "mean_reward": summary.mean_reward,
         "mean_turns": summary.mean_turns,
         "invalid_share": summary.invalid_share,
+        "cohorts": msgspec.to_builtins(summary.cohorts),
         "seconds": time.monotonic() - started,
     }
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """What `milepost eval` prints for people: a line, and one more for each cohort where there are several."""
+    low, high = result["success_ci"]
+    lines = [
+        f"{result['run']}, policy version {result['policy_version']}, split {result['split']}: success "
+        f"{result['success']:.1%} [{low:.1%}, {high:.1%}] in {result['episodes']} episodes"
+    ]
+    if len(result["cohorts"]) > 1:
+        lines += [
+            f"  cohort {name}: success {found['success']:.1%} [{found['success_low']:.1%}, "
+            f"{found['success_high']:.1%}] in {found['episodes']} episodes"
+            for name, found in result["cohorts"].items()
+        ]
+    return "\n".join(lines)
 
 
 def parity_sample(config: RunConfig) -> float:

@@ -61,7 +61,9 @@ def check_world(config: RunConfig) -> ScenarioSet:
         _require_progress(config, turn)
         if config.reward.path:
             reward = load_reward(config.reward.path)
-            trial = Trajectory(task=task, group_id="preflight", index=0, turns=[turn], outcome="truncated")
+            trial = Trajectory(
+                task=task, group_id="preflight", index=0, turns=[turn], outcome="truncated", cohort=task.cohort
+            )
             within(limit, f"reward {config.reward.path}", lambda: apply(reward, trial))
     except (EnvPathError, ContractError, ScenarioError, RewardError) as error:
         if isinstance(error, ContractError):

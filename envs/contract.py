@@ -11,6 +11,8 @@ keys, each used where it is given:
     success             bool   at the end: was the task solved?
     admissible_actions  list   of str: what could be done now
     tool                dict   facts about a tool call, of values that JSON knows
+    cohort              str    at reset: the kind of task (difficulty, map family) by which success is told, up to 64
+                               printable characters; default: the option `cohort`, if there is one
 
 Here such values are checked once and become typed. Not promised: that a state has one anchor, that equal seeds give
 equal episodes (`check.check_env` looks for that), or that an environment returns at all: the caller bounds time.
@@ -18,6 +20,7 @@ equal episodes (`check.check_env` looks for that), or that an environment return
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import random
@@ -29,6 +32,7 @@ import msgspec
 import numpy as np
 
 from milepost.envs.dotted_path import DottedPathError, resolve
+from milepost.envs.types import COHORT_RULE, is_cohort
 
 
 class EnvPathError(ValueError):
@@ -44,6 +48,8 @@ class Reset(msgspec.Struct, frozen=True, kw_only=True):
 
     observation: str
     anchor: str
+    cohort: str | None = None
+    """As the environment says; None if it says nothing."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,10 +89,14 @@ def load_env_class(path: str) -> type[Any]:
 
 
 def build_env(path: str | type[Any], options: Mapping[str, object]) -> Any:
-    """An environment made with `options` as keyword arguments; raises `EnvPathError` if its constructor raises."""
+    """An environment made with `options` as keyword arguments; raises `EnvPathError` if its constructor raises.
+
+    The option `cohort` says what kind of task it is and goes to the constructor only where that names it.
+    """
     env_class = load_env_class(path) if isinstance(path, str) else path
+    given = {name: value for name, value in options.items() if name != "cohort" or _names_cohort(env_class)}
     try:
-        return env_class(**options)
+        return env_class(**given)
     except Exception as error:  # a user's constructor may raise anything
         raise EnvPathError(
             f"environment {env_class.__name__} cannot be built with options {dict(options)}: "
@@ -100,7 +110,7 @@ def observe_reset(returned: object) -> Reset:
         raise ContractError(f"reset must return (observation, info), it returned {_shown(returned)}")
     observation = _text(returned[0], "reset: observation")
     info = _info(returned[1], "reset")
-    return Reset(observation=observation, anchor=_anchor(info, observation, "reset"))
+    return Reset(observation=observation, anchor=_anchor(info, observation, "reset"), cohort=_cohort(info))
 
 
 def observe_step(returned: object, response: str) -> Step:
@@ -122,6 +132,20 @@ def observe_step(returned: object, response: str) -> Step:
         success=None if info.get("success") is None else _flag(info["success"], "step: info['success']"),
         tool=_tool(info),
     )
+
+
+def _names_cohort(env_class: type[Any]) -> bool:
+    try:
+        return "cohort" in inspect.signature(env_class).parameters
+    except (TypeError, ValueError):  # a constructor that cannot be looked into
+        return False
+
+
+def _cohort(info: dict[str, Any]) -> str | None:
+    cohort = info.get("cohort")
+    if cohort is not None and not is_cohort(cohort):
+        raise ContractError(f"reset: info['cohort'] is {_shown(cohort)}; {COHORT_RULE}")
+    return cohort
 
 
 def _info(info: object, where: str) -> dict[str, Any]:

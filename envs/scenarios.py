@@ -11,10 +11,10 @@ import random
 from functools import lru_cache
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from milepost.envs.contract import build_env, observe_reset
-from milepost.envs.types import OptionValue, Split, Task
+from milepost.envs.types import COHORT_RULE, OptionValue, Split, Task, is_cohort
 
 SEEDS_PER_SPLIT = 2**20
 _TRIES_PER_TASK = 50
@@ -30,7 +30,10 @@ class ScenarioConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field("milepost.envs.frozen_lake:FrozenLakeText", description="Environment class, package.module:Class")
-    options: dict[str, OptionValue] = Field({}, description="Environment options: keyword arguments of its constructor")
+    options: dict[str, OptionValue] = Field(
+        {},
+        description="Environment options: keyword arguments of its constructor, and cohort, to tell success by",
+    )
     ood_options: dict[str, OptionValue] = Field(
         {}, description="Out-of-distribution options: what that split changes in options"
     )
@@ -45,6 +48,13 @@ class ScenarioConfig(BaseModel):
         description="Deduplicate start states over all splits: the environment is reset once per task when the "
         "set is made, and tasks that start where another one does are left out",
     )
+
+    @field_validator("options", "ood_options")
+    @classmethod
+    def _cohort_is_a_name(cls, options: dict[str, OptionValue]) -> dict[str, OptionValue]:
+        if not is_cohort(options.get("cohort", "")):
+            raise ValueError(f"cohort = {options['cohort']!r}: {COHORT_RULE}")
+        return options
 
 
 class ScenarioSet:

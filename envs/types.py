@@ -8,7 +8,7 @@ once. This file loads nothing heavy and does not know how trajectories are made,
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -16,19 +16,39 @@ Split = Literal["train", "heldout", "ood"]
 Outcome = Literal["success", "failure", "truncated"]
 Boundary = Literal["env", "engine", "reward", "infra"]
 OptionValue = bool | int | float | str
+MAX_COHORT: Final = 64
+"""Characters of a cohort's name."""
+COHORT_RULE: Final = f"a cohort is text of at most {MAX_COHORT} printable characters"
+Cohort = Annotated[str, msgspec.Meta(max_length=MAX_COHORT)]
+"""A kind of task (a difficulty, a family of maps) by which success is told; "" is none."""
+
+
+def is_cohort(value: object) -> bool:
+    """Whether `value` can name a cohort: text of at most `MAX_COHORT` printable characters."""
+    return isinstance(value, str) and len(value) <= MAX_COHORT and value.isprintable()
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One problem to play: which environment, from which seed. Equal tasks start in the same state."""
+    """One problem to play: which environment, from which seed. Equal tasks start in the same state.
+
+    Raises ValueError where the option `cohort` names none.
+    """
 
     env: str
     """Dotted path of the environment class, `package.module:Class`."""
     seed: int
     split: Split
-    cohort: str = "default"
-    """A name from a closed set by which success is reported (difficulty, map family)."""
     options: dict[str, OptionValue] = {}
-    """Keyword arguments of the environment's constructor."""
+    """Keyword arguments of the environment's constructor, and `cohort`, which it need not know."""
+
+    def __post_init__(self) -> None:
+        if not is_cohort(self.options.get("cohort", "")):
+            raise ValueError(f"option cohort is {self.options['cohort']!r}; {COHORT_RULE}")
+
+    @property
+    def cohort(self) -> str:
+        """What the options say, "" where they say nothing; the environment's word at reset counts more."""
+        return str(self.options.get("cohort", ""))
 
 
 class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +108,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     turns: list[Turn]
     outcome: Outcome
     seconds: float = 0.0
+    cohort: Cohort = ""
+    """As the environment said at reset, else as the task's options say."""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -126,6 +148,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     message: str
     turn: int = 0
     """How many turns had been played."""
+    cohort: Cohort = ""
+    """As in `Trajectory`; by the options alone where the environment did not get as far as its reset."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

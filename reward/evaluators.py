@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from milepost.envs.types import Trajectory
 
 _Z_95 = 1.96
+MAX_COHORTS: Final = 32
+OTHER: Final = "other"
+"""The cohorts beyond `MAX_COHORTS`, counted together."""
 
 
 class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +26,17 @@ class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
     """Mean population variance inside a group, weighted by group size."""
     zero_share: float
     """Share of the groups in which all rewards are equal."""
+
+
+class CohortSuccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a policy did on the episodes of one cohort."""
+
+    episodes: int
+    success: float
+    """Share of them."""
+    success_low: float
+    success_high: float
+    """Wilson 95 % interval of `success`."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +52,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the turns without a valid action."""
     mean_reward: float
     """Mean undiscounted return."""
+    cohorts: dict[str, CohortSuccess] = {}
+    """By name; episodes without a cohort are in none."""
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -90,4 +107,33 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
         mean_turns=sum(lengths) / n,
         invalid_share=invalid / sum(lengths),
         mean_reward=math.fsum(trajectory.reward for trajectory in trajectories) / n,
+        cohorts=by_cohort(trajectories),
     )
+
+
+def by_cohort(trajectories: Sequence[Trajectory]) -> dict[str, CohortSuccess]:
+    """Success by cohort, in the order of their names: of at most `MAX_COHORTS`, and of all the others as `OTHER`.
+
+    Episodes without a cohort are left out.
+    """
+    names = sorted({trajectory.cohort for trajectory in trajectories} - {"", OTHER})
+    told = set(names[:MAX_COHORTS])
+    outcomes: dict[str, list[bool]] = {name: [] for name in names[:MAX_COHORTS]}
+    for trajectory in trajectories:
+        if trajectory.cohort:
+            name = trajectory.cohort if trajectory.cohort in told else OTHER
+            outcomes.setdefault(name, []).append(trajectory.outcome == "success")
+    return {name: _cohort_success(sum(found), len(found)) for name, found in outcomes.items()}
+
+
+def together(cohorts: Sequence[CohortSuccess]) -> CohortSuccess:
+    """Several cohorts as one. Raises ValueError if there are none."""
+    if not cohorts:
+        raise ValueError("there are no cohorts to put together")
+    episodes = sum(cohort.episodes for cohort in cohorts)
+    return _cohort_success(round(math.fsum(cohort.success * cohort.episodes for cohort in cohorts)), episodes)
+
+
+def _cohort_success(successes: int, n: int) -> CohortSuccess:
+    low, high = wilson_interval(successes, n)
+    return CohortSuccess(episodes=n, success=successes / n, success_low=low, success_high=high)

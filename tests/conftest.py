@@ -9,6 +9,7 @@ from pathlib import Path
 # Before anything that reads them at import: nothing is downloaded, and one test run leaves other cores alone.
 os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -19,6 +20,10 @@ from milepost.envs.answer import write_answer
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.frozen_lake import MOVES, FrozenLakeText
 from tests.actors.running_engine import RunningEngine
+
+# On a busy machine an example may take any time: hypothesis is to look for wrong values, not for slow ones.
+hypothesis.settings.register_profile("milepost", deadline=None)
+hypothesis.settings.load_profile("milepost")
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

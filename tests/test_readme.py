@@ -113,8 +113,8 @@ def test_the_metrics_of_the_readme_are_served(tmp_path: Path) -> None:
     with Metrics(tmp_path / "metrics.jsonl") as metrics:
         served = {gauge._name for gauge in metrics._gauges.values()}
         served |= {f"{c._name}_total" for c in (metrics._restarts, metrics._nonfinite, metrics._verdicts)}
-        served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._selection_bias)}
-        served |= {gauge._name for gauge in (metrics._update, metrics._update_s)}
+        served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._cohorts)}
+        served |= {gauge._name for gauge in (metrics._selection_bias, metrics._update, metrics._update_s)}
     assert told
     assert {f"milepost_{name}" for name in told} <= served
 

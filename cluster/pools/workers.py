@@ -1,8 +1,7 @@
 """Rollout workers as Ray actors, and the pool that replaces those that die, hang or stop answering.
 
 A worker takes groups from the ledger under a lease and puts finished episodes into the buffer. When its process is lost
-its leases end at once and its groups are played again by others under the same names, so nothing is lost and nothing is
-counted twice.
+its leases end at once and others play its groups again under the same names: nothing is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -134,6 +133,7 @@ class BufferSink:
                 error=type(error).__name__,
                 message=f"{error}; raise buffer.max_entry_bytes, or shorten episodes and observations",
                 turn=len(result.turns) if isinstance(result, Trajectory) else 0,
+                cohort=result.cohort,
             )
             await self._buffer.put_with_backpressure(failure)
 

@@ -93,7 +93,7 @@ class LiveView:
         self._evals = self._evals | {record.split: record}
         self._print(
             f"eval {record.split:<8} iteration {record.iteration:<5} success {_success(record)}  "
-            f"({record.episodes} episodes)"
+            f"({record.episodes} episodes){_cohorts(record)}"
         )
 
     def finish(self, records: list[Record], folder: RunFolder) -> None:
@@ -215,6 +215,13 @@ def _restarts(record: IterationRecord) -> str:
 
 def _success(record: EvalRecord) -> str:
     return f"{record.success:.1%} [{record.success_low:.1%}, {record.success_high:.1%}]"
+
+
+def _cohorts(record: EvalRecord) -> str:
+    """Success by cohort where there are several."""
+    if len(record.cohorts) < 2:
+        return ""
+    return "  " + ", ".join(f"{name} {_percent(found.success)}" for name, found in record.cohorts.items())
 
 
 def _percent(value: Number) -> str:

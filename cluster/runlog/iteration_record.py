@@ -143,6 +143,7 @@ def iteration_record(
         verdicts={str(reason): count for reason, count in reason_counts(report.verdicts).items()},
         update={**m},
         selection_bias={**state.selection_bias},
+        cohorts=summary.cohorts,
     )
 
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Number, Record
+from milepost.reward.evaluators import MAX_COHORTS, OTHER, CohortSuccess, together
 
 
 class MetricsConfig(BaseModel):
@@ -123,6 +124,13 @@ class Metrics:
         self._eval = Gauge(
             "milepost_eval_success_ratio", "Success in the last evaluation", ["split"], registry=registry
         )
+        self._cohorts = Gauge(
+            "milepost_cohort_success_ratio",
+            "Success by cohort, in the last evaluation of a split or the last iteration's rollouts",
+            ["split", "cohort"],
+            registry=registry,
+        )
+        self._known_cohorts: set[str] = set()
         self._episodes = Counter("milepost_episodes", "Episodes by end", ["state"], registry=registry)
         self._groups = Counter(
             "milepost_groups", "Groups the learner took, by what became of them", ["state"], registry=registry
@@ -194,6 +202,7 @@ class Metrics:
         _set_labelled(self._update, record.update)
         _set_labelled(self._update_s, record.update_s)
         _set_labelled(self._selection_bias, record.selection_bias)
+        self._set_cohorts("rollouts", record.cohorts)
         for state, count in record.ledger.items():
             self._ledger.labels(state).set(count)
 
@@ -201,6 +210,19 @@ class Metrics:
         """Append one line, flushed, and move the split's gauge."""
         self._write(record)
         self._eval.labels(record.split).set(record.success)
+        self._set_cohorts(record.split, record.cohorts)
+
+    def _set_cohorts(self, split: str, cohorts: Mapping[str, CohortSuccess]) -> None:
+        """Only the first `MAX_COHORTS` names of a run become labels: an environment may make names without end."""
+        rest = []
+        for name, found in cohorts.items():
+            if name != OTHER and (name in self._known_cohorts or len(self._known_cohorts) < MAX_COHORTS):
+                self._known_cohorts.add(name)
+                self._cohorts.labels(split, name).set(found.success)
+            else:
+                rest.append(found)
+        if rest:
+            self._cohorts.labels(split, OTHER).set(together(rest).success)
 
     def _write(self, record: Record) -> None:
         for field in record.__struct_fields__:

@@ -12,6 +12,7 @@ import msgspec
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.envs.types import Split
+from milepost.reward.evaluators import CohortSuccess
 
 Number = float | None
 """A measured value; None where it was not finite or not measured."""
@@ -114,6 +115,8 @@ class IterationRecord(
     """Whatever else the learner measured in the update, by name: coverage of the credit, off-policy mismatch, rates."""
     selection_bias: dict[str, Number] = {}
     """How far trained episodes are from all that were played, by field, in standard deviations."""
+    cohorts: dict[str, CohortSuccess] = {}
+    """Of the finished episodes that have a cohort, by its name."""
 
 
 class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="eval", tag_field="kind"):
@@ -129,6 +132,8 @@ class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     success_high: float
     """Bounds of the 95 % Wilson interval."""
     episodes: int
+    cohorts: dict[str, CohortSuccess] = {}
+    """Of the episodes that have a cohort, by its name."""
 
 
 Record = IterationRecord | EvalRecord

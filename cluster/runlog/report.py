@@ -85,7 +85,8 @@ def _page(records: list[Record], folder: RunFolder) -> str:
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
         f"<title>milepost · {html.escape(folder.run_id)}</title><style>{_CSS}</style></head><body><main>"
         f"<header><h1>{html.escape(folder.run_id)}</h1><p>milepost · {html.escape(state)}</p></header>"
-        f"{_tiles(done, evals)}<div class=cards>{_eval_table(evals)}{cards}{_ledger(done)}{_config(folder)}</div>"
+        f"{_tiles(done, evals)}<div class=cards>{_eval_table(evals)}{_cohort_table(done, evals)}"
+        f"{cards}{_ledger(done)}{_config(folder)}</div>"
         "</main></body></html>\n"
     )
 
@@ -163,6 +164,26 @@ def _eval_table(evals: list[EvalRecord]) -> str:
         "<th class=n>95 % interval</th><th class=n>episodes</th></tr>"
     )
     return _card("Evaluations", "Played through the inference engine.", f"<table>{head}{rows}</table>", is_wide=True)
+
+
+def _cohort_table(done: list[IterationRecord], evals: list[EvalRecord]) -> str:
+    """Of the last evaluation of each split and of the last iteration; nothing where no episode has a cohort."""
+    last: dict[str, EvalRecord | IterationRecord] = {record.split: record for record in evals}
+    if done:
+        last["rollouts"] = done[-1]
+    rows = "".join(
+        f"<tr><td>{split}</td><td>{html.escape(name)}</td><td class=n>{record.iteration}</td>"
+        f"<td class=n>{found.success:.1%}</td><td class=n>{found.success_low:.1%} – {found.success_high:.1%}</td>"
+        f"<td class=n>{found.episodes}</td></tr>"
+        for split, record in last.items()
+        for name, found in record.cohorts.items()
+    )
+    head = (
+        "<tr><th>split</th><th>cohort</th><th class=n>iteration</th><th class=n>success</th>"
+        "<th class=n>95 % interval</th><th class=n>episodes</th></tr>"
+    )
+    note = "In the last evaluation of a split, and in the last iteration."
+    return _card("Success by cohort", note, f"<table>{head}{rows}</table>", is_wide=True) if rows else ""
 
 
 def _ledger(done: list[IterationRecord]) -> str:

@@ -25,6 +25,7 @@ from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
+from milepost.cluster.settings.keys import nearest, unset
 from milepost.cluster.settings.overrides import apply, leaves
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Split
@@ -187,16 +188,31 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def dump(config: RunConfig, path: Path) -> None:
-    """Write the resolved config, defaults included, so that `load` gives the same config back."""
+    """Write the resolved config, defaults included, so that `load` gives the same config back.
+
+    TOML has no value for a key that is unset: it stands in its section as a comment with its description.
+    """
+    comments = {
+        f"[{table}]": [f"# {name} = unset: {description}" for name, description in keys]
+        for table, keys in unset(config, strategy=config.credit.strategy).items()
+    }
+    lines: list[str] = []
+    for line in tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).split("\n"):
+        lines += [line, *comments.get(line, [])]
     scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    scratch.write_text("\n".join(lines), encoding="utf-8")
     scratch.replace(path)
 
 
 def config_hash(config: RunConfig) -> str:
     """16 hex digits over every value that shapes what is learnt; equal for a run and its allowed resumptions."""
-    kept = {key: value for key, value in leaves(config.model_dump(mode="json")) if not _is_free(key)}
+    kept = {key: value for key, value in leaves(config.model_dump(mode="json")) if not is_free_on_resume(key)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_free_on_resume(key: str) -> bool:
+    """Whether a resumed run may change it: it does not shape what is learnt."""
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE_ON_RESUME)
 
 
 def refuse_change(old: RunConfig, new: RunConfig) -> None:
@@ -206,7 +222,7 @@ def refuse_change(old: RunConfig, new: RunConfig) -> None:
     """
     before, after = (dict(leaves(config.model_dump(mode="json"))) for config in (old, new))
     changed = sorted(
-        key for key in before.keys() | after.keys() if before.get(key) != after.get(key) and not _is_free(key)
+        key for key in before.keys() | after.keys() if before.get(key) != after.get(key) and not is_free_on_resume(key)
     )
     if changed:
         lines = [f"{key} was {before.get(key)!r} and is now {after.get(key)!r}" for key in changed]
@@ -226,10 +242,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: nested too deeply") from error
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in _FREE_ON_RESUME)
-
-
 def _source(key: str, overridden: Sequence[str], path: Path) -> str:
     return "--set" if any(key == other or key.startswith(f"{other}.") for other in overridden) else str(path)
 
@@ -243,7 +255,7 @@ def _complaint(detail: ErrorDetails, overridden: Sequence[str], path: Path) -> s
     source = _source(key, overridden, path)
     if detail["type"] == "extra_forbidden":
         of = f" of strategy {strategy}" if strategy else ""
-        return f"{source}: unknown key {key}{of}{_nearest(parts, strategy)}"
+        return f"{source}: unknown key {key}{of}{nearest(parts, RunConfig, strategy=strategy or DEFAULT)}"
     reason = detail["msg"].removeprefix("Value error, ")
     where = (
         f"{key} = {detail['input']!r}: "
@@ -260,25 +272,3 @@ def _unknown_strategy(detail: ErrorDetails, path: Path, overridden: Sequence[str
     close = difflib.get_close_matches(named, SETTINGS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
     return f"{_source('credit.strategy', overridden, path)}: credit.strategy = {named!r}: no such strategy; {hint}"
-
-
-def _nearest(parts: Sequence[str], strategy: str | None) -> str:
-    """The known name that `parts` most likely means: in its own section first, then anywhere."""
-    known = list(_known_keys(RunConfig, strategy=strategy))
-    section = ".".join(parts[:-1])
-    beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
-    close = difflib.get_close_matches(parts[-1], beside, n=1)
-    if close:
-        return f"; did you mean {beside[close[0]]}?"
-    same_name = [key for key in known if key.rpartition(".")[2] == parts[-1]]
-    if same_name:
-        return f"; did you mean {same_name[0]}?"
-    return f"; known here: {', '.join(sorted(beside))}" if beside else ""
-
-
-def _known_keys(model: type[BaseModel], prefix: str = "", *, strategy: str | None) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield f"{prefix}{name}"
-        kind = SETTINGS[strategy or DEFAULT] if name == "credit" else field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _known_keys(kind, f"{prefix}{name}.", strategy=strategy)

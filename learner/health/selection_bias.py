@@ -65,6 +65,7 @@ class EpisodeFacts:
     """What is known of an episode; None for what is not, which leaves it out of that comparison only."""
 
     cohort: str
+    """Empty where there is none."""
     length: float | None = None
     """Tokens the policy sampled."""
     turns: float | None = None
@@ -96,14 +97,12 @@ class Shift:
 
 def facts_of(group: Group, fate: str) -> list[tuple[EpisodeFacts, str]]:
     """The records of a group whose trajectories share one fate: `TRAINED` or the reason they were dropped for."""
-    return [
-        (EpisodeFacts(t.task.cohort, t.num_tokens, len(t.turns), t.seconds, t.reward), fate) for t in group.trajectories
-    ]
+    return [(EpisodeFacts(t.cohort, t.num_tokens, len(t.turns), t.seconds, t.reward), fate) for t in group.trajectories]
 
 
 def facts_of_failure(failure: Failure, fate: str) -> tuple[EpisodeFacts, str]:
     """The record of an episode that could not be finished: its length, seconds and reward are not known."""
-    return EpisodeFacts(failure.task.cohort, turns=failure.turn), fate
+    return EpisodeFacts(failure.cohort, turns=failure.turn), fate
 
 
 class SelectionBias:
@@ -120,7 +119,7 @@ class SelectionBias:
             self._groups.append(tuple(records))
 
     def shifts(self) -> list[Shift]:
-        """One per field for which enough groups were trained on and enough dropped; for metrics.
+        """One per field for which enough groups were trained on and enough dropped; cohorts only where there are any.
 
         The unit of chance is the group, since its episodes share a task and mostly a fate: standard errors are
         cluster-robust (Liang & Zeger 1986), so random dropping of whole groups is not taken for bias. The size of a
@@ -168,7 +167,8 @@ class SelectionBias:
         )
 
     def _cohort_shift(self, rows: Sequence[tuple[int, str, bool, str]]) -> Shift | None:
-        if not self._is_enough([(number, trained) for number, _, trained, _ in rows]):
+        has_cohorts = any(cohort for _, cohort, _, _ in rows)
+        if not has_cohorts or not self._is_enough([(number, trained) for number, _, trained, _ in rows]):
             return None
         trained = np.array([t for _, _, t, _ in rows], dtype=np.bool_)
         clusters = np.array([number for number, _, _, _ in rows], dtype=np.int64)

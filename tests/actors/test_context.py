@@ -1,6 +1,6 @@
 """Prompts grow by appending ids: what the policy saw and said is never laid out again, unless a window says so."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.actors.context import LEFT_OUT, Context
@@ -36,7 +36,6 @@ def test_the_worked_example() -> None:
     assert words(context.extend([3, 3], False, "o2")) == "u o0 a x e u o1 a x x e u o2 a"  # it ran out: closed for it
 
 
-@settings(deadline=None)
 @given(first=TEXT, turns=st.lists(RESPONSES, min_size=1, max_size=8))
 def test_a_prompt_and_its_response_are_the_bit_exact_prefix_of_the_next_prompt(
     dialogue: Dialogue, first: str, turns: list[tuple[list[int], bool, str]]
@@ -54,7 +53,6 @@ def test_a_prompt_and_its_response_are_the_bit_exact_prefix_of_the_next_prompt(
         assert added.count(dialogue.stop_token_ids[0]) == (1 if stopped else 2)
 
 
-@settings(deadline=None)
 @given(first=TEXT, turns=st.lists(RESPONSES, min_size=1, max_size=8), window=st.integers(1, 4))
 def test_a_window_keeps_its_last_turns_bit_exactly_behind_the_first_observation(
     dialogue: Dialogue, first: str, turns: list[tuple[list[int], bool, str]], window: int

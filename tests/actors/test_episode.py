@@ -102,6 +102,35 @@ def test_an_episode_records_what_was_seen_said_and_reached(dialogue: Dialogue) -
     assert all(set(t.logprobs) == {-0.5} and t.versions[0].version == 3 for t in found.turns)
 
 
+@pytest.mark.parametrize(
+    ("options", "cohort"),
+    [
+        ({}, ""),
+        ({"said": "map 7"}, "map 7"),
+        ({"cohort": "easy"}, "easy"),
+        ({"cohort": "easy", "said": "map 7"}, "map 7"),
+        ({"cohort": "easy", "said": ""}, ""),
+    ],
+)
+def test_an_episode_is_of_the_cohort_that_its_environment_says_or_else_its_options(
+    options: dict[str, str], cohort: str, dialogue: Dialogue
+) -> None:
+    async def two() -> list[Trajectory | Failure]:
+        async with resources(dialogue) as here:
+            return [await play(here, task(f"{HERE}:{name}", **options)) for name in ("SaysItsCohort", "FailsInACohort")]
+
+    played, failed = asyncio.run(two())
+    assert (trajectory(played).cohort, failure(failed).cohort) == (cohort, cohort)
+
+
+def test_an_episode_that_fails_before_its_reset_is_of_the_cohort_of_its_options(dialogue: Dialogue) -> None:
+    async def one() -> Trajectory | Failure:
+        async with resources(dialogue) as here:
+            return await play(here, task(f"{BROKEN}:RaisesInReset", cohort="easy"))
+
+    assert failure(asyncio.run(one())).cohort == "easy"
+
+
 def test_a_close_that_raises_changes_nothing(dialogue: Dialogue) -> None:
     async def one() -> Trajectory | Failure:
         async with resources(dialogue) as here:

@@ -184,6 +184,7 @@ RESULT = {
     "success": 0.5,
     "success_ci": [0.4, 0.6],
     "episodes": 10,
+    "cohorts": {},
 }
 
 
@@ -213,6 +214,23 @@ def test_eval_without_json_is_a_sentence(call):
     code, out, _ = call("eval", "latest")
     assert code == 0
     assert "split heldout: success 50.0% [40.0%, 60.0%] in 100 episodes" in out
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_eval_shows_success_by_cohort_where_there_are_several(call, monkeypatch):
+    found = {
+        name: {"episodes": n, "success": 0.25, "success_low": 0.1, "success_high": 0.5}
+        for name, n in (("easy", 4), ("hard", 8))
+    }
+    monkeypatch.setitem(RESULT, "cohorts", found)
+    _, out, _ = call("eval", "latest")
+    assert out.splitlines()[1:] == [
+        "  cohort easy: success 25.0% [10.0%, 50.0%] in 4 episodes",
+        "  cohort hard: success 25.0% [10.0%, 50.0%] in 8 episodes",
+    ]
+    assert json.loads(call("eval", "latest", "--json")[1])["cohorts"] == found
+    monkeypatch.setitem(RESULT, "cohorts", {"easy": found["easy"]})
+    assert call("eval", "latest")[1].count("\n") == 1
 
 
 @pytest.mark.usefixtures("evaluated")

@@ -88,6 +88,30 @@ def test_a_step_that_returns_something_else_is_refused(returned: Any) -> None:
         observe_step(returned, "go")
 
 
+@pytest.mark.parametrize("cohort", ["", "hard", "Stufe 3", "x" * 64, None])
+def test_a_cohort_is_taken_over_at_reset(cohort: Any) -> None:
+    assert observe_reset(("hello", {"cohort": cohort})).cohort == cohort
+
+
+@pytest.mark.parametrize("cohort", [3, "x" * 65, "two\nlines", "\ud800", ["hard"]])
+def test_a_cohort_that_is_no_short_line_of_text_is_refused(cohort: Any) -> None:
+    with pytest.raises(ContractError, match=r"info\['cohort'\].* at most 64 printable characters"):
+        observe_reset(("hello", {"cohort": cohort}))
+
+
+class KnowsItsCohort(CountingEnv):
+    def __init__(self, *, cohort: str = "none given", **others: Any) -> None:
+        super().__init__(**others)
+        self.cohort = cohort
+
+
+def test_the_option_cohort_goes_to_a_constructor_that_names_it_and_to_no_other() -> None:
+    options = {"target": 2, "cohort": "hard"}
+    assert build_env(CountingEnv, options).target == 2
+    assert build_env(KnowsItsCohort, options).cohort == "hard"
+    assert options == {"target": 2, "cohort": "hard"}
+
+
 def test_a_class_is_loaded_by_its_path() -> None:
     assert load_env_class("milepost.envs.frozen_lake:FrozenLakeText") is FrozenLakeText
     assert isinstance(build_env("tests.broken_envs:CountingEnv", {"target": 2}), CountingEnv)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pydantic
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from milepost.envs.contract import EnvPathError, build_env
 from milepost.envs.scenarios import SEEDS_PER_SPLIT, ScenarioConfig, ScenarioError, ScenarioSet
-from milepost.envs.types import Split
+from milepost.envs.types import Split, Task
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SIZE = st.integers(1, 200)
@@ -55,6 +55,22 @@ def test_the_ood_split_changes_only_the_options_it_names() -> None:
     assert scenarios.task("heldout", 0).options == {"size": 4, "max_steps": 8}
     assert scenarios.task("ood", 0).options == {"size": 6, "max_steps": 8}
     assert scenarios.task("ood", 0).split == "ood"
+
+
+def test_a_split_may_be_a_cohort_of_its_own() -> None:
+    config = ScenarioConfig(options={"cohort": "4x4"}, ood_options={"cohort": "6x6", "size": 6}, ood_size=1)
+    scenarios = ScenarioSet(config)
+    assert scenarios.task("train", 0).cohort == "4x4"
+    assert scenarios.task("ood", 0).cohort == "6x6"
+    assert ScenarioSet(ScenarioConfig()).task("train", 0).cohort == ""
+
+
+@pytest.mark.parametrize("cohort", [3, True, "x" * 65, "a\tb"])
+def test_an_option_that_names_no_cohort_is_refused(cohort: Any) -> None:
+    with pytest.raises(pydantic.ValidationError, match="at most 64 printable characters"):
+        ScenarioConfig(ood_options={"cohort": cohort})
+    with pytest.raises(ValueError, match="at most 64 printable characters"):
+        Task(env="x:Y", seed=0, split="train", options={"cohort": cohort})
 
 
 def test_distinct_starts_leave_no_held_out_map_in_training() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.envs.types import Outcome, Task, Trajectory, Turn, VersionSpan
-from milepost.reward.evaluators import reward_variance, summarize, wilson_interval
+from milepost.reward.evaluators import by_cohort, reward_variance, summarize, together, wilson_interval
 
 REWARD = st.floats(-100, 100)
 
@@ -82,6 +83,47 @@ def test_a_summary_computed_by_hand() -> None:
     assert (summary.success_low, summary.success_high) == wilson_interval(2, 4)
     assert (summary.mean_turns, summary.invalid_share) == (2.5, 0.2)
     assert summary.mean_reward == pytest.approx((1.0 + 0.0 - 0.1 + 1.0) / 4)
+
+
+def in_cohort(cohort: str, outcome: Outcome) -> Trajectory:
+    return msgspec.structs.replace(trajectory(0, outcome, [turn(0.0)]), cohort=cohort)
+
+
+def test_success_by_cohort_computed_by_hand() -> None:
+    played = [in_cohort("hard", "failure"), in_cohort("easy", "success"), in_cohort("", "failure")]
+    played += [in_cohort("hard", "success"), in_cohort("hard", "truncated"), in_cohort("hard", "failure")]
+    found = summarize(played).cohorts
+    assert list(found) == ["easy", "hard"]
+    assert (found["easy"].episodes, found["easy"].success) == (1, 1.0)
+    assert (found["hard"].episodes, found["hard"].success) == (4, 0.25)
+    assert (found["hard"].success_low, found["hard"].success_high) == wilson_interval(1, 4)
+
+
+def test_episodes_without_a_cohort_make_none() -> None:
+    assert by_cohort([in_cohort("", "success")]) == {}
+
+
+def test_more_cohorts_than_anybody_reads_are_counted_together() -> None:
+    played = [in_cohort(f"map {n:03d}", "success" if n < 33 else "failure") for n in range(36)]
+    played.append(in_cohort("other", "failure"))
+    found = by_cohort(played)
+    assert list(found) == [*(f"map {n:03d}" for n in range(32)), "other"]
+    # map 032 was won; maps 033, 034, 035 and the one that is called other were not.
+    assert (found["other"].episodes, found["other"].success) == (5, 0.2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1))
+def test_cohorts_put_together_are_all_their_episodes(played: list[tuple[str, bool]]) -> None:
+    cohorts = by_cohort([in_cohort(cohort, "success" if won else "failure") for cohort, won in played])
+    whole = together(list(cohorts.values()))
+    assert whole.episodes == len(played)
+    assert whole.success == sum(won for _, won in played) / len(played)
+    assert (whole.success_low, whole.success_high) == wilson_interval(sum(won for _, won in played), len(played))
+
+
+def test_no_cohorts_cannot_be_put_together() -> None:
+    with pytest.raises(ValueError, match="no cohorts"):
+        together([])
 
 
 def test_a_summary_of_nothing_is_refused() -> None:

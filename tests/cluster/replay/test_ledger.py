@@ -90,7 +90,9 @@ def test_nothing_is_issued_while_paused(redis_url: str) -> None:
 def test_issue_stops_at_the_high_water_mark(redis_url: str) -> None:
     async def admit() -> None:
         async with rig(redis_url, max_bytes=1024, max_entry_bytes=1024) as run:
-            await run.fill("g", 3)  # 3 x about 350 bytes, the mark is at 716
+            assert await run.issue("g", 2)
+            for index in range(2):  # about 410 bytes each, the mark is at 716
+                assert await run.buffer.put(trajectory("g", index, tokens=8)) == "ok"
             assert not await run.issue("h")
         async with rig(redis_url, groups_per_update=2, max_groups=2) as run:
             await run.fill("g")
@@ -230,7 +232,7 @@ def test_after_the_last_attempt_the_missing_episodes_are_given_up(redis_url: str
     asyncio.run(give_up())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 3), eta=st.integers(0, 2), steps=st.lists(st.sampled_from("iiifftp"), min_size=20, max_size=80)
 )

@@ -17,7 +17,7 @@ from milepost.cluster.replay.wire import (
 )
 from tests.cluster.replay.buffer_rig import failure, task, trajectory
 
-_PREFIX = b"mp\x01T"
+_PREFIX = b"mp\x02T"
 
 
 def reason_for(data: bytes, **limits: int) -> str:
@@ -33,10 +33,20 @@ def test_what_was_encoded_is_decoded() -> None:
     assert decode_task(encode_task(task(7))) == task(7)
 
 
+def test_a_cohort_travels_with_its_episode_and_its_task() -> None:
+    played = msgspec.structs.replace(trajectory("g1", 3), cohort="härte 3")
+    assert decode_trajectory(encode(played)).cohort == "härte 3"
+    failed = msgspec.structs.replace(failure("g1", 2), cohort="x" * 64)
+    assert decode_failure(encode(failed)) == failed
+    named = msgspec.structs.replace(task(7), options={"cohort": "hard"})
+    assert decode_task(encode_task(named)).cohort == "hard"
+    assert reason_for(changed(cohort="x" * 65)) == "malformed"
+
+
 def test_another_schema_version_is_refused_by_name() -> None:
     data = encode(trajectory("g", 0))
     assert data[:4] == _PREFIX
-    assert reason_for(b"mp\x02T" + data[4:]) == "schema"
+    assert reason_for(b"mp\x03T" + data[4:]) == "schema"
 
 
 def test_a_failure_is_not_read_as_a_trajectory() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord
 from milepost.envs.types import Split
+from milepost.reward.evaluators import CohortSuccess, wilson_interval
 
 
 def iteration_record(iteration: int, **changes: Any) -> IterationRecord:
@@ -51,6 +52,11 @@ def iteration_record(iteration: int, **changes: Any) -> IterationRecord:
         "ledger": {"issued": 8, "running": 40, "trained": 48 * iteration, "filtered": 16 * iteration},
     }
     return IterationRecord(**(values | changes))
+
+
+def cohort(episodes: int, successes: int) -> CohortSuccess:
+    low, high = wilson_interval(successes, episodes)
+    return CohortSuccess(episodes=episodes, success=successes / episodes, success_low=low, success_high=high)
 
 
 def eval_record(iteration: int, split: Split, success: float) -> EvalRecord:

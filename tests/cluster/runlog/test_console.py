@@ -1,5 +1,6 @@
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -7,7 +8,7 @@ from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.console import LiveView, sparkline, status_lines, summary, who_waits
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.runs import Status
-from tests.cluster.runlog.example_records import eval_record, iteration_record
+from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 
 
 def console(*, terminal):
@@ -41,6 +42,17 @@ def test_on_a_terminal_the_panel_shows_progress_and_what_goes_on():
     shown = out.file.getvalue()
     for expected in ("the-run", "iteration 1/4", "waiting for groups 3/8 ... 0.", "eval ood", "3 groups, 0.1 MiB"):
         assert expected in shown
+
+
+def test_an_evaluation_shows_success_by_cohort_where_there_are_several():
+    out = console(terminal=False)
+    lone, two = {"easy": cohort(8, 6)}, {"easy": cohort(8, 6), "[b]hard": cohort(8, 2)}
+    with LiveView(run_id="r", iterations=9, console=out) as view:
+        for cohorts in ({}, lone, two):
+            view.update_eval(msgspec.structs.replace(eval_record(1, "ood", 0.5), cohorts=cohorts))
+    lines = out.file.getvalue().splitlines()
+    assert [line.endswith("(200 episodes)") for line in lines] == [True, True, False]
+    assert lines[2].endswith("(200 episodes)  easy 75.0%, [b]hard 25.0%")
 
 
 def test_sparkline_goes_from_the_lowest_to_the_highest_bar():

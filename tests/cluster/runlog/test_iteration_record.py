@@ -11,6 +11,7 @@ from milepost.cluster.runlog.records import IterationRecord
 from milepost.envs.types import Group
 from milepost.learner.loop import UpdateReport
 from tests.cluster.replay.buffer_rig import task, trajectory
+from tests.cluster.runlog.example_records import cohort
 
 STATE = SystemState(
     time_s=100.0,
@@ -67,3 +68,11 @@ def test_turns_sequences_and_the_buffer_are_measured() -> None:
     assert (found.samples, found.prefix_breaks, found.padding_share) == (5, 1, 0.25)
     assert (found.buffer_groups, found.groups_open, found.groups_unsettled) == (3, 5, 2)
     assert (found.buffer_bytes, found.buffer_oldest_s) == (1000, 7.5)
+
+
+def test_success_is_told_by_cohort() -> None:
+    played = [msgspec.structs.replace(trajectory("g", i), cohort=name) for i, name in enumerate(("easy", "hard", ""))]
+    group = Group(group_id="g", task=task(), trajectories=played)
+    checks = PolicyChecks(parity=None, information=None)
+    line = iteration_record([group], report(), iteration=1, clock=clock(), state=STATE, checks=checks)
+    assert line.cohorts == {"easy": cohort(1, 1), "hard": cohort(1, 1)}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.runlog.metrics import Metrics, MetricsConfig
 from milepost.cluster.runlog.records import evals, iterations, read_records
-from tests.cluster.runlog.example_records import eval_record, iteration_record
+from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 
 
 def scrape(metrics: Metrics) -> dict[str, float]:
@@ -71,10 +71,43 @@ def test_the_number_of_series_does_not_grow_with_the_run(tmp_path):
         assert len(scrape(metrics)) == before
 
 
+def test_success_is_served_by_split_and_cohort_and_reads_back(tmp_path):
+    evaluated = msgspec.structs.replace(
+        eval_record(1, "ood", 0.5), cohorts={"easy": cohort(8, 6), "hard": cohort(8, 2)}
+    )
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        metrics.record(iteration_record(1, cohorts={"easy": cohort(4, 3)}))
+        metrics.record_eval(evaluated)
+        seen = scrape(metrics)
+    shown = {name: value for name, value in seen.items() if name.startswith("milepost_cohort")}
+    assert shown == {
+        'milepost_cohort_success_ratio{cohort="easy",split="rollouts"}': 0.75,
+        'milepost_cohort_success_ratio{cohort="easy",split="ood"}': 0.75,
+        'milepost_cohort_success_ratio{cohort="hard",split="ood"}': 0.25,
+    }
+    assert read_records(tmp_path / "m.jsonl")[1] == evaluated
+
+
+def test_without_cohorts_no_series_is_made_for_them(tmp_path):
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        metrics.record(iteration_record(1))
+        metrics.record_eval(eval_record(1, "ood", 0.4))
+        assert not [name for name in scrape(metrics) if "cohort" in name]
+
+
+def test_cohorts_without_end_make_33_series_of_a_split_at_most(tmp_path):
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        for start in range(0, 300, 30):
+            metrics.record(iteration_record(1, cohorts={str(n): cohort(2, n % 2) for n in range(start, start + 30)}))
+        seen = {name: value for name, value in scrape(metrics).items() if name.startswith("milepost_cohort")}
+    assert len(seen) == 33
+    assert seen['milepost_cohort_success_ratio{cohort="other",split="rollouts"}'] == 0.25
+
+
 def test_every_measured_field_is_served(tmp_path):
     counted = {"time_s", "episodes", "tokens", "groups_trained", "groups_filtered", "groups_stale", "episodes_failed"}
     counted |= {"nonfinite_total", "engine_restarts", "worker_restarts", "learner_restarts", "ledger"}
-    counted |= {"verdicts", "selection_bias", "update", "update_s"}
+    counted |= {"verdicts", "selection_bias", "update", "update_s", "cohorts"}
     fields = set(iteration_record(1).__struct_fields__)
     with Metrics(tmp_path / "m.jsonl") as metrics:
         served = {name for name in scrape(metrics) if "{" not in name and not name.endswith(("_created", "_total"))}

@@ -9,7 +9,7 @@ from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import Status
-from tests.cluster.runlog.example_records import eval_record, iteration_record
+from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -64,6 +64,16 @@ def test_the_report_shows_numbers_curves_ledger_and_config(folder):
     for expected in ("20% → 80%", "finished, 12 of 12", "768", "75.0% – 85.0%", "Ledger", "resolved.toml"):
         assert expected in document.text
     assert "576" in document.text, "trained episodes of the last record's ledger"
+
+
+def test_success_by_cohort_is_a_table_where_there_are_cohorts(folder):
+    write_records(folder, 2)
+    assert "Success by cohort" not in write_report(folder).read_text()
+    write_records(folder, 1, cohorts={"easy": cohort(8, 6), "<b>hard": cohort(8, 2)})
+    page = write_report(folder).read_text()
+    assert "&lt;b&gt;hard" in page
+    for expected in ("Success by cohort", "rollouts", "75.0%", "25.0%"):
+        assert expected in Document(page).text
 
 
 def test_the_report_needs_nothing_from_outside(folder):

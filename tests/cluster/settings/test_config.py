@@ -49,6 +49,29 @@ def test_a_resolved_config_reads_back_equal(toml, tmp_path):
     assert load(tmp_path / "default.toml") == RunConfig()
 
 
+def test_a_resolved_config_shows_what_is_unset_as_a_comment_in_its_section(toml, tmp_path):
+    for strategy in SETTINGS:
+        config = load(toml(""), [f"credit.strategy={strategy}", "entropy.band=[0.5, 2]", "entropy.coef=0.01"])
+        dump(config, tmp_path / "resolved.toml")
+        assert load(tmp_path / "resolved.toml") == config
+        section, told = "", set()
+        for line in (tmp_path / "resolved.toml").read_text().splitlines():
+            section = line.strip("[]") if line.startswith("[") else section
+            if line.startswith("# "):
+                key, meaning = line.removeprefix("# ").split(" = unset: ")
+                told.add(f"{section}.{key}")
+                assert meaning
+        unset = {"critic.value_clip", "offpolicy.ratio_band", "offpolicy.rejection_band"}
+        assert told == unset | ({"credit.depth"} if strategy == "crbc" else set())
+
+
+@pytest.mark.parametrize("text", ["\u2028[critic]", "a\n[critic]\nb", "\x85", "\r\n", '"""', "# value_clip = unset"])
+def test_no_text_breaks_the_resolved_config(tmp_path, text):
+    config = RunConfig.model_validate({"actors": {"system_prompt": text}})
+    dump(config, tmp_path / "resolved.toml")
+    assert load(tmp_path / "resolved.toml") == config
+
+
 def test_an_unknown_key_is_refused_with_file_key_and_nearest_name(toml):
     path = toml("[run]\ngroup_sise = 4\n")
     assert complaint(path) == f"{path}: unknown key run.group_sise; did you mean run.group_size?"

@@ -8,7 +8,7 @@ from milepost.learner.credit.assignment import INVALID, Credit, CreditGroup, Cre
 
 OUTCOMES = ("success", "failure", "truncated")
 # A shared machine may pause at any time.
-unhurried = settings(deadline=None, max_examples=60)
+unhurried = settings(max_examples=60)
 
 
 @st.composite

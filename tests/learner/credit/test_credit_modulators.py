@@ -4,7 +4,7 @@ import tomllib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -75,7 +75,6 @@ def test_every_token_gets_what_its_turn_gets() -> None:
     np.testing.assert_allclose(got.total[0], np.mean(expected, axis=1), atol=1e-4, rtol=0)
 
 
-@settings(deadline=None)
 @given(
     turns=st.lists(
         st.lists(st.tuples(st.floats(0, 12), st.floats(-100, 100)), min_size=1, max_size=6), min_size=1, max_size=5

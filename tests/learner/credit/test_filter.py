@@ -163,7 +163,7 @@ def test_an_entropy_score_says_what_it_needs_and_which_turn_lacks_it() -> None:
         judge([spread(0.5)], score="entropy")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.floats(0.0, 2.0), min_size=1, max_size=8),
     st.sampled_from(["top_p", "top_p_softmax", "top_k", "min_p", "soft", "none"]),

@@ -41,7 +41,7 @@ def test_likely_responses_to_other_prompts_make_the_estimate_negative() -> None:
     assert estimate(WORKED[:, ::-1], OWN) == pytest.approx(-1.4338, abs=1e-4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(2, 6), st.integers(1, 4), st.integers(0, 2**32 - 1), st.floats(0.1, 500.0))
 def test_information_never_exceeds_the_log_of_the_number_of_prompts(n: int, k: int, seed: int, scale: float) -> None:
     scores = -scale * np.random.default_rng(seed).random((n * k, n))

@@ -33,7 +33,7 @@ def shift(found: SelectionBias, field: str) -> Shift:
     return one
 
 
-def episode(fate: str, *, cohort: str = "default", **facts: float) -> tuple[EpisodeFacts, str]:
+def episode(fate: str, *, cohort: str = "", **facts: float) -> tuple[EpisodeFacts, str]:
     return EpisodeFacts(cohort, **facts), fate
 
 
@@ -155,12 +155,12 @@ def test_an_unknown_fact_leaves_an_episode_out_of_that_field_only() -> None:
     groups: list[Records] = [[episode(TRAINED, length=10, turns=2)]] * 3
     groups += [[episode("env_failed", turns=4)]] * 3
     found = meter(groups, min_groups=3)
-    assert {shift.field for shift in found.shifts()} == {"turns", "cohort"}
+    assert {shift.field for shift in found.shifts()} == {"turns"}, "no cohort is set, so none is compared"
     assert shift(found, "turns").generated == 3.0
 
 
 def test_records_come_from_groups_and_failures() -> None:
-    task = Task(env="x:Y", seed=0, split="train", cohort="hard")
+    task = Task(env="x:Y", seed=0, split="train", options={"cohort": "easy"})
     turn = Turn(
         prompt_ids=[1],
         response_ids=[2, 3],
@@ -171,10 +171,12 @@ def test_records_come_from_groups_and_failures() -> None:
         action="x",
         reward=0.25,
     )
-    played = Trajectory(task=task, group_id="g", index=0, turns=[turn, turn], outcome="failure", seconds=1.5)
+    played = Trajectory(
+        task=task, group_id="g", index=0, turns=[turn, turn], outcome="failure", seconds=1.5, cohort="hard"
+    )
     group = Group(group_id="g", task=task, trajectories=[played])
     assert facts_of(group, TRAINED) == [(EpisodeFacts("hard", 4, 2, 1.5, 0.5), TRAINED)]
-    failure = Failure(task=task, group_id="g", index=1, boundary="env", error="E", message="m", turn=3)
+    failure = Failure(task=task, group_id="g", index=1, boundary="env", error="E", message="m", turn=3, cohort="hard")
     assert facts_of_failure(failure, "env_failed") == (EpisodeFacts("hard", turns=3), "env_failed")
 
 

@@ -117,7 +117,7 @@ walks = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(walks)
 def test_values_are_probabilities_and_the_credit_of_a_group_sums_to_zero(paths: list[tuple[str, str]]) -> None:
     credit = assign(*(path(outcome, states) for outcome, states in paths))
@@ -125,7 +125,7 @@ def test_values_are_probabilities_and_the_credit_of_a_group_sums_to_zero(paths: 
     assert abs(math.fsum(np.concatenate(credit.step_adv))) < 1e-8
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(walks, st.randoms(use_true_random=False))
 def test_values_do_not_depend_on_the_order_of_the_trajectories(paths: list[tuple[str, str]], random: object) -> None:
     shuffled = list(paths)

@@ -118,7 +118,7 @@ def test_success_is_a_node_of_its_own_whatever_the_last_state_is_called() -> Non
     np.testing.assert_allclose([credit.step_adv[0][1], credit.step_adv[1][0]], [0.5**0.5, -(0.5**0.5)], rtol=1e-12)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["success", "failure"]), st.text("ABCD", min_size=2, max_size=7)),

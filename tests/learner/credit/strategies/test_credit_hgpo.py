@@ -108,7 +108,7 @@ def test_a_history_of_two_states_is_a_level_of_its_own() -> None:
     assert got[1] == pytest.approx((1 - mean) / std, rel=1e-12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.text("AB", min_size=1, max_size=6), st.sampled_from([0.0, 0.3, 1.0])), min_size=1, max_size=6)
 )

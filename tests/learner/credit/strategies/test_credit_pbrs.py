@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -53,7 +53,6 @@ def test_a_terminal_potential_that_is_not_zero_shifts_returns_by_more_than_the_s
 numbers = st.floats(-10, 10)
 
 
-@settings(deadline=None)
 @given(pairs=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=40), gamma=st.floats(0.01, 1))
 def test_shaped_returns_telescope_to_the_return_less_the_states_potential(
     pairs: list[tuple[float, float]], gamma: float

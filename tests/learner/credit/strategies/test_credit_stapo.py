@@ -112,7 +112,7 @@ def test_without_outliers_it_is_gigpo() -> None:
     assert got.total[0] == pytest.approx([0.8660 + 0.9098, 0.8660 + 0.5773], abs=2e-4)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(entropies=st.lists(st.floats(0, 5), min_size=11, max_size=11))
 def test_without_a_step_weight_it_is_starpo(entropies: list[float]) -> None:
     played = with_entropy(toy4(), entropies)
@@ -120,7 +120,7 @@ def test_without_a_step_weight_it_is_starpo(entropies: list[float]) -> None:
     assert flat(credit.total) == flat(StarPO(StarPOConfig()).assign(played).total)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(entropies=st.lists(st.floats(0, 5), min_size=11, max_size=11), fence=st.floats(0, 3))
 def test_turns_within_the_fence_are_not_touched(entropies: list[float], fence: float) -> None:
     played = with_entropy(toy4(), entropies)

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -105,7 +105,6 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None
 numbers = st.floats(-10, 10)
 
 
-@settings(deadline=None)
 @given(
     pairs=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=30),
     gamma=st.floats(0.01, 1),
@@ -121,7 +120,6 @@ def test_every_advantage_follows_from_the_next_one(pairs: list[tuple[float, floa
         assert advantages[t] == pytest.approx(want, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(pairs=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=30), gamma=st.floats(0.01, 1))
 def test_with_lambda_one_the_critics_target_is_the_return(pairs: list[tuple[float, float]], gamma: float) -> None:
     rewards, values = (np.array(x) for x in zip(*pairs, strict=True))
