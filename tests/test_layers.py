@@ -25,7 +25,7 @@ DOORS = {
     "actors": {"envs", "reward"},
     "learner/batch": {"envs"},
     "learner/credit": {"envs"},
-    "learner/credit/strategies": {"learner/credit"},
+    "learner/credit/strategies": {"envs", "learner/credit"},
     "learner/first_policy": {"envs"},
     "learner/loss": {"learner/batch"},
     "learner/health": {"envs", "learner/batch", "learner/credit"},
@@ -36,7 +36,9 @@ DOORS = {
     "cluster/base": set(),
     "cluster/replay": {"envs", "learner/credit", "cluster/base"},
     "cluster/runlog": {"envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base"},
-    "cluster/pools": {"envs", "reward", "actors", "learner", "learner/zero", "cluster/base", "cluster/replay"},
+    "cluster/pools": {
+        "envs", "reward", "actors", "learner", "learner/credit", "learner/zero", "cluster/base", "cluster/replay",
+    },
     "cluster/settings": {
         "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
         "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",

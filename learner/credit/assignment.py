@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -162,8 +162,10 @@ class Strategy(Protocol):
         """What it reads beyond states, actions and rewards; checked when a run starts."""
         ...
 
-    scaling: ClassVar[Scaling]
-    """How its totals are brought to one scale over a batch."""
+    @property
+    def scaling(self) -> Scaling:
+        """How its totals are brought to one scale over a batch."""
+        ...
 
     def assign(self, group: CreditGroup) -> Credit:
         """Advantages of every turn of `group`.

@@ -25,7 +25,8 @@ OUTCOMES = ("success", "failure", "truncated")
 BASELINES = ("grpo", "rloo", "dr_grpo")
 CONFIGS = [
     *(StarPOConfig(baseline=baseline) for baseline in BASELINES),
-    *(credit_settings(strategy=name) for name in SETTINGS if name != "starpo"),
+    *(credit_settings(strategy=name) for name in SETTINGS if name not in ("starpo", "custom")),
+    credit_settings(path="tests.learner.credit.own_strategies:LateTurns"),
 ]
 STEP_CONFIGS = [
     credit_settings(strategy=name, baseline=baseline, w_step=0.0, w_trajectory=1.0)
