@@ -99,7 +99,9 @@ def evaluate(
 @app.command()
 def credit(  # noqa: PLR0913  the options of the command
     name: Annotated[str, typer.Argument(metavar="FILE|RUN", help="Groups, one per line of JSON; or a run's.")],
-    strategy: Annotated[str, typer.Option(metavar="A,B", help="Strategies to score with.")] = "crbc,starpo",
+    strategy: Annotated[
+        str, typer.Option(metavar="A,B", help="Strategies to score with; also package.module:Class.")
+    ] = "crbc,starpo",
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="credit.K=V", help="One value; may be repeated.")
     ] = [],  # noqa: B006

@@ -1,4 +1,4 @@
-"""What can be known before anything starts: the environment, the scenarios, the reward, the policy's chat template.
+"""What can be known before anything starts: environment, reward, credit strategy, the policy's chat template.
 
 One reset and one step are really played, under the run's deadlines, so that a broken environment costs seconds and one
 line instead of a started cluster. Not promised: that an environment which passes never fails later; then episodes do.
@@ -7,6 +7,7 @@ line instead of a started cluster. Not promised: that an environment which passe
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.settings.own_credit import check_credit
 from milepost.envs.contract import ContractError, EnvPathError, build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
 from milepost.envs.scenarios import ScenarioError, ScenarioSet
@@ -37,6 +39,8 @@ def check_start(config: RunConfig) -> None:
     Raises ConfigError, or DependencyLost for a Redis that does not answer.
     """
     scenarios = check_world(config)
+    for warning in check_credit(config.credit):
+        print(f"milepost: {warning}", file=sys.stderr)
     require_port(config.metrics)
     try:
         if config.model.source == "folder":
@@ -52,8 +56,12 @@ def check_start(config: RunConfig) -> None:
 
 
 def check_world(config: RunConfig) -> ScenarioSet:
-    """Load the scenarios, play one turn, score it. Raises ConfigError with the one line that says what is wrong."""
+    """Try a credit strategy of the user's own, load the scenarios, play one turn, score it.
+
+    Raises ConfigError with the one line that says what is wrong.
+    """
     limit = config.actors.env_timeout_s
+    within(limit, "the credit strategy", lambda: check_credit(config.credit))
     try:
         scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.env))
         task = scenarios.task("train", 0)
@@ -76,9 +84,10 @@ def check_world(config: RunConfig) -> ScenarioSet:
 def _require_progress(config: RunConfig, turn: Turn) -> None:
     """Raises ConfigError where the strategy reads a progress that the environment does not report."""
     if "progress" in needs(build(config.credit), config.credit.modulators) and turn.progress is None:
+        instead = 'set credit.potential = "graph"' if config.credit.strategy == "pbrs" else "choose another strategy"
         raise ConfigError(
             f"credit.strategy = {config.credit.strategy!r} reads info['progress'] of every step, which "
-            f'{config.env.path} does not report: report it, or set credit.potential = "graph"'
+            f"{config.env.path} does not report: report it, or {instead}"
         )
 
 
@@ -136,9 +145,7 @@ def within(limit_s: float, what: str, call: Callable[[], T]) -> T:
     thread.start()
     thread.join(limit_s)
     if not outcome:
-        raise ConfigError(
-            f"{what} did not return within actors.env_timeout_s = {limit_s:g}; it would hang every episode"
-        )
+        raise ConfigError(f"{what} did not return within actors.env_timeout_s = {limit_s:g}; it would hang the run")
     returned, value = outcome
     if not returned:
         raise value

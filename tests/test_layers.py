@@ -25,7 +25,7 @@ DOORS = {
     "actors": {"envs", "reward"},
     "learner/batch": {"envs"},
     "learner/credit": {"envs"},
-    "learner/credit/strategies": {"learner/credit"},
+    "learner/credit/strategies": {"envs", "learner/credit"},
     "learner/first_policy": {"envs"},
     "learner/loss": {"learner/batch"},
     "learner/health": {"envs", "learner/batch", "learner/credit"},
@@ -38,7 +38,9 @@ DOORS = {
     "cluster/runlog": {
         "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
-    "cluster/pools": {"envs", "reward", "actors", "learner", "learner/zero", "cluster/base", "cluster/replay"},
+    "cluster/pools": {
+        "envs", "reward", "actors", "learner", "learner/credit", "learner/zero", "cluster/base", "cluster/replay",
+    },
     "cluster/settings": {
         "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
         "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.settings import config as configs
 from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.settings.own_credit import check_credit
 from milepost.envs.types import Split
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=24)]
@@ -145,6 +146,7 @@ def plan(experiment: Experiment, folder: Path) -> list[Cell]:
         settings = [f"{name}={json.dumps(value)}" for name, value in zip(_OWNED, own, strict=True)]
         try:
             cells.append(Cell(*key, configs.load(base.path, [*chosen, *settings])))
+            check_credit(cells[-1].run.credit)
         except ConfigError as error:
             raise ConfigError(
                 "\n".join(f"cell {cell_name(*key)}: {line}" for line in str(error).splitlines())

@@ -25,6 +25,7 @@ from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, W
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
 from milepost.envs.types import Group, Turn
+from milepost.learner.credit.trial import StrategyError
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.steps import DivergenceError, ParityError
@@ -251,6 +252,8 @@ def _translated(error: BaseException) -> BaseException:
             return Diverged(str(cause))
         case FileNotFoundError():
             return ConfigError(str(cause))
+        case StrategyError():
+            return ConfigError(f"credit.path: {cause}")
         case MemoryError() | torch.OutOfMemoryError():
             return DependencyLost(f"the learner is out of memory: {cause}; lower learner.max_tokens_per_micro_batch")
     return cause

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.settings.overrides import apply
+from milepost.cluster.settings.own_credit import check_credit
 from milepost.cluster.workbench.credit_page import ScoredGroup
 from milepost.learner.credit import interchange
 from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTurn, Need, Strategy
@@ -57,16 +58,18 @@ class Checked:
 def chosen(names: str, overrides: Sequence[str]) -> dict[str, Strategy]:
     """The strategies of a comma-separated list, in its order, with `credit.key=value` laid over their settings.
 
-    A key goes to every strategy that has it. Raises ConfigError for an unknown strategy (with the nearest name), a key
-    that none of them has, and a value that one of them refuses.
+    A name may be the dotted path of a class. A key goes to every strategy that has it. Raises ConfigError for an
+    unknown strategy (with the nearest name), a key that none of them has, a value that one of them refuses, and a class
+    that is no strategy.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise ConfigError(f"--strategy: name at least one of {', '.join(strategies.SETTINGS)}")
+    known = [name for name in strategies.SETTINGS if name != "custom"]
     for name in wanted:
-        if name not in strategies.SETTINGS:
-            close = difflib.get_close_matches(name, strategies.SETTINGS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(strategies.SETTINGS)}"
+        if name not in known and not _is_path(name):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}, or package.module:Class"
             raise ConfigError(f"--strategy {name}: no such strategy; {hint}")
     values = _values(overrides, wanted)
     return {name: _built(name, values) for name in wanted}
@@ -143,14 +146,14 @@ def _values(overrides: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for override in overrides:
         key = apply(tables, override)
-        section, _, name = key.partition(".")
+        section, name, *_ = [*key.split("."), ""]
         if section != "credit" or not name:
             raise ConfigError(f"--set {override}: only keys of [credit] can be set here, e.g. --set credit.beta=0.95")
         if name == "strategy":
             raise ConfigError(f"--set {override}: choose strategies by --strategy")
         if name == "modulators":
             raise ConfigError(f"--set {override}: modulators work on batches of a run; groups are scored alone here")
-        known = {key for chosen in names for key in strategies.SETTINGS[chosen].model_fields} - {"strategy"}
+        known = {key for chosen in names for key in _fields(chosen)}
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean credit.{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
@@ -158,14 +161,27 @@ def _values(overrides: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     return dict(tables.get("credit", {}))
 
 
+def _is_path(name: str) -> bool:
+    return ":" in name
+
+
+def _fields(name: str) -> list[str]:
+    """The keys that a strategy's settings have besides its name."""
+    kind = strategies.SETTINGS["custom" if _is_path(name) else name]
+    return [key for key in kind.model_fields if key not in ("strategy", "path")]
+
+
 def _built(name: str, values: dict[str, Any]) -> Strategy:
-    mine = {key: value for key, value in values.items() if key in strategies.SETTINGS[name].model_fields}
+    mine = {key: value for key, value in values.items() if key in _fields(name)}
+    named = {"path": name} if _is_path(name) else {"strategy": name}
     try:
-        return strategies.build(strategies.settings(strategy=name, **mine))
+        config = strategies.settings(**named, **mine)
+        check_credit(config)
+        return strategies.build(config)
     except ValidationError as error:
         lines = []
         for detail in error.errors(include_url=False):
-            key = ".".join(["credit", *(str(part) for part in detail["loc"] if part != name)])
+            key = ".".join(["credit", *(str(part) for part in detail["loc"] if part not in (name, "custom"))])
             lines.append(f"--set: {key} of strategy {name}: {detail['msg'].removeprefix('Value error, ')}")
         raise ConfigError("\n".join(lines)) from error
 

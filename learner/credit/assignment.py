@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, Protocol, Self, get_args
+from typing import Any, Final, Literal, Protocol, Self, get_args
 
 import msgspec
 import numpy as np
@@ -193,8 +193,10 @@ class Strategy(Protocol):
         """What it reads beyond states, actions and rewards; checked when a run starts."""
         ...
 
-    scaling: ClassVar[Scaling]
-    """How its totals are brought to one scale over a batch."""
+    @property
+    def scaling(self) -> Scaling:
+        """How its totals are brought to one scale over a batch."""
+        ...
 
     def assign(self, group: CreditGroup) -> Credit:
         """Advantages of every turn of `group`.

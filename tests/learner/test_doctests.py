@@ -28,8 +28,10 @@ OBVIOUS = {
     "milepost.learner.credit.interchange.read",
     "milepost.learner.credit.modulators.needs",
     "milepost.learner.credit.readings.missing",
+    "milepost.learner.credit.strategies.custom.Custom.assign",
     "milepost.learner.credit.strategies.registry.build",
     "milepost.learner.credit.strategies.registry.settings",
+    "milepost.learner.credit.trial.require_fit",
 }
 """What needs no example: it names an interface, forwards, or does to each line of a file what another one shows."""
 

@@ -11,6 +11,7 @@ from milepost.learner.credit.assignment import Strategy
 from milepost.learner.credit.settings import CreditSettings
 from milepost.learner.credit.strategies.bilevel_gae import BiLevelGAE, BiLevelGAEConfig
 from milepost.learner.credit.strategies.crbc import CRBC, CRBCConfig
+from milepost.learner.credit.strategies.custom import Custom, CustomConfig
 from milepost.learner.credit.strategies.g2po import G2PO, G2POConfig
 from milepost.learner.credit.strategies.gigpo import GiGPO, GiGPOConfig
 from milepost.learner.credit.strategies.graphgpo import GraphGPO, GraphGPOConfig
@@ -26,8 +27,10 @@ DEFAULT: Final = "crbc"
 
 
 def _named(value: Any) -> Any:
-    """The strategy that a table of settings names."""
-    return value.get("strategy", DEFAULT) if isinstance(value, dict) else getattr(value, "strategy", None)
+    """The strategy that a table of settings names: a path alone means a class of the user's own."""
+    if isinstance(value, dict):
+        return value.get("strategy", "custom" if "path" in value else DEFAULT)
+    return getattr(value, "strategy", None)
 
 
 CreditConfig = Annotated[
@@ -42,7 +45,8 @@ CreditConfig = Annotated[
     | Annotated[STAPOConfig, Tag("stapo")]
     | Annotated[StepPOConfig, Tag("steppo")]
     | Annotated[BiLevelGAEConfig, Tag("bilevel_gae")]
-    | Annotated[PBRSConfig, Tag("pbrs")],
+    | Annotated[PBRSConfig, Tag("pbrs")]
+    | Annotated[CustomConfig, Tag("custom")],
     Discriminator(_named),
 ]
 """How a turn earns its advantage: the settings of one strategy."""
@@ -61,6 +65,7 @@ _BUILDERS: Final[dict[str, Callable[[Any], Strategy]]] = {
     "steppo": StepPO,
     "bilevel_gae": BiLevelGAE,
     "pbrs": PBRS,
+    "custom": Custom,
 }
 SETTINGS: Final[dict[str, type[CreditSettings]]] = {
     get_args(member)[1].tag: get_args(member)[0] for member in get_args(get_args(CreditConfig)[0])
@@ -74,5 +79,5 @@ def settings(**values: object) -> CreditConfig:
 
 
 def build(config: CreditConfig) -> Strategy:
-    """The strategy that `config` is the settings of."""
+    """The strategy that `config` is the settings of. Raises StrategyError where a user's own cannot be loaded."""
     return _BUILDERS[config.strategy](config)

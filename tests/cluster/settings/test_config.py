@@ -51,7 +51,8 @@ def test_a_resolved_config_reads_back_equal(toml, tmp_path):
 
 def test_a_resolved_config_shows_what_is_unset_as_a_comment_in_its_section(toml, tmp_path):
     for strategy in SETTINGS:
-        config = load(toml(""), [f"credit.strategy={strategy}", "entropy.band=[0.5, 2]", "entropy.coef=0.01"])
+        own = ["credit.path=my_credit:Mine"] if strategy == "custom" else []
+        config = load(toml(""), [f"credit.strategy={strategy}", "entropy.band=[0.5, 2]", "entropy.coef=0.01", *own])
         dump(config, tmp_path / "resolved.toml")
         assert load(tmp_path / "resolved.toml") == config
         section, told = "", set()
@@ -227,6 +228,19 @@ def test_the_keys_of_the_credit_section_are_those_of_its_strategy(toml):
         == "--set: unknown key credit.bta of strategy crbc; did you mean credit.beta?"
     )
     assert complaint(toml(""), "credit.beta=1.5").startswith("--set: credit.beta = 1.5: ")
+
+
+def test_a_path_alone_means_a_strategy_of_ones_own(toml):
+    credit = load(toml('[credit]\npath = "my_credit:Mine"\noptions = { fade = 0.5 }\ninvalid_penalty = 0\n')).credit
+    assert (credit.strategy, credit.path, credit.options) == ("custom", "my_credit:Mine", {"fade": 0.5})
+    assert load(toml(""), ["credit.path=my_credit:Mine", "credit.options.fade=0.5"]).credit.options == {"fade": 0.5}
+    assert complaint(toml('[credit]\nstrategy = "custom"\n')).endswith("credit.path: field required")
+    assert "unknown key credit.path of strategy gigpo" in complaint(
+        toml('[credit]\nstrategy = "gigpo"\n'), "credit.path=my_credit:Mine"
+    )
+    assert "unknown key credit.fade of strategy custom" in complaint(
+        toml('[credit]\npath = "my_credit:Mine"\nfade = 0.5\n')
+    )
 
 
 def test_the_configs_that_are_delivered_are_valid():

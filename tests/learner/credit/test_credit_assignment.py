@@ -125,9 +125,10 @@ def test_settings_that_cannot_train_are_refused(setting: dict[str, object]) -> N
 
 def test_every_strategy_the_config_can_name_is_built() -> None:
     rollouts = {"starpo", "gigpo", "hgpo", "graphgpo", "g2po", "graphhca", "crbc", "salt"}
-    assert set(SETTINGS) == rollouts | {"stapo", "steppo", "bilevel_gae", "pbrs"}
+    assert set(SETTINGS) == rollouts | {"stapo", "steppo", "bilevel_gae", "pbrs", "custom"}
     for name, kind in SETTINGS.items():
-        config = settings(strategy=name)
+        own = {"path": "tests.learner.credit.own_strategies:LateTurns"} if name == "custom" else {}
+        config = settings(strategy=name, **own)
         assert isinstance(config, kind)
         assert build(config).scaling in get_args(Scaling)
 
