@@ -1,5 +1,5 @@
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
-# make check   format, lint, types                                 make clean   remove the environment
+# make check   format, lint, types, code nobody reaches           make clean   remove the environment
 PYTHON ?= python3.11
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
@@ -33,6 +33,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.reachability.check
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks.asynchrony

@@ -205,14 +205,14 @@ def doctor(
         raise ConfigError(f"doctor: {failed} check(s) failed; the lines above say what to do")
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
+def main() -> NoReturn:
     """Run the command line and leave the process with its exit code."""
     os.umask(0o077)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is ended in order
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # dotted paths of the user's own environments and rewards start here
     try:
-        app(args=argv, prog_name="milepost")
+        app(prog_name="milepost")
     except Exit as end:
         for line in str(end).splitlines():
             print(f"milepost: {line}", file=sys.stderr)

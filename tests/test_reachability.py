@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.reachability.check import findings
+from tests.reachability import check
+from tests.reachability.check import EXCEPTIONS, ROOT, findings
 
 CLI = '''
 """Entry point."""
@@ -167,3 +168,21 @@ def test_an_example_is_an_entry_point(tree: Path) -> None:
 def test_what_is_excepted_is_not_said_again(tree: Path) -> None:
     what = "function envs.forgotten.lost"
     assert what not in {found for _, found in findings(tree, {what: "a reason"})}
+
+
+def test_every_exception_is_one() -> None:
+    assert EXCEPTIONS.keys() <= {what for _, what in findings(ROOT)}
+
+
+def test_somebody_reaches_everything_here() -> None:
+    assert findings(ROOT, EXCEPTIONS) == []
+
+
+def test_the_program_prints_each_finding_and_fails(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "ROOT", tree)
+    with pytest.raises(SystemExit) as end:
+        check.main()
+    assert end.value.code == 1
+    assert "envs/forgotten.py:1: nobody reaches function envs.forgotten.lost" in capsys.readouterr().out.splitlines()

@@ -64,9 +64,9 @@ class Store:
         """Run one Redis command; see `Client.command`."""
         return await self._client.command(*words)
 
-    async def group_ids(self, key: str, *, limit: int = -1) -> list[str]:
-        """Members of a sorted set of groups, lowest score first; at most `limit` where it is not -1."""
-        members = await self.command("ZRANGE", key, 0, limit - 1 if limit >= 0 else -1)
+    async def group_ids(self, key: str) -> list[str]:
+        """Members of a sorted set of groups, lowest score first."""
+        members = await self.command("ZRANGE", key, 0, -1)
         return [member.decode() for member in members]
 
     async def now_ms(self) -> int:

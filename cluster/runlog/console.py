@@ -31,8 +31,8 @@ _REFRESH_PER_S = 4
 class LiveView:
     """Shows a run as it goes. Use as a context manager; every method is cheap."""
 
-    def __init__(self, *, run_id: str, iterations: int, console: Console | None = None) -> None:
-        self._console = console or Console()
+    def __init__(self, *, run_id: str, iterations: int) -> None:
+        self._console = Console()
         self._run_id = run_id
         self._iterations = iterations
         # The refresh thread reads these: they are replaced as a whole, never changed in place.

@@ -1,7 +1,7 @@
 """Keeps the groups a run trained on, in the interchange format, so that they can be scored again.
 
 States, actions and rewards only: no token, no measurement of the learner. It is a window, not an archive: the newest
-groups stay, at most twice `max_bytes` of them. A group that is trained again after a crash stands there twice.
+groups stay, at most 128 MiB of them. A group that is trained again after a crash stands there twice.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ _MAX_BYTES = 64 * 1024 * 1024
 class GroupLog:
     """Appends to `path`; when that is full, it becomes `<name>.1<suffix>` in the place of the one before."""
 
-    def __init__(self, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._older = path.with_name(f"{path.stem}.1{path.suffix}")
-        self._max_bytes = max_bytes
         _cut_torn_line(path)
 
     def add(self, groups: Sequence[Group]) -> None:
@@ -37,7 +36,7 @@ class GroupLog:
         """
         lines = b"".join(encode(from_group(group)) + b"\n" for group in groups)
         with self._path.open("ab") as file:
-            is_full = file.tell() > 0 and file.tell() + len(lines) > self._max_bytes
+            is_full = file.tell() > 0 and file.tell() + len(lines) > _MAX_BYTES
             if not is_full:
                 file.write(lines)
         if is_full:

@@ -73,9 +73,9 @@ class Summary:
         return self._step_size[name] / self.anchors.turns
 
 
-def show(summary: Summary, first: ScoredGroup, console: Console | None = None) -> None:
+def show(summary: Summary, first: ScoredGroup) -> None:
     """Print all tables; `first` is the group that is shown turn by turn."""
-    out = console or _Console(highlight=False)
+    out = _Console(highlight=False)
     if not out.is_terminal:
         out.width = _PLAIN_WIDTH
     anchors = summary.anchors

@@ -16,21 +16,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _POLL_S = 0.2
+_TIMEOUT_S = 900.0
 
 
 class ModelCacheError(ValueError):
     """A model folder could not be made or waited for."""
 
 
-def build_once(folder: Path, build: Callable[[Path], None], *, timeout_s: float = 900.0) -> Path:
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """`folder`, made by `build(partial_folder)` if it does not exist yet.
 
-    Raises `ModelCacheError` if another process builds it for longer than `timeout_s` or the cache cannot be written,
+    Raises `ModelCacheError` if another process builds it for longer than 15 minutes or the cache cannot be written,
     and what `build` raises; then nothing is published.
     """
     if folder.is_dir():
         return folder
-    with _locked(folder.with_name(folder.name + ".lock"), timeout_s):
+    with _locked(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
             _build_and_publish(folder, build)
     return folder
@@ -58,9 +59,9 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, timeout_s: float) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`; the kernel releases it when the process dies."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _TIMEOUT_S
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
@@ -74,7 +75,7 @@ def _locked(path: Path, timeout_s: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ModelCacheError(
-                        f"waited {timeout_s:g} s for another process that builds {path.with_suffix('')}; stop it, or "
+                        f"waited {_TIMEOUT_S:g} s for another process that builds {path.with_suffix('')}; stop it, or "
                         "wait for it and start again"
                     ) from None
                 time.sleep(_POLL_S)

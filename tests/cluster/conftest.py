@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,12 +26,13 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[object, str, str]]:
     """Runs the command line in this process; gives exit code, stdout and stderr."""
 
     def run_main(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["milepost", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
+            cli.main()
         out, err = capfd.readouterr()
         return end.value.code, out, err
 

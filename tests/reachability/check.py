@@ -23,8 +23,18 @@ from tests.reachability.names import Names, paths_in
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = ("cluster", "learner", "actors", "envs", "reward", "examples")
-EXCEPTIONS: dict[str, str] = {}
-"""Finding -> why it stays."""
+_NO_METRIC = "measured, and not among the metrics of a run yet"
+EXCEPTIONS = {
+    "unread field cluster.replay.buffer.Depth.applied_groups": _NO_METRIC,
+    "unread field cluster.replay.buffer.Depth.open_groups": _NO_METRIC,
+    "unread field cluster.replay.buffer.Depth.oldest_ready_s": _NO_METRIC,
+    "unread field learner.loop.UpdateReport.num_samples": _NO_METRIC,
+    "unread field learner.loop.UpdateReport.prefix_breaks": _NO_METRIC,
+    "unread field envs.types.Turn.generate_s": _NO_METRIC,
+    "unread field envs.types.Turn.env_s": _NO_METRIC,
+    "unset field envs.types.Task.cohort": "no scenario names a cohort yet",
+}
+"""Finding -> why it stays; `tests/test_reachability.py` refuses one that is none any more."""
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 

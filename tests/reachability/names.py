@@ -63,7 +63,7 @@ class Names(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
             self._name(node.id)
-            if not self._is_annotation:
+            if not self._is_annotation and node.id not in self._locals:
                 self._mentions.handed_on(self._key(node))
 
     def visit_Attribute(self, node: ast.Attribute) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,9 @@ def test_a_skipped_weight_update_ends_the_run_before_the_next_step(
     monkeypatch.setattr(EnginePool, "publish", skipping)
     settings = {"iterations": 6, "max_staleness": 0, "checkpoint_every": 1}
     config = write_config(tmp_path, tiny_policy, run=settings)
+    monkeypatch.setattr(sys, "argv", ["milepost", "train", str(config)])
     with pytest.raises(SystemExit) as end:
-        cli.main(["train", str(config)])
+        cli.main()
 
     assert end.value.code == 6
     [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("milepost: ")]

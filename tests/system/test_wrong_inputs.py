@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def refused(
         config = write_config(tmp_path, tiny_policy, **sections)
         monkeypatch.chdir(ROOT)
         before = set(psutil.Process().children(recursive=True))
+        monkeypatch.setattr(sys, "argv", ["milepost", "train", str(config)])
         with pytest.raises(SystemExit) as end:
-            cli.main(["train", str(config)])
+            cli.main()
         out, err = capfd.readouterr()
         assert end.value.code == 2, err
         assert err.startswith("milepost: ")

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from milepost.cluster.runlog import console as console_module
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.console import LiveView, sparkline, status_lines, summary, who_waits
 from milepost.cluster.runlog.metrics import Metrics
@@ -15,9 +16,21 @@ def console(*, terminal):
     return Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
 
 
-def test_without_a_terminal_every_iteration_is_one_plain_line():
-    out = console(terminal=False)
-    with LiveView(run_id="r", iterations=9, console=out) as view:
+@pytest.fixture
+def shown_on(monkeypatch):
+    """Makes the live view show itself on a console of the test."""
+
+    def use(*, terminal):
+        out = console(terminal=terminal)
+        monkeypatch.setattr(console_module, "Console", lambda: out)
+        return out
+
+    return use
+
+
+def test_without_a_terminal_every_iteration_is_one_plain_line(shown_on):
+    out = shown_on(terminal=False)
+    with LiveView(run_id="r", iterations=9) as view:
         view.phase("starting engines")
         view.phase("")
         view.activity("waiting for groups 3/8")
@@ -33,9 +46,9 @@ def test_without_a_terminal_every_iteration_is_one_plain_line():
     assert len(lines) == 4
 
 
-def test_on_a_terminal_the_panel_shows_progress_and_what_goes_on():
-    out = console(terminal=True)
-    with LiveView(run_id="the-run", iterations=4, console=out) as view:
+def test_on_a_terminal_the_panel_shows_progress_and_what_goes_on(shown_on):
+    out = shown_on(terminal=True)
+    with LiveView(run_id="the-run", iterations=4) as view:
         view.update(iteration_record(1))
         view.update_eval(eval_record(1, "ood", 0.5))
         view.activity("waiting for groups 3/8")

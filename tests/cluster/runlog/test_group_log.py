@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from milepost.cluster.runlog import group_log as group_log_module
 from milepost.cluster.runlog.group_log import GroupLog
 from milepost.envs.types import Group, Task, Trajectory, Turn, VersionSpan
 from milepost.learner.credit.assignment import INVALID, from_group
@@ -59,16 +60,20 @@ def test_a_resumed_run_goes_on_after_the_last_whole_line(path: Path) -> None:
     assert names(path) == ["g1", "g2"]
 
 
-def test_a_full_file_makes_room_and_the_newest_groups_stay(path: Path) -> None:
+def test_a_full_file_makes_room_and_the_newest_groups_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     GroupLog(path).add([group("g1")])
-    group_log = GroupLog(path, max_bytes=2 * path.stat().st_size)
+    monkeypatch.setattr(group_log_module, "_MAX_BYTES", 2 * path.stat().st_size)
+    group_log = GroupLog(path)
     for name in ("g2", "g3", "g4", "g5"):
         group_log.add([group(name)])
     assert names(path) == ["g5"]
     assert names(path.with_name("groups.1.jsonl")) == ["g3", "g4"]
 
 
-def test_groups_larger_than_the_file_may_be_are_recorded_all_the_same(path: Path) -> None:
-    group_log = GroupLog(path, max_bytes=10)
+def test_groups_larger_than_the_file_may_be_are_recorded_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_log_module, "_MAX_BYTES", 10)
+    group_log = GroupLog(path)
     group_log.add([group("g1"), group("g2")])
     assert names(path) == ["g1", "g2"]

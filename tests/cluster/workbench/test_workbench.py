@@ -13,10 +13,10 @@ from rich.console import Console
 from milepost.cluster import cli
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.runlog import runs
-from milepost.cluster.workbench import workbench
+from milepost.cluster.workbench import tables, workbench
 from milepost.cluster.workbench.credit_page import ScoredGroup
 from milepost.cluster.workbench.scoring import Source, check, chosen, refuse, scored
-from milepost.cluster.workbench.tables import Summary, show
+from milepost.cluster.workbench.tables import Summary
 from milepost.learner.credit.assignment import CreditGroup, CreditTrajectory, CreditTurn
 from milepost.learner.credit.interchange import encode
 from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
@@ -225,7 +225,10 @@ def table_of(group, *, width, strategies="crbc,starpo,gigpo,graphgpo"):
     summary = Summary(list(one.credits))
     summary.add(one)
     out = io.StringIO()
-    show(summary, one, Console(file=out, width=width, force_terminal=True, color_system=None, highlight=False))
+    console = Console(file=out, width=width, force_terminal=True, color_system=None, highlight=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_Console", lambda **_: console)
+        tables.show(summary, one)
     return out.getvalue()
 
 

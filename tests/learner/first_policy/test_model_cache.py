@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from milepost.learner.first_policy import model_cache
 from milepost.learner.first_policy.model_cache import ModelCacheError, build_once
 
 
@@ -50,12 +51,14 @@ def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")], timeout=60, check=False)
     assert done.returncode == 9
     assert (tmp_path / "model.partial" / "torn").exists()
-    built = build_once(tmp_path / "model", _write, timeout_s=5)
+    built = build_once(tmp_path / "model", _write)
     assert [path.name for path in built.iterdir()] == ["weights"]
     assert not (tmp_path / "model.partial").exists()
 
 
-def test_a_second_builder_waits_for_the_first_and_takes_its_work(tmp_path: Path) -> None:
+def test_a_second_builder_waits_for_the_first_and_takes_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     building, go_on = threading.Event(), threading.Event()
 
     def slow(folder: Path) -> None:
@@ -69,10 +72,12 @@ def test_a_second_builder_waits_for_the_first_and_takes_its_work(tmp_path: Path)
     first = threading.Thread(target=build_once, args=(tmp_path / "model", slow))
     first.start()
     assert building.wait(20)
-    with pytest.raises(ModelCacheError, match=r"waited 0\.3 s for another process that builds .*model"):
-        build_once(tmp_path / "model", never, timeout_s=0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_cache, "_TIMEOUT_S", 0.3)
+        with pytest.raises(ModelCacheError, match=r"waited 0\.3 s for another process that builds .*model"):
+            build_once(tmp_path / "model", never)
     threading.Timer(0.1, go_on.set).start()
-    assert build_once(tmp_path / "model", never, timeout_s=20).joinpath("weights").exists()
+    assert build_once(tmp_path / "model", never).joinpath("weights").exists()
     first.join(20)
 
 

@@ -20,7 +20,7 @@ from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.recipe import Recipe
 from milepost.learner.steps import ParityError
-from milepost.learner.token_statistics import STATISTICS, measure
+from milepost.learner.token_statistics import STATISTICS, compute_token_statistics
 from milepost.learner.zero.actor_critic import ActorCritic
 from milepost.learner.zero.zero_model import ZeroError
 
@@ -134,7 +134,7 @@ def run_critic(job: dict[str, Any]) -> dict[str, Any]:
     engine = make(job, critic)
     groups = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=0)
     max_tokens = config.max_tokens_per_micro_batch
-    found = measure(engine, groups, needs=STATISTICS, temperature=TEMPERATURE, max_tokens=max_tokens)
+    found = compute_token_statistics(engine, groups, needs=STATISTICS, temperature=TEMPERATURE, max_tokens=max_tokens)
     parts = {"logprobs": found.logprobs, "entropies": found.entropies, "gains": found.history_gains}
     saw: dict[str, Any] = {"measured": {name: numbers.tolist() for name, numbers in parts.items()}}
     saw["untrained"] = found.values.tolist()
