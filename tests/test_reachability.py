@@ -165,6 +165,18 @@ def test_an_example_is_an_entry_point(tree: Path) -> None:
     assert not {"function cluster.cli.dead", "function cluster.cli.called_by_dead_code"} & found
 
 
+def test_a_worked_example_counts_only_where_its_function_is_reached(tree: Path) -> None:
+    shown = "def spelt(text):\n    return text\n\n\n"
+    example = 'def %s(x):\n    """Say it.\n\n    >>> %s(spelt("a"))\n    \'a\'\n    """\n    return x\n\n\n'
+    for name in ("main", "forgotten"):
+        (tree / "envs" / f"{name}_example.py").write_text(shown + example % (name, name))
+    block = "```python\nfrom milepost.envs.main_example import main\n```\n"
+    (tree / "README.md").write_text(block)
+    found = {what for _, what in findings(tree)}
+    assert "function envs.main_example.spelt" not in found
+    assert "function envs.forgotten_example.spelt" in found
+
+
 def test_what_is_excepted_is_not_said_again(tree: Path) -> None:
     what = "function envs.forgotten.lost"
     assert what not in {found for _, found in findings(tree, {what: "a reason"})}

@@ -20,9 +20,9 @@ from milepost.cluster.settings.explain import Section, Setting
 _PLAIN_WIDTH = 10_000
 
 
-def show(name: str, *, as_json: bool, console: Console | None = None) -> None:
+def show(name: str, *, as_json: bool) -> None:
     """Print what `name` means: a section, a key, or everything if it is empty. Raises ConfigError if it is unknown."""
-    out = console or Console(highlight=False)
+    out = Console(highlight=False)
     if not out.is_terminal:
         out.width = _PLAIN_WIDTH
     one = explain.setting(name)

@@ -135,33 +135,16 @@ def _parts(credit: Credit, i: int) -> list[Sequence[Floats]]:
     return [*parts, *(values[i] for values in (credit.token_total, credit.value_targets) if values is not None)]
 
 
-def _path(outcome: str, *turns: tuple[str, str, str, float]) -> CreditTrajectory:
-    """Turns of 1, 2, 3, 1, ... tokens."""
-    made = tuple(
-        CreditTurn(start, action, end, reward, action == INVALID, num_tokens=1 + t % 3)
-        for t, (start, action, end, reward) in enumerate(turns)
-    )
-    return CreditTrajectory(outcome, made)  # type: ignore[arg-type]
-
-
-_WAY = (("a", "go", "b", 0.0), ("b", "go", "c", 0.25), ("c", "go", "d", 1.0))
-_LOOPS = CreditGroup(
-    "trial-loops",
-    (
-        _path("success", *_WAY),
-        _path("success", ("a", "turn", "a", 0.0), *_WAY),
-        _path("failure", ("a", "go", "b", 0.0), ("b", "back", "a", -0.5), ("a", "turn", "a", 0.0)),
-        _path("truncated", ("a", INVALID, "a", 0.0)),
-    ),
+_LOOPS = CreditGroup.from_walks(
+    "a go b go c go d success",
+    "a turn a go b go c go d success",
+    "a go b back a turn a failure",
+    f"a {INVALID} a truncated",
+    reward=[0, 0.25, 1, 0, 0, 0.25, 1, 0, -0.5, 0, 0],
+    num_tokens=[1, 2, 3, 1, 2, 3, 1, 1, 2, 3, 1],
 )
-_SINGLE_TURNS = CreditGroup(
-    "trial-single-turns",
-    tuple(
-        _path(outcome, ("a", action, "b", reward))
-        for outcome, action, reward in (("success", "go", 1.0), ("failure", "turn", 0.0), ("failure", "go", 0.3))
-    ),
-)
-_EQUAL = CreditGroup("trial-equal", (_path("success", *((*turn[:3], float(turn[2] == "d")) for turn in _WAY)),) * 3)
+_SINGLE_TURNS = CreditGroup.from_walks("a go b success", "a turn b failure", "a go b failure", reward=[1, 0, 0.3])
+_EQUAL = CreditGroup.from_walks(*["a go b go c go d success"] * 3, num_tokens=[1, 2, 3] * 3)
 
 
 def _measured(group: CreditGroup, requires: frozenset[Need]) -> CreditGroup:

@@ -1,9 +1,9 @@
 """Which code nobody reaches: `python -m tests.reachability.check` names it, and exits with 1 if there is any.
 
 Entry points are the command line and the vLLM plug-in (`pyproject.toml`), the `package.module:Name` paths in configs,
-what the code blocks of README and docs import, and the examples. From there names are followed to a fix point; tests,
-benchmarks and the Makefile do not count. vulture is no replacement: it takes a use in dead code for a use, and does not
-look at parameters that no caller sets.
+what the code blocks of README and docs import, and the examples. From there names are followed to a fix point, through
+the worked examples in docstrings of what is reached; tests, benchmarks and the Makefile do not count. vulture is no
+replacement: it takes a use in dead code for a use, and does not look at parameters that no caller sets.
 
 Attributes are resolved by name, without types: a method counts as reached if any reached code mentions a method of that
 name. So what is reported is dead, and not all that is dead is reported. A field counts as used where it is read; a
@@ -13,6 +13,7 @@ parameter or field with a default, where it is set.
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,17 +24,7 @@ from tests.reachability.names import Names, paths_in
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = ("cluster", "learner", "actors", "envs", "reward", "examples")
-_NO_METRIC = "measured, and not among the metrics of a run yet"
-EXCEPTIONS = {
-    "unread field cluster.replay.buffer.Depth.applied_groups": _NO_METRIC,
-    "unread field cluster.replay.buffer.Depth.open_groups": _NO_METRIC,
-    "unread field cluster.replay.buffer.Depth.oldest_ready_s": _NO_METRIC,
-    "unread field learner.loop.UpdateReport.num_samples": _NO_METRIC,
-    "unread field learner.loop.UpdateReport.prefix_breaks": _NO_METRIC,
-    "unread field envs.types.Turn.generate_s": _NO_METRIC,
-    "unread field envs.types.Turn.env_s": _NO_METRIC,
-    "unset field envs.types.Task.cohort": "no scenario names a cohort yet",
-}
+EXCEPTIONS: dict[str, str] = {}
 """Finding -> why it stays; `tests/test_reachability.py` refuses one that is none any more."""
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -90,6 +81,8 @@ class Reached:
                 self._enter_class(owner)
             for node in definition.nodes:
                 Names(self, module, owner, node).follow()
+                for example in _examples(node):
+                    Names(self, module, owner, example).follow()
 
     def path(self, module: str, name: str) -> None:
         self.name(module, name)
@@ -157,6 +150,13 @@ class Reached:
             is_implied = member.registered or name.startswith("__") or (is_foreign and not name.startswith("_"))
             if is_implied or name in self._attributes or name in found.wanted:
                 self._reach(found.module, found, member)
+
+
+def _examples(node: ast.AST) -> Iterator[ast.AST]:
+    """The worked examples that a function shows its readers."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        for example in doctest.DocTestParser().get_examples(ast.get_docstring(node) or ""):
+            yield ast.parse(example.source)
 
 
 def reached(root: Path, modules: dict[str, Module]) -> Reached:

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from rich.console import Console
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.settings import explain, reference
@@ -123,8 +122,10 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(name, complaint):
 
 
 @pytest.mark.parametrize("name", ["", "credit", "env", "learner.parity_limit", "credit.modulators"])
-def test_a_terminal_of_80_columns_shows_it_without_a_longer_line(name, capsys):
-    reference.show(name, as_json=False, console=Console(width=80, force_terminal=True, highlight=False))
+def test_a_terminal_of_80_columns_shows_it_without_a_longer_line(name, capsys, monkeypatch):
+    for variable, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(variable, value)
+    reference.show(name, as_json=False)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
