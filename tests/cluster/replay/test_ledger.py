@@ -91,8 +91,9 @@ def test_issue_stops_at_the_high_water_mark(redis_url: str) -> None:
     async def admit() -> None:
         async with rig(redis_url, max_bytes=1024, max_entry_bytes=1024) as run:
             assert await run.issue("g", 2)
-            for index in range(2):  # about 410 bytes each, the mark is at 716
-                assert await run.buffer.put(trajectory("g", index, tokens=8)) == "ok"
+            for index in range(2):  # 2 x about 430 bytes, the mark is at 716
+                assert await run.issue(f"before-{index}", 1)
+                assert await run.buffer.put(trajectory("g", index, tokens=10)) == "ok"
             assert not await run.issue("h")
         async with rig(redis_url, groups_per_update=2, max_groups=2) as run:
             await run.fill("g")
