@@ -57,10 +57,10 @@ def test_on_a_terminal_the_panel_shows_progress_and_what_goes_on(shown_on):
         assert expected in shown
 
 
-def test_an_evaluation_shows_success_by_cohort_where_there_are_several():
-    out = console(terminal=False)
+def test_an_evaluation_shows_success_by_cohort_where_there_are_several(shown_on):
+    out = shown_on(terminal=False)
     lone, two = {"easy": cohort(8, 6)}, {"easy": cohort(8, 6), "[b]hard": cohort(8, 2)}
-    with LiveView(run_id="r", iterations=9, console=out) as view:
+    with LiveView(run_id="r", iterations=9) as view:
         for cohorts in ({}, lone, two):
             view.update_eval(msgspec.structs.replace(eval_record(1, "ood", 0.5), cohorts=cohorts))
     lines = out.file.getvalue().splitlines()
