@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, Protocol, Self, get_args
+from typing import Any, Final, Literal, Protocol, Self, get_args
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 Need = Literal["critic", "entropy", "history_gain", "progress"]
 """What a strategy reads beyond states, actions and rewards; each names where the fields of `CreditTurn` come from."""
 
-Scaling = Literal["unit_std", "whiten_turns", "whiten_tokens"]
+Scaling = Literal["unit_rms", "whiten_turns", "whiten_tokens"]
 """How a batch of totals is brought to the scale of the loss; see `milepost.learner.credit.scaling`."""
 
 INVALID: Final = "<invalid>"
@@ -193,8 +193,10 @@ class Strategy(Protocol):
         """What it reads beyond states, actions and rewards; checked when a run starts."""
         ...
 
-    scaling: ClassVar[Scaling]
-    """How its totals are brought to one scale over a batch."""
+    @property
+    def scaling(self) -> Scaling:
+        """How its totals are brought to one scale over a batch."""
+        ...
 
     def assign(self, group: CreditGroup) -> Credit:
         """Advantages of every turn of `group`.

@@ -58,7 +58,7 @@ class GiGPO:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: GiGPOConfig) -> None:
         self._config = config

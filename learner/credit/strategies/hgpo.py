@@ -54,7 +54,7 @@ class HGPO:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: HGPOConfig) -> None:
         self._config = config

@@ -77,7 +77,7 @@ class STAPO:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({"entropy", "history_gain"})
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: STAPOConfig) -> None:
         self._config = config

@@ -33,7 +33,7 @@ class StarPO:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: StarPOConfig) -> None:
         self._config = config
