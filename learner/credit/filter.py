@@ -120,7 +120,7 @@ def keep_groups(groups: Sequence[CreditGroup], credits: Sequence[Credit], config
     if len(groups) != len(credits):
         raise ValueError(f"{len(groups)} groups with {len(credits)} credits; pass one credit per group, in order")
     if config.method == "none":
-        return [Verdict(True, "unfiltered", reward_std(group.penalised_rewards(0.0)), 1.0) for group in groups]
+        return [Verdict(True, "unfiltered", reward_std(group.returns), 1.0) for group in groups]
     scores = [_score(group, credit, config.score) for group, credit in zip(groups, credits, strict=True)]
     signals = [_signal(group, credit) for group, credit in zip(groups, credits, strict=True)]
     candidates = [i for i, (u, signal) in enumerate(zip(scores, signals, strict=True)) if signal and u > 0]
@@ -172,7 +172,7 @@ def reason_counts(verdicts: Sequence[Verdict]) -> dict[Reason, int]:
 
 def _score(group: CreditGroup, credit: Credit, score: Score) -> float:
     if score == "reward_std":
-        return reward_std(group.penalised_rewards(0.0))
+        return reward_std(group.returns)
     if score == "step_std":
         return float(np.std(np.concatenate(credit.step_adv)))
     if score == "length":
@@ -197,7 +197,7 @@ def _entropy(group: CreditGroup) -> float:
 
 def _signal(group: CreditGroup, credit: Credit) -> Literal["reward_signal", "step_signal"] | None:
     """What the group can teach: its returns differ, or else its turns earned step credit; None if neither."""
-    if reward_std(group.penalised_rewards(0.0)) > 0:
+    if reward_std(group.returns) > 0:
         return "reward_signal"
     # a step weight of 0 keeps step credit out of the total
     earned = any(
