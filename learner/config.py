@@ -29,7 +29,10 @@ class LearnerConfig(BaseModel):
         description="Learning rate decay: optimizer steps of a linear fall to a tenth after warm-up; 0: constant",
     )
     minibatches: int = Field(
-        1, ge=1, description="Minibatches per update, one optimizer step each; above 1 costs one more forward pass"
+        1,
+        ge=1,
+        description="Minibatches per update, one optimizer step each; with 1 every ratio is 1 and nothing is clipped, "
+        "above 1 costs one more forward pass",
     )
     max_tokens_per_micro_batch: int = Field(
         16384, ge=2, description="Micro-batch size in tokens, padding included; bounds the memory of a pass"

@@ -37,9 +37,10 @@ from milepost.learner.first_policy.model import ModelConfig
 from milepost.learner.health.collapse import CollapseConfig
 from milepost.learner.health.selection_bias import SelectionBiasConfig
 from milepost.learner.loss.critic import CriticConfig
+from milepost.learner.loss.effect import without_effect
 from milepost.learner.loss.entropy import EntropyConfig
 from milepost.learner.loss.loss import LossConfig
-from milepost.learner.loss.objective import contradiction
+from milepost.learner.loss.objective import Objective, contradiction
 from milepost.learner.loss.offpolicy import OffPolicyConfig
 
 _MAX_BYTES = 1_000_000
@@ -162,6 +163,9 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
     )
     complaint = contradiction(config.loss, config.offpolicy)
     yield complaint is not None, complaint or ""
+    objective = Objective(loss=config.loss, offpolicy=config.offpolicy, entropy=config.entropy)
+    unused = without_effect(objective, minibatches=config.learner.minibatches)
+    yield unused is not None, unused or ""
     yield (
         run.ray_address != "" and not config.buffer.url_env,
         "run.ray_address is set but buffer.url_env is empty: an embedded Redis serves one machine only; "

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 Need = Literal["critic", "entropy", "history_gain", "progress"]
 """What a strategy reads beyond states, actions and rewards; each names where the fields of `CreditTurn` come from."""
 
-Scaling = Literal["unit_std", "whiten_turns", "whiten_tokens"]
+Scaling = Literal["unit_rms", "whiten_turns", "whiten_tokens"]
 """How a batch of totals is brought to the scale of the loss; see `milepost.learner.credit.scaling`."""
 
 INVALID: Final = "<invalid>"
@@ -154,14 +154,19 @@ class CreditGroup:
             ),
         )
 
-    def penalised_rewards(self, invalid_penalty: float) -> Floats:
-        """`[G]`: return of each trajectory less `invalid_penalty` for each of its invalid turns.
+    @property
+    def returns(self) -> Floats:
+        """`[G]`: undiscounted return of each trajectory, without penalties."""
+        return np.array([trajectory.reward for trajectory in self.trajectories], dtype=np.float64)
+
+    def penalties(self, invalid_penalty: float) -> Floats:
+        """`[G]`: `invalid_penalty` for each invalid turn of each trajectory.
 
         >>> group = CreditGroup.from_walks("A x B success", "A <invalid> A <invalid> A failure")
-        >>> group.penalised_rewards(0.25).tolist()
-        [1.0, -0.5]
+        >>> group.penalties(0.25).tolist()
+        [0.0, 0.5]
         """
-        return np.array([t.reward - invalid_penalty * t.num_invalid for t in self.trajectories], dtype=np.float64)
+        return np.array([invalid_penalty * t.num_invalid for t in self.trajectories], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

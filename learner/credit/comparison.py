@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTurn, Floats
-from milepost.learner.credit.baseline import outcome_diagnostics, trajectory_advantages
+from milepost.learner.credit.baseline import least_scale, outcome_diagnostics, trajectory_advantages
 from milepost.learner.credit.settings import StepSettings
 
 Ints = NDArray[np.int64]
@@ -54,39 +54,63 @@ def labels(keys: Sequence[Hashable]) -> Ints:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def compare(values: Floats, peers: Ints, *, scale: Scale, ddof: Literal[0, 1] = 1) -> tuple[Floats, Bools]:
+def compare(
+    values: Floats, peers: Ints, *, scale: Scale, ddof: Literal[0, 1] = 1, penalties: Floats | None = None
+) -> tuple[Floats, Bools]:
     """Advantage normalisation within peers: `value - mean`, divided by the standard deviation if `scale` says so.
+
+    Penalties are compared in the same way and taken off afterwards, divided by no less than `least_scale`: the
+    deviation that they alone cause would make a small penalty as large as any difference.
 
     Args:
         values: `[N]`.
         peers: `[N]` labels; equal labels are peers.
         ddof: 1 for the unbiased deviation, 0 for the population's.
+        penalties: `[N]`, what each turn loses; none if None.
 
     Returns:
-        `[N]` advantages and `[N]` whether there was a peer to compare with.
+        `[N]` advantages and `[N]` whether there was a peer to compare with. What the penalties change of an advantage
+        is at most twice the largest penalty.
 
     >>> advantages, judged = compare(np.array([1.0, 3.0, 7.0]), np.array([0, 0, 1]), scale="none")
     >>> advantages.tolist(), judged.tolist()  # the third turn has no peer
     ([-1.0, 1.0, 0.0], [True, True, False])
+    >>> compare(np.ones(2), np.zeros(2, int), scale="std", penalties=np.array([0.25, 0.0]))[0].tolist()  # +-0.125 / 0.5
+    [-0.25, 0.25]
     """
-    order = np.argsort(values, kind="stable")  # sums in order of size don't depend on the trajectories' order
+    lost = np.zeros(len(values)) if penalties is None else penalties
+    order = np.lexsort((lost, values))  # sums in order of size don't depend on the trajectories' order
     advantages, judged = np.empty(len(values)), np.empty(len(values), dtype=np.bool_)
-    advantages[order], judged[order] = _compare_sorted(values[order], peers[order], scale, ddof)
+    judged[order] = (np.bincount(peers)[peers] >= 2)[order]
+    advantages[order] = _compare_sorted(values[order], lost[order], peers[order], scale, ddof)
     return advantages, judged
 
 
-def _compare_sorted(values: Floats, peers: Ints, scale: Scale, ddof: int) -> tuple[Floats, Bools]:
-    count = np.bincount(peers)[peers]
-    deviation = values - (np.bincount(peers, weights=values) / np.bincount(peers))[peers]
+def _compare_sorted(values: Floats, lost: Floats, peers: Ints, scale: Scale, ddof: int) -> Floats:
+    deviation, lost = _deviations(values, peers), _deviations(lost, peers)
+    if scale == "none":
+        return deviation - lost
+    squares = np.bincount(peers, weights=deviation**2)[peers]
+    std = np.sqrt(squares / np.maximum(np.bincount(peers)[peers] - ddof, 1))
+    difference: Floats = deviation / np.where(std > 0, std, 1.0) - lost / np.maximum(
+        std, least_scale(_largest(values, peers))
+    )
+    return difference
+
+
+def _deviations(values: Floats, peers: Ints) -> Floats:
+    """`[N]` from the mean of the peers; exactly 0 for peers that differ by rounding only."""
+    deviation: Floats = values - (np.bincount(peers, weights=values) / np.maximum(np.bincount(peers), 1))[peers]
+    rounding = ROUNDING * np.maximum(1.0, _largest(values, peers))
+    return np.where(_largest(deviation, peers) > rounding, deviation, 0.0)
+
+
+def _largest(values: Floats, peers: Ints) -> Floats:
+    """`[N]` largest magnitude among the peers."""
     largest = np.zeros(len(np.bincount(peers)))
     np.maximum.at(largest, peers, np.abs(values))
-    spread = np.zeros_like(largest)
-    np.maximum.at(spread, peers, np.abs(deviation))
-    differ = (count >= 2) & (spread > ROUNDING * np.maximum(1.0, largest))[peers]
-    if scale == "std":
-        squares = np.bincount(peers, weights=deviation**2)[peers]
-        deviation = deviation / np.sqrt(np.where(differ, squares / np.maximum(count - ddof, 1), 1.0))
-    return np.where(differ, deviation, 0.0), count >= 2
+    each: Floats = largest[peers]
+    return each
 
 
 def combined(
@@ -111,8 +135,8 @@ def combined(
     >>> [x.tolist() for x in credit.total]  # 0.5 + 2 * 0.25
     [[1.0], [-1.0]]
     """
-    rewards = group.penalised_rewards(settings.invalid_penalty)
-    traj_adv = trajectory_advantages(rewards, baseline=settings.baseline)
+    penalties = group.penalties(settings.invalid_penalty)
+    traj_adv = trajectory_advantages(group.returns, baseline=settings.baseline, penalties=penalties)
     steps = per_trajectory(step_adv, group)
     return Credit(
         traj_adv=traj_adv,

@@ -25,7 +25,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 """Every reason a verdict can give: the first four keep a group, the last two drop it."""
 
 SLACK = 0.01
-"""Published slack of the linear top-p sum, in units of the score."""
+"""Slack of the linear top-p sum, as a share of the sum."""
 _ROUNDING = 1e-9
 
 
@@ -96,7 +96,7 @@ def keep_groups(groups: Sequence[CreditGroup], credits: Sequence[Credit], config
     dropped under every method but `none`. A group with signal that its score doesn't see (a score of exactly 0) is kept
     with weight 1. Among the others, `u` of them, in descending order, equal scores in order of appearance:
 
-    * `top_p`: taken until their sum reaches `value * sum(u) - 0.01`; where that is not positive, none. 1 takes all.
+    * `top_p`: taken until their sum reaches `(value - 0.01) * sum(u)`, at least the first. 1 takes all.
     * `top_p_softmax`: the shortest prefix whose softmax reaches `value`.
     * `top_k`: the first `max(1, floor(value * N))`. `top_k_absolute`: the first `value`.
     * `min_p`: those with `u >= value * max(u)`.
@@ -104,7 +104,9 @@ def keep_groups(groups: Sequence[CreditGroup], credits: Sequence[Credit], config
 
     Then every weight is multiplied by the kept share of the N groups (`linear`), its root (`sqrt`) or 1. Source:
     RAGEN-2 (arXiv 2604.06268) and its public code, `include_zero` off; `top_k` with 0.25 is the filter of StarPO-S
-    (arXiv 2504.20073). Ours: step credit counts as signal, and `step_std`.
+    (arXiv 2504.20073). Ours: step credit counts as signal, and `step_std`; the slack of `top_p` is a share of the sum,
+    so that a verdict does not depend on the unit of the reward (in the public code it is 0.01 of that unit: the same
+    where the scores add up to 1, and more than all of them where rewards are small).
 
     Raises:
         ValueError: the numbers of groups and credits differ, or the score needs an entropy that a turn lacks.
@@ -118,7 +120,7 @@ def keep_groups(groups: Sequence[CreditGroup], credits: Sequence[Credit], config
     if len(groups) != len(credits):
         raise ValueError(f"{len(groups)} groups with {len(credits)} credits; pass one credit per group, in order")
     if config.method == "none":
-        return [Verdict(True, "unfiltered", reward_std(group.penalised_rewards(0.0)), 1.0) for group in groups]
+        return [Verdict(True, "unfiltered", reward_std(group.returns), 1.0) for group in groups]
     scores = [_score(group, credit, config.score) for group, credit in zip(groups, credits, strict=True)]
     signals = [_signal(group, credit) for group, credit in zip(groups, credits, strict=True)]
     candidates = [i for i, (u, signal) in enumerate(zip(scores, signals, strict=True)) if signal and u > 0]
@@ -170,7 +172,7 @@ def reason_counts(verdicts: Sequence[Verdict]) -> dict[Reason, int]:
 
 def _score(group: CreditGroup, credit: Credit, score: Score) -> float:
     if score == "reward_std":
-        return reward_std(group.penalised_rewards(0.0))
+        return reward_std(group.returns)
     if score == "step_std":
         return float(np.std(np.concatenate(credit.step_adv)))
     if score == "length":
@@ -195,7 +197,7 @@ def _entropy(group: CreditGroup) -> float:
 
 def _signal(group: CreditGroup, credit: Credit) -> Literal["reward_signal", "step_signal"] | None:
     """What the group can teach: its returns differ, or else its turns earned step credit; None if neither."""
-    if reward_std(group.penalised_rewards(0.0)) > 0:
+    if reward_std(group.returns) > 0:
         return "reward_signal"
     # a step weight of 0 keeps step credit out of the total
     earned = any(
@@ -229,12 +231,11 @@ def _prefix(scores: dict[int, float], config: FilterConfig) -> list[int]:
         return list(scores)
     values = np.array(list(scores.values()))
     if config.method == "top_p":
-        mass, wanted = values, config.value * math.fsum(values) - SLACK
+        mass, wanted = values / values[0], config.value - SLACK
     else:
         mass, wanted = np.exp(values - values[0]), config.value
-        mass = mass / mass.sum()
-    before = np.concatenate(([0.0], np.cumsum(mass)[:-1]))
-    return [i for i, reached in zip(scores, before, strict=True) if reached < wanted]
+    before = np.concatenate(([0.0], np.cumsum(mass)[:-1])) / math.fsum(mass)
+    return [i for k, (i, reached) in enumerate(zip(scores, before, strict=True)) if k == 0 or reached < wanted]
 
 
 def _compensated(verdicts: Sequence[Verdict], how: Literal["none", "linear", "sqrt"]) -> list[Verdict]:

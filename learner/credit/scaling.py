@@ -15,20 +15,22 @@ from milepost.learner.credit.assignment import Credit, Floats, Scaling
 
 ROUNDING = 1e-9
 """Values that differ by less than this share of the largest one differ by rounding only."""
+TINIEST = 1e-12
+"""A batch whose totals are smaller than this on average is all rounding."""
 
 
 def scaled(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]], scaling: Scaling) -> list[Credit]:
     """Advantage normalisation: bring the totals of a batch to the scale of the loss.
 
-    `unit_std` divides by the batch's standard deviation over turns and centres nothing, so a sign stays a sign; that is
-    ours, for the pitfall of a step weight of 5. `whiten_turns` also subtracts the mean, every turn counting once
-    (StepPO, arXiv 2604.18401); `whiten_tokens` does so over tokens, and whitens `token_total` (VAGEN's bi-level GAE).
-    Deviations are the population's for `unit_std` and ddof=1 when whitening. A batch without spread is not divided.
-    The divisor is reported as the diagnostic `batch_std`.
+    `unit_rms` divides by the batch's root mean square over turns and centres nothing, so a sign stays a sign, and the
+    totals have the size 1 also where all have one sign; that is ours, for the pitfall of a step weight of 5.
+    `whiten_turns` subtracts the mean and divides by the standard deviation (ddof=1), every turn counting once (StepPO,
+    arXiv 2604.18401); `whiten_tokens` does so over tokens, and whitens `token_total` (VAGEN's bi-level GAE). A batch
+    without spread is centred only, one of zeros stays. The divisor is reported as the diagnostic `batch_scale`.
 
     Args:
         credits: one per group of the batch, N groups.
-        weights: N sequences of G arrays `[T_i]`, each >= 0: how often the loss counts a turn (`unit_std` only).
+        weights: N sequences of G arrays `[T_i]`, each >= 0: how often the loss counts a turn (`unit_rms` only).
 
     Raises:
         ValueError: weights and credits differ in shape, a weight is negative or not finite, or `whiten_tokens` meets
@@ -37,17 +39,17 @@ def scaled(credits: Sequence[Credit], weights: Sequence[Sequence[Floats]], scali
     >>> from milepost.learner.credit.assignment import CreditGroup
     >>> from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
     >>> group = CreditGroup.from_walks("A x B success", "A y C failure")
-    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)  # 0.5 and -0.5, whose std is 0.5
-    >>> [brought] = scaled([credit], [[np.ones(1), np.ones(1)]], "unit_std")
+    >>> credit = StarPO(StarPOConfig(baseline="dr_grpo")).assign(group)  # 0.5 and -0.5
+    >>> [brought] = scaled([credit], [[np.ones(1), np.ones(1)]], "unit_rms")
     >>> [x.tolist() for x in brought.total]
     [[1.0], [-1.0]]
     """
     _check_weights(credits, weights)
     if not credits:
         return []
-    if scaling == "unit_std":
+    if scaling == "unit_rms":
         values = np.concatenate([x for credit in credits for x in credit.total])
-        divisor = _weighted_std(values, np.concatenate([np.asarray(w, np.float64) for g in weights for w in g]))
+        divisor = _weighted_rms(values, np.concatenate([np.asarray(w, np.float64) for g in weights for w in g]))
         return [_moved(credit, 0.0, divisor) for credit in credits]
     if scaling == "whiten_turns":
         values = np.concatenate([x for credit in credits for x in credit.total])
@@ -64,7 +66,7 @@ def _moved(credit: Credit, centre: float, divisor: float) -> Credit:
         credit,
         total=tuple((x - centre) / divisor for x in credit.total),
         token_total=None if tokens is None else tuple(tuple((x - centre) / divisor for x in turns) for turns in tokens),
-        diagnostics={**credit.diagnostics, "batch_std": divisor},
+        diagnostics={**credit.diagnostics, "batch_scale": divisor},
     )
 
 
@@ -74,12 +76,12 @@ def _token_totals(credit: Credit) -> tuple[tuple[Floats, ...], ...]:
     return credit.token_total
 
 
-def _weighted_std(values: Floats, weights: Floats) -> float:
-    """Weighted population standard deviation about the weighted mean; 1 where the counted values don't vary."""
-    if not _has_spread(values[weights > 0]):
+def _weighted_rms(values: Floats, weights: Floats) -> float:
+    """Weighted root mean square; 1 where nothing counts, or nothing but rounding."""
+    if not np.any(weights > 0):
         return 1.0
-    mean = np.average(values, weights=weights)
-    return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+    rms = float(np.sqrt(np.average(values**2, weights=weights)))
+    return rms if rms > TINIEST else 1.0
 
 
 def _has_spread(values: Floats) -> bool:

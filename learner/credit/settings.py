@@ -16,7 +16,7 @@ class CreditSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     invalid_penalty: float = Field(
-        0.1, ge=0, description="Format penalty in reward: taken from the return for each turn without a valid action"
+        0.1, ge=0, description="Format penalty in reward: what each turn without a valid action costs"
     )
     modulators: tuple[ModulatorConfig, ...] = Field(
         (), description='Entropy modulation of advantages, applied in order: [{ name = "aem" }] or [{ name = "empg" }]'

@@ -83,7 +83,9 @@ class BiLevelGAE:
             for steps, turns in zip(step_adv, values, strict=True)
         )
         return Credit(
-            traj_adv=trajectory_advantages(group.penalised_rewards(config.invalid_penalty), baseline="grpo"),
+            traj_adv=trajectory_advantages(
+                group.returns, baseline="grpo", penalties=group.penalties(config.invalid_penalty)
+            ),
             step_adv=step_adv,
             coverage=tuple(np.ones(len(a), dtype=np.int8) for a in step_adv),
             total=tuple(np.array([np.mean(x) for x in turns]) for turns in tokens),

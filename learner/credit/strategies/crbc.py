@@ -90,7 +90,7 @@ class CRBC:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: CRBCConfig) -> None:
         self._config = config

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.comparison import Ints, Scale, combined, compare, flat_turns, labels
+from milepost.learner.credit.returns import turn_penalties
 from milepost.learner.credit.settings import StepSettings
 
 
@@ -34,7 +35,7 @@ class G2PO:
 
         V(s)   = mean over all visits of s of gamma^(T - t) * [its trajectory succeeds]
         v'     = V(s') of the state the turn led to; 1 after the last turn of a success, 0 after that of a failure
-        c1     = v' - penalty * [turn is invalid], standardised (ddof=1) over all visits of the anchor; one visit: 0
+        c1     = v', standardised (ddof=1) over all visits of the anchor, less the invalid turn's penalty; one visit: 0
         c2     = v' - V(s), standardised (ddof=1) over all turns of the group
         A[i,t] = w_trajectory * A_i + w_step * (c1 + c2)
 
@@ -43,12 +44,12 @@ class G2PO:
 
     Ours, so numbers differ from the public code. Success is the recorded outcome and counts 1: there it is a reward of
     exactly 10, which shaped and partial rewards never meet, and V uses the return. Rewards move A_i only. The penalty
-    thus weighs .1 of a success instead of .01. A_i is computed as in `StarPO`, once per trajectory; no epsilon shrinks
-    a quotient.
+    thus weighs .1 of a success instead of .01, and it is compared beside v' instead of in it (`compare`). A_i is
+    computed as in `StarPO`, once per trajectory; no epsilon shrinks a quotient.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: G2POConfig) -> None:
         self._config = config
@@ -72,8 +73,8 @@ class G2PO:
         ahead = np.append(here[1:], 0.0)
         last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
         ahead[last] = [trajectory.outcome == "success" for trajectory in group.trajectories]
-        invalid = np.array([turn.invalid for turn in turns])
-        in_state, has_peer = compare(ahead - config.invalid_penalty * invalid, states, scale=config.scale)
+        penalties = turn_penalties(group, invalid_penalty=config.invalid_penalty)
+        in_state, has_peer = compare(ahead, states, scale=config.scale, penalties=penalties)
         in_group, has_company = compare(ahead - here, np.zeros_like(states), scale=config.scale)
         return combined(
             group,

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from milepost.learner.credit.assignment import Credit, CreditGroup, Need, Scaling
 from milepost.learner.credit.comparison import Scale, combined, compare, flat_turns, labels
-from milepost.learner.credit.returns import discounted_returns
+from milepost.learner.credit.returns import discounted_returns, turn_penalties
 from milepost.learner.credit.settings import StepSettings
 
 
@@ -43,8 +43,9 @@ class GiGPO:
 
     Idea: rollouts of one task keep meeting in the same states, so each state forms a comparison group of its own.
 
-        R[i,t]   = sum_{k>=t} gamma^(k-t) r[i,k] - penalty * [turn t is invalid]
+        R[i,t]   = sum_{k>=t} gamma^(k-t) r[i,k]
         A_S[i,t] = (R[i,t] - mean) / std (ddof=1) over all visits of the state; one visit only: 0
+        less     penalty * [turn t is invalid], compared in the same way
         A[i,t]   = w_trajectory * A_i + w_step * A_S[i,t]
 
     Several visits by one trajectory count as peers. Published: gamma .95, weights (1, 1), scale std on ALFWorld and
@@ -52,13 +53,14 @@ class GiGPO:
 
     Ours, so numbers differ from the public code. A_i is computed once per trajectory: there each turn is a row, so long
     trajectories weigh more, and the penalty sits in the row of the invalid turn, so turns of one trajectory get
-    different episode scores. Anchors are clustered from the most visited down instead of in order of arrival, so the
-    result does not depend on the order of the rollouts. SequenceMatcher runs without `autojunk`, which ignores the
+    different episode scores. The penalty of a step is published as part of R; here it does not make the deviation that
+    it is divided by (`compare`). Anchors are clustered from the most visited down instead of in order of arrival, so
+    the result does not depend on the order of the rollouts. SequenceMatcher runs without `autojunk`, which ignores the
     frequent characters of texts from 200 characters on.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: GiGPOConfig) -> None:
         self._config = config
@@ -74,8 +76,9 @@ class GiGPO:
         config = self._config
         anchors = [turn.anchor for turn in flat_turns(group)]
         states = labels(anchors if config.similarity == 1 else _representatives(anchors, config.similarity))
-        returns = discounted_returns(group, gamma=config.gamma, invalid_penalty=config.invalid_penalty)
-        step_adv, covered = compare(returns, states, scale=config.scale)
+        returns = discounted_returns(group, gamma=config.gamma)
+        penalties = turn_penalties(group, invalid_penalty=config.invalid_penalty)
+        step_adv, covered = compare(returns, states, scale=config.scale, penalties=penalties)
         return combined(
             group,
             config,

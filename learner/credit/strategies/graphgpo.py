@@ -53,7 +53,7 @@ class GraphGPO:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: GraphGPOConfig) -> None:
         self._config = config

@@ -53,7 +53,7 @@ class GraphHCA:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: GraphHCAConfig) -> None:
         self._config = config

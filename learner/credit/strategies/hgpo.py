@@ -15,7 +15,7 @@ from pydantic import Field
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.baseline import trajectory_advantages
 from milepost.learner.credit.comparison import Bools, Ints, combined, compare, flat_turns, labels
-from milepost.learner.credit.returns import discounted_returns
+from milepost.learner.credit.returns import discounted_returns, turn_penalties
 from milepost.learner.credit.settings import StepSettings
 
 
@@ -54,7 +54,7 @@ class HGPO:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: HGPOConfig) -> None:
         self._config = config
@@ -70,11 +70,12 @@ class HGPO:
         turns = flat_turns(group)
         anchors = labels([turn.anchor for turn in turns])
         position = np.concatenate([np.arange(len(trajectory.turns)) for trajectory in group.trajectories])
-        returns = discounted_returns(group, gamma=config.gamma, invalid_penalty=config.invalid_penalty)
+        returns = discounted_returns(group, gamma=config.gamma)
+        penalties = turn_penalties(group, invalid_penalty=config.invalid_penalty)
         weighted, weight = self._group_level(group)
         depth = np.zeros(len(turns))
         for k, (rows, peers) in enumerate(_shared_histories(anchors, position, longest=config.history + 1), start=1):
-            level, judged = compare(returns[rows], peers, scale="std", ddof=0)
+            level, judged = compare(returns[rows], peers, scale="std", ddof=0, penalties=penalties[rows])
             weighted[rows] += (k + 1) ** config.alpha * level
             weight[rows] += (k + 1) ** config.alpha * judged
             depth[rows[judged]] = k
@@ -94,8 +95,8 @@ class HGPO:
         lengths = [len(trajectory.turns) for trajectory in group.trajectories]
         if not config.include_group or len(lengths) < 2:
             return np.zeros(sum(lengths)), np.zeros(sum(lengths))
-        rewards = group.penalised_rewards(config.invalid_penalty)
-        advantages = trajectory_advantages(rewards, baseline=config.baseline)
+        penalties = group.penalties(config.invalid_penalty)
+        advantages = trajectory_advantages(group.returns, baseline=config.baseline, penalties=penalties)
         return np.repeat(advantages, lengths), np.ones(sum(lengths))
 
 

@@ -7,7 +7,7 @@ That holds for the shaped rewards. The trajectory advantage and the batch scale 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -91,8 +91,6 @@ class PBRS:
     potential learns the returns G_t.
     """
 
-    scaling: ClassVar[Scaling] = "unit_std"
-
     def __init__(self, config: PBRSConfig) -> None:
         self._config = config
 
@@ -105,6 +103,11 @@ class PBRS:
             "value": frozenset({"critic"}),
         }
         return needs[self._config.potential]
+
+    @property
+    def scaling(self) -> Scaling:
+        """Whitened where the potential is a critic's: what it does not know yet is the same for all turns."""
+        return "whiten_turns" if self._config.potential == "value" else "unit_rms"
 
     def assign(self, group: CreditGroup) -> Credit:
         """Trajectory and step advantages. Raises ValueError where a turn lacks what the potential reads, naming it.

@@ -45,7 +45,7 @@ class SALT:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: SALTConfig) -> None:
         self._config = config
@@ -58,8 +58,8 @@ class SALT:
         [[0.0, 0.5], [0.0, -0.5]]
         """
         config = self._config
-        rewards = group.penalised_rewards(config.invalid_penalty)
-        traj_adv = trajectory_advantages(rewards, baseline=config.baseline)
+        penalties = group.penalties(config.invalid_penalty)
+        traj_adv = trajectory_advantages(group.returns, baseline=config.baseline, penalties=penalties)
         turn_edge = build_graph(group).turn_edge
         owner = np.repeat(np.arange(len(traj_adv)), [len(trajectory.turns) for trajectory in group.trajectories])
         votes = np.unique(np.stack([turn_edge, owner]), axis=1)

@@ -16,7 +16,7 @@ from pydantic import Field
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.comparison import Bools, Ints, combined, compare, flat_turns, labels
 from milepost.learner.credit.readings import missing, required
-from milepost.learner.credit.returns import discounted_returns
+from milepost.learner.credit.returns import discounted_returns, turn_penalties
 from milepost.learner.credit.settings import StepSettings
 
 ROUNDING = 1e-9
@@ -77,7 +77,7 @@ class STAPO:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({"entropy", "history_gain"})
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: STAPOConfig) -> None:
         self._config = config
@@ -97,8 +97,9 @@ class STAPO:
         config = self._config
         outliers = entropy_outliers(group, fence=config.fence)
         gain = _gains(group, outliers.is_outlier)
-        returns = discounted_returns(group, gamma=config.gamma, invalid_penalty=config.invalid_penalty)
-        within_state, has_peer = compare(returns, _states(group), scale="std")
+        returns = discounted_returns(group, gamma=config.gamma)
+        penalties = turn_penalties(group, invalid_penalty=config.invalid_penalty)
+        within_state, has_peer = compare(returns, _states(group), scale="std", penalties=penalties)
         selective = config.w_aware * gain - config.w_independent * outliers.excess
         return combined(
             group,

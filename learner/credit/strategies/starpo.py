@@ -28,12 +28,13 @@ class StarPOConfig(TrajectorySettings):
 class StarPO:
     """A[i, t] = w_trajectory * A_i, the same for all turns (StarPO, arXiv 2504.20073; GRPO, arXiv 2402.03300).
 
-    The format penalty enters the return before normalisation, as published. Ours: the statistics run once per
-    trajectory instead of once per row, so long trajectories don't weigh more, and no epsilon shrinks the result.
+    Ours: the statistics run once per trajectory instead of once per row, so long trajectories don't weigh more, and no
+    epsilon shrinks the result. The format penalty is taken off beside the return and not out of it, so that it never
+    makes the deviation it is divided by (`trajectory_advantages`); published is the return less the penalty.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
-    scaling: ClassVar[Scaling] = "unit_std"
+    scaling: ClassVar[Scaling] = "unit_rms"
 
     def __init__(self, config: StarPOConfig) -> None:
         self._config = config
@@ -46,8 +47,8 @@ class StarPO:
         [[0.5, 0.5], [-0.5]]
         """
         config = self._config
-        rewards = group.penalised_rewards(config.invalid_penalty)
-        traj_adv = trajectory_advantages(rewards, baseline=config.baseline)
+        penalties = group.penalties(config.invalid_penalty)
+        traj_adv = trajectory_advantages(group.returns, baseline=config.baseline, penalties=penalties)
         lengths = [len(trajectory.turns) for trajectory in group.trajectories]
         return Credit(
             traj_adv=traj_adv,

@@ -71,7 +71,9 @@ class StepPO:
             for trajectory, value in zip(group.trajectories, values, strict=True)
         )
         return Credit(
-            traj_adv=trajectory_advantages(group.penalised_rewards(config.invalid_penalty), baseline="grpo"),
+            traj_adv=trajectory_advantages(
+                group.returns, baseline="grpo", penalties=group.penalties(config.invalid_penalty)
+            ),
             step_adv=advantages,
             coverage=tuple(np.ones(len(a), dtype=np.int8) for a in advantages),
             total=advantages,

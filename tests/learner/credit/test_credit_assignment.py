@@ -133,36 +133,41 @@ def test_every_strategy_the_config_can_name_is_built() -> None:
         assert build(config).scaling in get_args(Scaling)
 
 
-def test_a_batch_is_divided_by_its_standard_deviation_and_not_centred() -> None:
-    # [1, 3, 5]: mean 3, variance (4 + 0 + 4) / 3.
+def test_a_batch_is_divided_by_its_root_mean_square_and_not_centred() -> None:
+    # [1, 3, 5]: mean square (1 + 9 + 25) / 3.
     rescaled = scaled(
-        [credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([1.0, 1.0])], [np.array([1.0])]], "unit_std"
+        [credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([1.0, 1.0])], [np.array([1.0])]], "unit_rms"
     )
-    assert flat(rescaled) == pytest.approx([0.612372, 1.837117, 3.061862], abs=1e-6)
-    assert np.std(flat(rescaled)) == pytest.approx(1.0)
-    assert rescaled[0].diagnostics == pytest.approx({"coverage": 0.5, "batch_std": (8 / 3) ** 0.5})
+    assert flat(rescaled) == pytest.approx([0.292770, 0.878310, 1.463850], abs=1e-6)
+    assert rescaled[0].diagnostics == pytest.approx({"coverage": 0.5, "batch_scale": (35 / 3) ** 0.5})
 
 
 def test_steps_count_as_often_as_their_weight() -> None:
-    # 1 counts three times, 3 not at all, 5 once: mean 2, variance (3 * 1 + 9) / 4 = 3.
+    # 1 counts three times, 3 not at all, 5 once: mean square (3 * 1 + 25) / 4 = 7.
     rescaled = scaled(
-        [credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([3.0, 0.0])], [np.array([1.0])]], "unit_std"
+        [credit_of([1.0, 3.0]), credit_of([5.0])], [[np.array([3.0, 0.0])], [np.array([1.0])]], "unit_rms"
     )
-    assert flat(rescaled) == pytest.approx([1 / 3**0.5, 3**0.5, 5 / 3**0.5])
+    assert flat(rescaled) == pytest.approx([1 / 7**0.5, 3 / 7**0.5, 5 / 7**0.5])
 
 
-@pytest.mark.parametrize("totals", [[0.0, 0.0, 0.0], [0.7, 0.7, 0.7], [2.0]])
-def test_a_batch_that_does_not_vary_stays_as_it_is(totals: list[float]) -> None:
-    rescaled = scaled([credit_of(totals)], [[np.ones(len(totals))]], "unit_std")
+def test_totals_that_are_nearly_alike_have_the_size_one_and_not_that_over_their_deviation() -> None:
+    rescaled = scaled([credit_of([0.9, 1.0, 1.1])], [[np.ones(3)]], "unit_rms")
+    assert max(flat(rescaled)) < 1.1
+    assert flat(scaled([credit_of([0.7, 0.7, 0.7])], [[np.ones(3)]], "unit_rms")) == pytest.approx([1.0] * 3)
+
+
+@pytest.mark.parametrize("totals", [[0.0, 0.0, 0.0], [1e-17, -2e-17]])
+def test_a_batch_of_zeros_and_rounding_stays_as_it_is(totals: list[float]) -> None:
+    rescaled = scaled([credit_of(totals)], [[np.ones(len(totals))]], "unit_rms")
     assert flat(rescaled) == totals
 
 
 def test_a_batch_of_which_no_step_counts_stays_as_it_is() -> None:
-    assert flat(scaled([credit_of([1.0, 2.0])], [[np.zeros(2)]], "unit_std")) == [1.0, 2.0]
+    assert flat(scaled([credit_of([1.0, 2.0])], [[np.zeros(2)]], "unit_rms")) == [1.0, 2.0]
 
 
 def test_an_empty_batch_stays_empty() -> None:
-    assert scaled([], [], "unit_std") == []
+    assert scaled([], [], "unit_rms") == []
 
 
 @pytest.mark.parametrize(
@@ -170,7 +175,7 @@ def test_an_empty_batch_stays_empty() -> None:
 )
 def test_weights_that_do_not_fit_are_refused(weights: list[list[np.ndarray]]) -> None:
     with pytest.raises(ValueError, match="weight"):
-        scaled([credit_of([1.0, 2.0])], weights, "unit_std")
+        scaled([credit_of([1.0, 2.0])], weights, "unit_rms")
 
 
 def test_a_walk_is_read_as_the_turns_that_it_spells() -> None:

@@ -187,10 +187,28 @@ def test_the_slack_of_a_hundredth_lets_the_last_group_go() -> None:
     assert kept(judge([spread(0.889), spread(0.111)])) == [0, 1]
 
 
-def test_scores_below_the_slack_leave_nothing_to_train_on() -> None:
-    verdicts = judge([spread(0.004), spread(0.005)])
-    assert [verdict.reason for verdict in verdicts] == ["low_score", "low_score"]
-    assert kept(verdicts) == []
+def test_a_success_that_pays_two_thousandths_is_trained_on_like_one_that_pays_one() -> None:
+    groups = [spread(0.002 * share) for share in (0.5, 0.5, 0.5, 0.4, 0.4, 0.0, 0.5, 0.35)]
+    assert kept(judge(groups)) == [0, 1, 2, 3, 4, 6, 7]
+    assert len(kept(judge([spread(0.002)] * 8))) == 8
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=8),
+    st.sampled_from(["top_p", "top_k", "min_p", "soft"]),
+    st.floats(0.05, 1.0),
+    st.sampled_from([2.0**-18, 2.0**-7, 2.0**12]),
+)
+def test_the_unit_of_the_reward_changes_no_verdict(scores: list[int], method: str, value: float, unit: float) -> None:
+    inside, outside = (
+        judge([spread(score * each) for score in scores], method=method, value=value) for each in (1.0, unit)
+    )
+    assert kept(inside) == kept(outside)
+
+
+def test_a_share_below_the_slack_takes_the_largest() -> None:
+    assert kept(judge([spread(0.4), spread(0.5)], value=0.005)) == [1]
 
 
 def test_each_verdict_says_why() -> None:

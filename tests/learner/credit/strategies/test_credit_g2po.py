@@ -98,7 +98,8 @@ def test_success_is_the_recorded_outcome_whatever_the_rewards_are() -> None:
 def test_the_penalty_counts_within_the_state_only() -> None:
     # All three end at once in failure: v' = 0, so only the penalty tells them apart, and gains don't differ.
     credit = assign(path("failure", "AZ"), path("failure", "AZ", invalid=True), path("failure", "AZ"))
-    expected = [1 / 3**0.5, -2 / 3**0.5, 1 / 3**0.5]
+    # .1 less its mean .1 / 3, over the least scale .5.
+    expected = [0.2 / 3, -0.4 / 3, 0.2 / 3]
     np.testing.assert_allclose(np.concatenate(credit.step_adv), expected, rtol=1e-12)
     free = assign(path("failure", "AZ"), path("failure", "AZ", invalid=True), invalid_penalty=0.0)
     assert [steps.tolist() for steps in free.step_adv] == [[0.0], [0.0]]

@@ -26,14 +26,14 @@ def step_credit(group: CreditGroup, **settings: object) -> list[float]:
 
 
 def test_returns_are_discounted_once_per_turn() -> None:
-    returns = discounted_returns(toy4(), gamma=0.95, invalid_penalty=0.1)
+    returns = discounted_returns(toy4(), gamma=0.95)
     np.testing.assert_allclose(returns, [0.95, 1, 0, 0, 0, 0.9025, 0.95, 1, 0, 0, 0], rtol=1e-12)
 
 
 def test_rewards_on_the_way_count_in_every_return_before_them() -> None:
     turns = tuple(CreditTurn(s, "x", n, r, False, num_tokens=1) for s, n, r in (("A", "B", 2.0), ("B", "C", 4.0)))
     group = CreditGroup("g", (CreditTrajectory("success", turns),))
-    assert discounted_returns(group, gamma=0.5, invalid_penalty=0.1).tolist() == [4.0, 4.0]
+    assert discounted_returns(group, gamma=0.5).tolist() == [4.0, 4.0]
 
 
 def test_step_advantages_match_the_worked_example() -> None:
@@ -89,14 +89,16 @@ def test_revisits_within_one_trajectory_are_peers() -> None:
     np.testing.assert_allclose(got, [-(0.5**0.5), 0.5**0.5], rtol=1e-12)
 
 
-def test_the_penalty_lowers_the_return_of_the_invalid_turn_only() -> None:
+def test_the_penalty_is_that_of_the_invalid_turn_only() -> None:
     turns = (
         CreditTurn("A", "x", "A", 0.0, False, num_tokens=1),
         CreditTurn("A", INVALID, "A", 0.0, True, num_tokens=1),
         CreditTurn("A", "x", "B", 1.0, False, num_tokens=1),
     )
     group = CreditGroup("g", (CreditTrajectory("success", turns),))
-    assert discounted_returns(group, gamma=0.5, invalid_penalty=0.1).tolist() == pytest.approx([0.25, 0.4, 1.0])
+    # Returns .25, .5 and 1 about their mean .58333; the penalty .1 about its mean .03333.
+    expected = [-0.33333 + 0.03333, -0.08333 - 0.06667, 0.41667 + 0.03333]
+    assert step_credit(group, gamma=0.5, scale="none") == pytest.approx(expected, abs=1e-5)
 
 
 def test_every_turn_of_a_trajectory_with_an_invalid_turn_has_one_trajectory_advantage() -> None:
@@ -104,8 +106,8 @@ def test_every_turn_of_a_trajectory_with_an_invalid_turn_has_one_trajectory_adva
     broken = CreditTrajectory("truncated", (garbled, *toy4().trajectories[1].turns[1:]))
     group = CreditGroup("g", (toy4().trajectories[0], broken))
     credit = GiGPO(GiGPOConfig(w_step=0.0)).assign(group)
-    # Returns 1 and -.1: both half their distance from the mean, whatever the distance.
-    np.testing.assert_allclose(credit.total[1], [-(0.5**0.5)] * 3, rtol=1e-12)
+    # Returns 1 and 0, and a penalty of .1, both about their means and over the deviation of the returns.
+    np.testing.assert_allclose(credit.total[1], [-(0.5 + 0.05) / 0.5**0.5] * 3, rtol=1e-12)
 
 
 def test_anchors_that_are_alike_are_one_state_where_similarity_says_so() -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from milepost.learner.credit.assignment import INVALID, CreditGroup, CreditTrajectory, CreditTurn, Need, PastTransition
 from milepost.learner.credit.gae import discounted_sums
+from milepost.learner.credit.scaling import scaled
 from milepost.learner.credit.strategies.pbrs import PBRS, PBRSConfig, Potential, shaped_returns, shaping
 from tests.learner.credit.toy4 import toy4
 
@@ -104,6 +105,16 @@ def test_a_critics_values_serve_as_a_potential() -> None:
     assert credit.state_value == {"s0": 0.1875, "s1": 0.5}
     assert credit.value_targets is not None  # the returns: 1 on the way to success, 0 for the failure
     assert [[x.tolist() for x in turns] for turns in credit.value_targets] == [[[1.0], [1.0]], [[0.0]]]
+
+
+def test_an_untrained_critic_does_not_blow_up_a_batch_of_successes() -> None:
+    # Values near 0 leave returns of .94 to 1: all alike, so nothing but their differences says anything.
+    group = CreditGroup("g", tuple(walk("success", *[0.01 * k] * 4, reward=1.0) for k in range(4)))
+    strategy = PBRS(PBRSConfig(potential="value"))
+    (credit,) = scaled([strategy.assign(group)], [[np.ones(4)] * 4], strategy.scaling)
+    totals = np.concatenate(credit.total)
+    assert totals.mean() == pytest.approx(0.0, abs=1e-9)
+    assert np.abs(totals).max() < 3
 
 
 def test_an_invalid_turn_pays_from_its_own_reward() -> None:

@@ -37,13 +37,29 @@ def test_one_success_of_four_under_each_baseline(baseline: str, expected: list[f
     np.testing.assert_allclose(credit.traj_adv, expected, rtol=1e-12)
 
 
-def test_malformed_turns_cost_before_the_returns_are_normalised() -> None:
+def test_malformed_turns_cost_their_penalty_over_the_deviation_of_the_returns() -> None:
     strategy = build(StarPOConfig())
     played = group(trajectory(1.0), trajectory(0.0), trajectory(0.0, invalid=2), trajectory(0.0))
     credit = strategy.assign(played)
-    np.testing.assert_allclose(credit.traj_adv, [1.4771, -0.3693, -0.7385, -0.3693], atol=5e-5, rtol=0)
+    # Returns: mean .25, deviation .5. Penalties: .2 and three times 0, mean .05.
+    np.testing.assert_allclose(credit.traj_adv, [1.5 + 0.1, -0.5 + 0.1, -0.5 - 0.3, -0.5 + 0.1], rtol=1e-12)
     assert credit.diagnostics["reward_std"] == pytest.approx(0.5)
     assert credit.diagnostics["invalid_share"] == pytest.approx(2 / 6)
+
+
+def test_one_malformed_turn_among_successes_costs_a_fraction_of_failing() -> None:
+    played = [trajectory(1.0) for _ in range(7)]
+    failed = build(StarPOConfig()).assign(group(*played, trajectory(0.0)))
+    assert failed.traj_adv[-1] == pytest.approx(-2.4749, abs=1e-4)
+    malformed = build(StarPOConfig()).assign(group(*played, trajectory(1.0, invalid=1)))
+    # .1 less its mean .0125, over .5: the deviation of a group of which half succeeded.
+    assert malformed.traj_adv[-1] == pytest.approx(-0.175)
+
+
+@pytest.mark.parametrize(("reward", "cost"), [(0.002, 0.1), (1.0, 0.1), (10.0, 0.01)])
+def test_a_penalty_is_worth_its_share_of_the_largest_return(reward: float, cost: float) -> None:
+    credit = build(StarPOConfig()).assign(group(trajectory(reward), trajectory(reward, invalid=1)))
+    assert credit.traj_adv.tolist() == pytest.approx([cost, -cost])
 
 
 def test_the_size_of_the_penalty_is_configured() -> None:
