@@ -49,7 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     versions: dict[str, str]
     """Package -> version that wrote it, see `package_versions`."""
     consumed: dict[str, str]
-    """Group id -> outcome in the ledger, of all groups consumed since the previous checkpoint."""
+    """Group id -> outcome in the ledger, of the groups of the update that this saves; empty if they are committed."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
