@@ -6,20 +6,19 @@ stands in the component it calls. Heavy libraries are imported inside the comman
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from milepost.cluster.base.exits import ConfigError, Exit
+from milepost.cluster.base.exits import ConfigError, Exit, disk_failure
+from milepost.cluster.base.output import logging_to, own_stdout
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
@@ -74,7 +73,7 @@ def train(
     from milepost.cluster import train as training  # heavy front door
     from milepost.cluster.settings import config as configs
 
-    with folder.lock(), _logging_to(folder):
+    with folder.lock(), logging_to(folder.driver_log):
         configs.dump(resolved, folder.resolved)
         training.train(resolved, folder, resume=resume is not None)
 
@@ -89,7 +88,7 @@ def evaluate(
 ) -> None:
     """Play episodes with a run's policy through the inference engine and report success."""
     folder = runs.find(runs_dir, name)
-    with _own_stdout() as stdout, _logging_to(folder):
+    with own_stdout() as stdout, logging_to(folder.driver_log):
         from milepost.cluster import evaluate as evaluation  # heavy front door
 
         result = evaluation.evaluate_run(folder, split=split, episodes=episodes)
@@ -218,6 +217,9 @@ def main() -> NoReturn:
             print(f"milepost: {line}", file=sys.stderr)
         sys.exit(end.code)
     except Exception as error:
+        if (lost := disk_failure(error)) is not None:
+            print(f"milepost: {lost}", file=sys.stderr)
+            sys.exit(lost.code)
         traceback.print_exc()
         print(f"milepost: unexpected {type(error).__name__}; please report the lines above", file=sys.stderr)
         sys.exit(_EXIT_UNEXPECTED)
@@ -240,46 +242,6 @@ def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -
     resolved = configs.load(path or folder.resolved, overrides)
     configs.refuse_change(configs.load(folder.resolved), resolved)
     return resolved, folder
-
-
-@contextlib.contextmanager
-def _logging_to(folder: RunFolder) -> Iterator[None]:
-    """Log to the run's driver log, and send the traceback of an unexpected error there instead of to the terminal."""
-    folder.logs.mkdir(mode=0o700, exist_ok=True)
-    handler = logging.FileHandler(folder.driver_log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    except Exit as end:
-        root.error("exit %d: %s", end.code, end)
-        raise
-    except Exception as error:
-        root.exception("unexpected error")
-        reason = " ".join(str(error).split())[:200]
-        raise Exit(f"unexpected {type(error).__name__}: {reason}; the traceback is in {folder.driver_log}") from error
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
-
-
-@contextlib.contextmanager
-def _own_stdout() -> Iterator[TextIO]:
-    """Give stdout to the caller alone: whatever else is written there, also by child processes, goes to stderr."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with open(kept, "w", encoding="utf-8", closefd=False) as stdout, contextlib.redirect_stdout(sys.stderr):
-            yield stdout
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,15 @@ The steps of an iteration, and what a learner or driver that dies after each of 
     publish      as after the commit. Where the learner alone was lost, the engines may hold weights that are undone:
                  issue is paused until they hold the checkpoint's
 
+A Redis that was restored from a copy, or a replica that took over, may lack more updates than one: what it still holds
+is dropped, and its tasks are played again.
+
 So no group is trained on twice in the history that survives, and none is lost. Everything here may be repeated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +27,7 @@ import msgspec
 
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.pools.learners import LearnerLost
+from milepost.cluster.replay.client import BufferRefused
 from milepost.cluster.replay.ready import FinalState, Taken
 from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.runs import RunFolder
@@ -130,11 +135,23 @@ class Recovery:
         if before > progress.version:
             await buffer.rollback(progress.version)
         elif found and before < progress.version:
-            await buffer.commit(
-                progress.version, msgspec.convert(found.manifest.record.consumed, dict[str, FinalState])
-            )
+            await self._catch_up(found, before)
         buffer.redeliver()
         await buffer.settle(progress.version)
+
+    async def _catch_up(self, found: Found, before: int) -> None:
+        """The checkpoint is ahead of the ledger: by the commit that a crash left out, or by what Redis forgot."""
+        record, buffer = found.manifest.record, self._system.buffer
+        if before == record.policy_version - 1 and record.consumed:
+            with contextlib.suppress(BufferRefused):  # its groups are not there
+                return await buffer.commit(
+                    record.policy_version, msgspec.convert(record.consumed, dict[str, FinalState])
+                )
+        dropped = await buffer.advance(record.policy_version)
+        self._reporter.note(
+            f"Redis is at version {before} and the checkpoint at {record.policy_version}: the checkpoint counts, "
+            f"{dropped} groups that Redis still held are dropped and their tasks played again"
+        )
 
     async def _save(self, consumed: Mapping[str, FinalState]) -> None:
         self._reporter.activity("writing a checkpoint")

@@ -115,12 +115,15 @@ class Reporter:
                 self.note(finding)
 
     def finished(self, how: str) -> None:
-        """Write the report and, on a finished run, show the summary."""
-        self._write_status(how)
-        records = read_records(self._folder.metrics)
-        if records:
-            write_report(self._folder)
-            self._view.finish(records, self._folder)
+        """Write the report and, on a finished run, show the summary. A disk that takes neither changes no reason."""
+        try:
+            self._write_status(how)
+            records = read_records(self._folder.metrics)
+            if records:
+                write_report(self._folder)
+                self._view.finish(records, self._folder)
+        except OSError as error:
+            self.note(f"no report, and no status: {error}")
 
     def _write_status(self, phase: str) -> None:
         ports = {"metrics": self._metrics.port}

@@ -1,1 +1,1 @@
-"""What every room of the driver stands on: why a program ends, and child processes that end with it."""
+"""What every room of the driver stands on: why a program ends, where its words go, children that end with it."""

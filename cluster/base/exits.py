@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""Full, over its quota, not writable any more, broken."""
+
 
 class Exit(Exception):
     """Ends the program with `code`; the message is what the user reads."""
@@ -22,7 +27,7 @@ class Stopped(Exit):
 
 
 class DependencyLost(Exit):
-    """Redis, Ray, an engine or the learner is gone and could not be brought back."""
+    """Redis, Ray, an engine, the learner or the disk is gone and could not be brought back."""
 
     code = 4
 
@@ -37,3 +42,12 @@ class Diverged(Exit):
     """Training left the region where its numbers mean anything."""
 
     code = 6
+
+
+def disk_failure(error: BaseException) -> DependencyLost | None:
+    """What an error means that a disk gave, which is nobody's mistake; None for every other error."""
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        return None
+    return DependencyLost(
+        f"{error.filename or 'a file'} could not be written: {error.strerror}; make room on that disk"
+    )

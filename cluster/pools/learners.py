@@ -7,11 +7,14 @@ with it: their collectives cannot go on. They start again together from the newe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -20,7 +23,9 @@ import ray
 import safetensors.torch
 import torch
 from ray.exceptions import RayError, RayTaskError
+from safetensors import SafetensorError
 
+from milepost.cluster.base.deadline import on_a_thread
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
@@ -33,6 +38,7 @@ from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
 
 _FIRST_STEP_S = 900.0
+_DISK_S = 900.0
 _SLOWEST_STEP = 5.0
 _SHORTEST_LIMIT_S = 120.0
 _LAST_WORDS_S = 20.0
@@ -193,10 +199,12 @@ class LearnerPool:
         await self._all("broadcast", engines, _rendezvous(), world_size, timeout_s=_FIRST_STEP_S)
 
     async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
-        """Write, hash and publish a checkpoint of `iteration`; returns its folder."""
-        tag = checkpoint.tag_of(iteration)
-        staged = checkpoint.prepare(self._spec.checkpoints, tag, writer=os.getpid())
-        await self._all("save", staged, timeout_s=_FIRST_STEP_S)
+        """Write, hash and publish a checkpoint of `iteration`; returns its folder.
+
+        Raises DependencyLost where the disk does not take it; then nothing of it is left there, and older ones are
+        untouched. What a writer left that was killed is deleted first, so that no two pile up.
+        """
+        root, tag = self._spec.checkpoints, checkpoint.tag_of(iteration)
         facts = checkpoint.Record(
             run_id=self._spec.run_id,
             iteration=iteration,
@@ -205,9 +213,18 @@ class LearnerPool:
             versions=checkpoint.package_versions(),
             consumed=dict(consumed),
         )
-        path = await asyncio.to_thread(checkpoint.publish, staged, tag, facts)
-        checkpoint.prune(self._spec.checkpoints, keep=self._spec.keep_checkpoints)
-        return path
+        try:
+            staged = await on_a_thread(partial(_stage, root, tag), timeout_s=_DISK_S)
+            await self._all("save", staged, timeout_s=_FIRST_STEP_S)
+            publish = partial(_publish, staged, tag, facts, keep=self._spec.keep_checkpoints)
+            return await on_a_thread(publish, timeout_s=_DISK_S)
+        except TimeoutError as error:
+            raise DependencyLost(f"the disk of {root} did not take checkpoint {tag} within {_DISK_S:g} s") from error
+        except (OSError, RuntimeError, SafetensorError, RayError) as error:
+            reason = last_line(error)
+            with contextlib.suppress(OSError):
+                await on_a_thread(partial(checkpoint.discard_unfinished, root), timeout_s=_DISK_S)
+            raise DependencyLost(f"checkpoint {tag} could not be written in {root}: {reason}; {_room(root)}") from error
 
     async def recover(self, loaded: Path | None) -> None:
         """End what is left of the ranks and start them again from `loaded`."""
@@ -257,6 +274,22 @@ def _translated(error: BaseException) -> BaseException:
         case MemoryError() | torch.OutOfMemoryError():
             return DependencyLost(f"the learner is out of memory: {cause}; lower learner.max_tokens_per_micro_batch")
     return cause
+
+
+def _stage(root: Path, tag: str) -> Path:
+    checkpoint.discard_unfinished(root)
+    return checkpoint.prepare(root, tag, writer=os.getpid())
+
+
+def _publish(staged: Path, tag: str, facts: checkpoint.Record, *, keep: int) -> Path:
+    path = checkpoint.publish(staged, tag, facts)
+    checkpoint.prune(staged.parent, keep=keep)
+    return path
+
+
+def _room(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free / 1024**2
+    return f"{free:.0f} MiB are free there: make room and go on with milepost train --resume"
 
 
 def _rendezvous() -> tuple[str, int]:

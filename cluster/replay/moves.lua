@@ -237,6 +237,32 @@ function op.rollback()
   return returned
 end
 
+-- arg: version of the checkpoint that was loaded, which is ahead: this Redis forgot updates that the checkpoint holds.
+-- Which groups those consumed is forgotten too, so nothing that is left here may be trained on. Returns how many groups.
+function op.advance()
+  pass_memory_gate()
+  local dropped = 0
+  redis.call('HSET', LEDGER, 'version', tonumber(arg[1]))
+  for _, group in ipairs(groups) do
+    local state = get(group, 'state')
+    if state == 'applied' then
+      move('applied', get(group, 'final'), number(group, 'survivors'))
+      acknowledge(group)
+      forget(group)
+    elseif state == 'finished' then
+      discard(group, 'stale')
+      dropped = dropped + 1
+    elseif state then
+      move(state, 'stale', #missing(group))
+      move('finished', 'stale', number(group, 'survivors'))
+      redis.call('HINCRBY', LEDGER, 'in_system', -1)
+      forget(group)
+      dropped = dropped + 1
+    end
+  end
+  return dropped
+end
+
 function op.balance() return {ledger('issued_total'), redis.call('HGETALL', COUNTS)} end
 
 return op[ARGV[1]]()

@@ -131,14 +131,27 @@ class ReadyGroups:
         What weights newer than `version` sampled becomes stale, now or when it arrives: the same numbers will name
         other weights. Groups already settled stay settled. Returns how many groups came back from a later commit.
         """
+        return await self._move_all("rollback", version)
+
+    async def advance(self, version: int) -> int:
+        """The learner continues from the checkpoint of `version`, and Redis forgot updates that it holds.
+
+        That is a Redis restored from a copy, or a replica that took over. What it calls consumed is settled; what is
+        ready or in play may have been trained on in the part that it forgot, and becomes stale: it is played again as
+        new groups. Returns how many groups were dropped.
+        """
+        return await self._move_all("advance", version)
+
+    async def _move_all(self, operation: str, version: int) -> int:
+        """One operation on every group there is, and all that was handed out is forgotten."""
         store = self._store
         keys = (store.applied, store.finished, store.open)
         group_ids = [group_id for key in keys for group_id in await store.group_ids(key)]
-        returned = 0
+        moved = 0
         for some in chunks(group_ids):
-            returned += int(await store.move("rollback", some, version))
+            moved += int(await store.move(operation, some, version))
         self.redeliver()
-        return returned
+        return moved
 
     def redeliver(self) -> None:
         """The learner lost what it had taken and continues from the ledger's own version: hand all of it out again."""

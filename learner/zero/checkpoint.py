@@ -49,7 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     versions: dict[str, str]
     """Package -> version that wrote it, see `package_versions`."""
     consumed: dict[str, str]
-    """Group id -> outcome in the ledger, of all groups consumed since the previous checkpoint."""
+    """Group id -> outcome in the ledger, of the groups of the update that this saves; empty if they are committed."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +93,12 @@ def prepare(root: Path, tag: str, *, writer: int) -> Path:
     return staged
 
 
+def discard_unfinished(root: Path) -> None:
+    """Delete what writers left that failed or were killed. For one process at a time, while no rank is writing."""
+    for leftover in root.glob(f"{STAGING_PREFIX}*"):
+        shutil.rmtree(leftover)
+
+
 def publish(staged: Path, tag: str, record: Record) -> Path:
     """Hash what the ranks wrote into `staged` and make it the latest checkpoint `tag`; rank 0 alone, after all wrote.
 
@@ -132,8 +138,7 @@ def prune(root: Path, *, keep: int) -> list[str]:
 
     For one process at a time, and not while a rank is writing.
     """
-    for leftover in root.glob(f"{STAGING_PREFIX}*"):
-        shutil.rmtree(leftover)
+    discard_unfinished(root)
     latest = _read_latest(root) if (root / LATEST).is_file() else None
     old = [tag for tag in _tags(root)[max(keep, 1) :] if tag != latest]
     for tag in old:

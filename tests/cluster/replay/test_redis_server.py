@@ -84,6 +84,61 @@ def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
         redis_server.start(tmp_path)
 
 
+def kill_during_a_rewrite(server: redis_server.RedisServer) -> psutil.Process:
+    """Kill the server while a fork of it rewrites its file, slowly; returns that fork, which lives on."""
+    with connect_sync(server.url) as client:
+        client.mset({f"key-{i}": i for i in range(200)})
+        client.config_set("rdb-key-save-delay", 1_000_000)  # microseconds per key: longer than any test
+        client.bgrewriteaof()
+    process = psutil.Process(server._process.pid)
+    deadline = time.monotonic() + 10
+    while not (forks := process.children()):
+        assert time.monotonic() < deadline, "no rewrite began"
+        time.sleep(0.01)
+    process.kill()
+    psutil.wait_procs([process], timeout=5)
+    assert not server.alive
+    assert forks[0].is_running(), "the fork ended with its server: nothing is tested"
+    return forks[0]
+
+
+def test_a_server_killed_during_a_rewrite_comes_back_at_once_and_its_fork_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis_server.start(tmp_path) as server:
+        fork = kill_during_a_rewrite(server)
+        server.revive()
+        assert not fork.is_running()
+        assert connect_sync(server.url).dbsize() == 200
+    assert f"killing {fork.pid}, a fork that a dead redis-server left in {tmp_path}" in caplog.text
+    assert not list(tmp_path.rglob("temp-rewriteaof*")), "the unfinished file is left"
+
+
+def test_a_folder_whose_server_was_killed_during_a_rewrite_serves_the_next_run(tmp_path: Path) -> None:
+    first = redis_server.start(tmp_path)
+    fork = kill_during_a_rewrite(first)
+    with redis_server.start(tmp_path) as server:
+        assert not fork.is_running()
+        assert connect_sync(server.url).dbsize() == 200
+
+
+def test_a_server_that_loads_its_file_for_long_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with redis_server.start(tmp_path) as server:
+        client = connect_sync(server.url)
+        for i in range(100):
+            client.set(f"key-{i}", os.urandom(100_000))
+        client.bgrewriteaof()  # the delay is per key of a rewritten file
+        while client.info("persistence")["aof_base_size"] < 10_000_000:
+            time.sleep(0.02)
+    settings = redis_server.RedisServer._settings
+    monkeypatch.setattr(  # 100 keys in 2 s
+        redis_server.RedisServer, "_settings", lambda self, port: f"{settings(self, port)}key-load-delay 20000\n"
+    )
+    monkeypatch.setattr(redis_server, "_STARTUP_TIMEOUT_S", 0.5)
+    with redis_server.start(tmp_path) as server:
+        assert connect_sync(server.url).dbsize() == 100
+
+
 def test_a_start_from_another_thread_is_refused_because_the_server_would_end_with_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(BufferRefused, match="main thread"):
         pool.submit(redis_server.start, tmp_path).result()

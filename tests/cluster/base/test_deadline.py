@@ -1,0 +1,42 @@
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from milepost.cluster.base.deadline import on_a_thread
+
+
+def test_it_returns_and_raises_what_the_call_does() -> None:
+    assert asyncio.run(on_a_thread(lambda: 7, timeout_s=10)) == 7
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(on_a_thread(lambda: int("no"), timeout_s=10))
+
+
+def test_a_call_that_never_returns_is_left_behind_and_the_process_ends() -> None:
+    program = """
+import asyncio, threading
+from milepost.cluster.base.deadline import on_a_thread
+try:
+    asyncio.run(on_a_thread(threading.Event().wait, timeout_s=0.1))
+except TimeoutError:
+    print("late")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "late\n"
+
+
+def test_a_call_that_ends_after_its_caller_was_cancelled_harms_nobody() -> None:
+    gate = threading.Event()
+
+    async def cancel() -> None:
+        waiting = asyncio.create_task(on_a_thread(gate.wait, timeout_s=10))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        gate.set()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(cancel())
