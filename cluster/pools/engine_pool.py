@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayError
 
 from milepost.actors.engine import Completion, environment
 from milepost.cluster.base.exits import DependencyLost
-from milepost.cluster.pools.engines import EngineActor, EngineSpec, last_line
+from milepost.cluster.pools.engines import EngineActor, EngineSpec, last_line, sampling_seed
 from milepost.cluster.pools.weights import Delivery
 from milepost.envs.types import Turn
 
@@ -30,8 +30,9 @@ _PROBE_TIMEOUT_S = 10.0
 @dataclass(slots=True)
 class _Slot:
     index: int
-    handle: Any
     version: int
+    handle: Any = None
+    starts: int = 0
     serving: bool = False
     waits_for_weights: bool = False
     """Up, but on old weights that only the next publication can replace."""
@@ -50,10 +51,17 @@ class EnginePool:
 
     async def start(self) -> None:
         """Start all engines side by side. Raises DependencyLost with the cause if one does not serve in time."""
-        self._slots = [_Slot(i, self._spawn(), self._spec.version) for i in range(self._spec.config.num_engines)]
+        self._slots = [_Slot(i, self._spec.version) for i in range(self._spec.config.num_engines)]
+        for slot in self._slots:
+            slot.handle = self._spawn(slot)
         await asyncio.gather(*(self._bring_up(slot) for slot in self._slots))
 
-    def _spawn(self) -> Any:
+    def _spawn(self, slot: _Slot) -> Any:
+        seed = sampling_seed(self._spec.seed, engine=slot.index, start=slot.starts, version=self._spec.version)
+        slot.starts += 1
+        return self._launch(replace(self._spec, seed=seed))
+
+    def _launch(self, spec: EngineSpec) -> Any:
         gpus = self._spec.config.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
         actor = ray.remote(EngineActor).options(
             num_cpus=1,
@@ -61,7 +69,7 @@ class EnginePool:
             max_concurrency=_MAX_CALLS,
             runtime_env={"env_vars": environment(self._spec.config)},
         )
-        return actor.remote(self._spec)
+        return actor.remote(spec)
 
     async def _bring_up(self, slot: _Slot) -> None:
         timeout = self._spec.config.start_timeout_s
@@ -154,7 +162,7 @@ class EnginePool:
         slot.restart = asyncio.create_task(self._replace(slot))
 
     async def _replace(self, slot: _Slot) -> None:
-        slot.handle, slot.waits_for_weights = self._spawn(), False
+        slot.handle, slot.waits_for_weights = self._spawn(slot), False
         await self._bring_up(slot)
         published = self._published
         if published is None or published.version == slot.version:

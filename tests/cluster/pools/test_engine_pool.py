@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,8 @@ SPEC = EngineSpec(
 class Handle:
     """An engine's actor; `dead` makes every call fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
         self.dead = False
         self.start, self.busy_s, self.commit = (self._method(answer) for answer in (0, 2.5, 1))
 
@@ -54,11 +56,11 @@ class Delivered:
 def spawned(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
     made: list[Handle] = []
 
-    def spawn(_: EnginePool) -> Handle:
-        made.append(Handle())
+    def launch(_: EnginePool, spec: EngineSpec) -> Handle:
+        made.append(Handle(spec))
         return made[-1]
 
-    monkeypatch.setattr(EnginePool, "_spawn", spawn)
+    monkeypatch.setattr(EnginePool, "_launch", launch)
     monkeypatch.setattr(engine_pool.ray, "kill", lambda _: None)
     return made
 
@@ -101,3 +103,22 @@ def test_a_replacement_that_dies_at_its_first_commit_does_not_pass_for_one_in_ro
             await pool.probe()
 
     asyncio.run(lose_at_commit())
+
+
+def test_every_engine_that_is_started_draws_from_a_seed_of_its_own_and_a_run_repeats_them(
+    spawned: list[Handle],
+) -> None:
+    async def seeds_of(version: int) -> list[int]:
+        spawned.clear()
+        pool = EnginePool(replace(SPEC, version=version, config=EngineConfig(num_engines=2)))
+        await pool.start()
+        spawned[0].dead = True
+        await pool.probe()
+        await settled()
+        return [handle.spec.seed for handle in spawned]
+
+    first, again, resumed = (asyncio.run(seeds_of(version)) for version in (0, 0, 5))
+    assert first == again
+    assert len(first) == 3, "two engines and one replacement"
+    assert len({*first, *resumed}) == 6
+    assert all(0 <= seed < 2**31 for seed in first + resumed)

@@ -25,7 +25,7 @@ class _Calls:
 
 def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = SimpleNamespace(start=_Calls(), busy_s=_Calls())
-    monkeypatch.setattr(EnginePool, "_spawn", lambda _: handle)
+    monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec: handle)
     spec = EngineSpec(
         model=Path("model"),
         version=0,
