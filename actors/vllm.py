@@ -66,6 +66,7 @@ class VLLMEngine:
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(model),
+                trust_remote_code=False,
                 dtype=config.dtype,
                 seed=seed,
                 max_model_len=config.max_model_len,

@@ -19,6 +19,8 @@ import msgspec
 import psutil
 from packaging.requirements import Requirement
 
+from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.preflight import judge_model
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_url
 from milepost.cluster.settings.config import RunConfig
@@ -53,6 +55,8 @@ def examine(config: RunConfig, *, parity: bool = False) -> Iterator[Finding]:
     yield from _room(Path(config.run.runs_dir))
     yield _compiler()
     yield _environment(config)
+    if config.model.source == "folder":
+        yield _model(config)
     yield _metrics_port(config)
     yield _redis(config)
     if parity:
@@ -140,6 +144,14 @@ def _environment(config: RunConfig) -> Finding:
     except EnvPathError as error:
         return Finding("fail", f"env.path: {error}", "correct env.path or env.options")
     return Finding("ok", f"environment {config.env.path}")
+
+
+def _model(config: RunConfig) -> Finding:
+    try:
+        found = judge_model(config)
+    except ConfigError as error:
+        return Finding("fail", "model.path", str(error))
+    return Finding("ok", f"model {config.model.path}: {found.family}, {found.parameters / 1e6:.1f} M parameters")
 
 
 def _metrics_port(config: RunConfig) -> Finding:

@@ -7,14 +7,13 @@ line instead of a started cluster. Not promised: that an environment which passe
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-
-from transformers import AutoTokenizer
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_url
@@ -27,10 +26,11 @@ from milepost.envs.scenarios import ScenarioError, ScenarioSet
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
-from milepost.learner.first_policy.model import ModelError, require_model
+from milepost.learner.first_policy.model_check import CheckedModel, ModelError, check_model, load_tokenizer
 from milepost.reward.reward import RewardError, apply, load_reward
 
 T = TypeVar("T")
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_start(config: RunConfig) -> None:
@@ -42,17 +42,42 @@ def check_start(config: RunConfig) -> None:
     for warning in check_credit(config.credit):
         print(f"milepost: {warning}", file=sys.stderr)
     require_port(config.metrics)
+    positions = config.model.warmup.max_positions
+    if config.model.source == "warmup" and config.engine.max_model_len > positions:
+        raise ConfigError(
+            f"engine.max_model_len = {config.engine.max_model_len} is more than model.warmup.max_positions = "
+            f"{positions}: lower the one or raise the other"
+        )
     try:
         if config.model.source == "folder":
-            folder = Path(config.model.path).expanduser()
-            require_model(folder)
-            check_dialogue(config, folder, scenarios)
+            judge_model(config)
+            check_dialogue(config, Path(config.model.path).expanduser(), scenarios)
         if config.buffer.url_env:
             asyncio.run(check_url(config.buffer.url))
-    except (ModelError, BufferRefused) as error:
+    except BufferRefused as error:
         raise ConfigError(str(error)) from error
     except BufferUnavailable as error:
         raise DependencyLost(str(error)) from error
+
+
+def judge_model(config: RunConfig) -> CheckedModel:
+    """The user's model folder against itself, the engine's context and shared memory. Raises ConfigError."""
+    folder = Path(config.model.path).expanduser()
+    try:
+        found = check_model(
+            folder, context_tokens=config.engine.max_model_len, system_prompt=config.actors.system_prompt
+        )
+    except (ModelError, TemplateError) as error:
+        raise ConfigError(str(error)) from error
+    wide = 2 if config.learner.dtype == "bfloat16" else 4
+    needed, free = 2 * wide * found.parameters, shutil.disk_usage(_SHARED_MEMORY).free
+    if config.engine.transfer == "file" and needed > free:
+        raise ConfigError(
+            f"model: weights on their way to the engines need {needed / 2**30:.1f} GiB of {_SHARED_MEMORY} (an old and "
+            f"a new version of {found.parameters / 1e6:.0f} M parameters), {free / 2**30:.1f} GiB are free: give the "
+            "container more (docker run --shm-size), or take a smaller model"
+        )
+    return found
 
 
 def check_world(config: RunConfig) -> ScenarioSet:
@@ -95,11 +120,11 @@ def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Di
     """The token layout of conversations with this policy. Raises ConfigError if its chat template cannot serve."""
     task = scenarios.task("train", 0)
     try:
-        dialogue = Dialogue(AutoTokenizer.from_pretrained(model), config.actors.system_prompt)
+        dialogue = Dialogue(load_tokenizer(model), config.actors.system_prompt)
         env = build_env(task.env, task.options)
         room = config.engine.max_model_len - config.sampling.max_tokens
         needed = len(dialogue.opening(observe_reset(env.reset(seed=task.seed)).observation))
-    except (TemplateError, ObservationError) as error:
+    except (ModelError, TemplateError, ObservationError) as error:
         raise ConfigError(str(error)) from error
     if needed > room:
         raise ConfigError(

@@ -61,7 +61,7 @@ class Policy:
     def __init__(self) -> None:
         folder = resolve(MODEL, SCENARIOS, Path("runs/models"), print)  # kept there for the next time
         self.model: Any = load_policy(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.dialogue = Dialogue(self.tokenizer)
         self.version = 0
 

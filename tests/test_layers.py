@@ -184,6 +184,25 @@ def test_nothing_that_runs_foreign_code_is_called(word: str) -> None:
     assert not [str(path.relative_to(ROOT)) for _, path in files() if word in path.read_text()]
 
 
+def open_to_foreign_code(source: str) -> Iterator[str]:
+    """Calls that load something from a model folder without refusing its code: there transformers asks on stdin."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in ("from_pretrained", "from_config", "AsyncEngineArgs"):
+            said = [key.value for key in node.keywords if key.arg == "trust_remote_code"]
+            if not (said and isinstance(said[0], ast.Constant) and said[0].value is False):
+                yield f"line {node.lineno}: {name}"
+
+
+def test_whatever_loads_from_a_model_folder_refuses_its_code() -> None:
+    paths = [path for _, path in files()] + sorted((ROOT / "examples").glob("*.py"))
+    assert not [f"{path.name}: {call}" for path in paths for call in open_to_foreign_code(path.read_text())]
+    for careless in ("A.from_pretrained(x)", "A.from_pretrained(x, **source)", "A.from_config(trust_remote_code=None)"):
+        assert list(open_to_foreign_code(careless))
+
+
 def test_files_and_folders_stay_small() -> None:
     folders = (*MAY_IMPORT, "tests", "examples")
     found = [path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py")]

@@ -56,7 +56,7 @@ class WorkerSpec:
 
 def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
     """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
-    tokenizer = AutoTokenizer.from_pretrained(spec.model)
+    tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
     return RolloutResources(
         engine=engine,
         dialogue=Dialogue(tokenizer, spec.actors.system_prompt),

@@ -10,12 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers.utils.logging import disable_progress_bar
 
 from milepost.envs.scenarios import ScenarioConfig
+from milepost.learner.first_policy.model_check import require_model
 from milepost.learner.first_policy.smollm2 import convert
 from milepost.learner.first_policy.warmup import WarmupConfig, warm_up
-
-
-class ModelError(ValueError):
-    """A folder is not a model that can be trained."""
 
 
 class ModelConfig(BaseModel):
@@ -59,17 +56,3 @@ def resolve(
         folder = Path(config.path).expanduser()
     require_model(folder)
     return folder
-
-
-def require_model(folder: Path) -> None:
-    """Raises `ModelError`, saying what is missing, unless `folder` holds a model, its weights and its tokenizer."""
-    if not folder.is_dir():
-        raise ModelError(f"model: there is no folder {folder}; set model.path to a Hugging Face folder")
-    wanted = {
-        "config.json": ["config.json"],
-        "a tokenizer (tokenizer.json or tokenizer.model)": ["tokenizer.json", "tokenizer.model"],
-        "weights (*.safetensors; pickled weights are refused)": ["*.safetensors"],
-    }
-    missing = [what for what, patterns in wanted.items() if not any(any(folder.glob(p)) for p in patterns)]
-    if missing:
-        raise ModelError(f"model: {folder} lacks {', '.join(missing)}; save the model with save_pretrained")

@@ -51,13 +51,15 @@ def _weights() -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     source = {"gguf_file": gguf.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)
     if tokenizer.chat_template is None or tokenizer.eos_token != _END_OF_TURN:
         raise SmolLM2Error(
             f"SmolLM2: {gguf} ends a turn with {tokenizer.eos_token!r} or has no chat template, expected ChatML with "
             f"{_END_OF_TURN!r}; {_INSTALL} again"
         )
     dense = GgufConfig(dequantize=True)  # else the weights may stay in blocks, which cannot be trained or saved
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, quantization_config=dense, **source)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, dtype=torch.float32, quantization_config=dense, trust_remote_code=False, **source
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -40,12 +40,17 @@ def load_policy(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: config.json is missing; give a folder in Hugging Face format")
     disable_progress_bar()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     for name, value in config.to_dict().items():
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0:
             setattr(config, name, 0.0)
     return AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        folder,
+        config=config,
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
 
 

@@ -1,7 +1,8 @@
-"""Ten wrong inputs: one clear line each, exit code 2, nothing started, nothing left behind."""
+"""Wrong inputs: one clear line each, exit code 2, nothing started, nothing left behind."""
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from milepost.cluster import cli
+from milepost.cluster import cli, preflight
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.client import connect_sync
 from tests.system.driving import ROOT, write_config
@@ -51,6 +52,29 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(refused: Refused) ->
 def test_a_missing_model_folder_is_named(refused: Refused, tmp_path: Path) -> None:
     line = refused(model={"path": str(tmp_path / "nowhere")})
     assert f"there is no folder {tmp_path / 'nowhere'}; set model.path" in line
+
+
+def test_a_model_folder_whose_files_do_not_fit_each_other_is_refused_before_anything_starts(
+    refused: Refused, tiny_policy: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_policy, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors is not a whole safetensors file" in refused(model={"path": str(folder)})
+    longer = {"max_model_len": 2048}
+    assert "engine.max_model_len = 2048 is more than the model's 1024" in refused(engine=longer)
+    small = {"source": "warmup", "path": "", "warmup": {"max_positions": 1024}}
+    assert "= 2048 is more than model.warmup.max_positions = 1024" in refused(engine=longer, model=small)
+
+
+def test_a_model_that_shared_memory_has_no_room_for_is_refused(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = shutil.disk_usage("/dev/shm")._replace(free=2**20)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: room)
+    line = refused()
+    assert "weights on their way to the engines need 0.0 GiB of /dev/shm" in line
+    assert "0.0 GiB are free: give the container more (docker run --shm-size)" in line
 
 
 def test_a_taken_metrics_port_is_named_with_the_way_out(refused: Refused) -> None:

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.learner.first_policy import model as model_module
-from milepost.learner.first_policy.model import ModelConfig, ModelError, resolve
+from milepost.learner.first_policy.model import ModelConfig, resolve
+from milepost.learner.first_policy.model_check import ModelError
 
 
 def test_a_folder_of_the_user_is_taken_as_it_is(tiny_policy: Path, tmp_path: Path) -> None:

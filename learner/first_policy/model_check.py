@@ -1,0 +1,229 @@
+"""Whether a folder holds a model that can be trained and served, judged by its files before anything starts.
+
+Read are configuration, tokenizer and the headers of the weights; the weights themselves are not, so a large model takes
+no longer than a small one. Code from the folder is never run. Not promised: that the engine serves every family that
+passes; docs/models.md lists those that were tried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from milepost.envs.dialogue import Dialogue
+
+_SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+"""Kinds of rotary scaling whose max_position_embeddings is the extended context (as vLLM 0.32 reads them)."""
+_NAMED = 3
+"""How many of many names an error shows."""
+
+
+class ModelError(ValueError):
+    """A folder is not a model that can be trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A folder that passed."""
+
+    family: str
+    """transformers' model type, e.g. `qwen3`."""
+    parameters: int
+
+
+def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -> CheckedModel:
+    """Compare configuration, weights and tokenizer of `folder` with each other and with `engine.max_model_len`.
+
+    Raises `ModelError` with one line, and `TemplateError` where the chat template cannot serve.
+    """
+    require_model(folder)
+    with _silent_transformers():
+        config = _load_config(folder)
+        _require_whole_files(folder)
+        model = _load_shapes(folder, config)
+        tokenizer = load_tokenizer(folder)
+    _require_positions(config, tokenizer, context_tokens)
+    rows = model.get_input_embeddings().weight.shape[0]
+    _require_rows(tokenizer, Dialogue(tokenizer, system_prompt), rows)
+    return CheckedModel(config.model_type, sum(tensor.numel() for tensor in model.parameters()))
+
+
+def require_model(folder: Path) -> None:
+    """Raises `ModelError`, saying what is missing, unless `folder` holds a model, its weights and its tokenizer."""
+    if not folder.is_dir():
+        raise ModelError(f"model: there is no folder {folder}; set model.path to a Hugging Face folder")
+    wanted = {
+        "config.json": ["config.json"],
+        "a tokenizer (tokenizer.json or tokenizer.model)": ["tokenizer.json", "tokenizer.model"],
+        "weights (*.safetensors; pickled weights are refused)": ["*.safetensors"],
+    }
+    missing = [what for what, patterns in wanted.items() if not any(any(folder.glob(p)) for p in patterns)]
+    if missing:
+        raise ModelError(f"model: {folder} lacks {', '.join(missing)}; save the model with save_pretrained")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`. Raises `ModelError` if its files cannot be read or ask for code of their own."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # files of others: transformers and tokenizers raise many kinds
+        _refuse_code(folder / "tokenizer_config.json")
+        raise ModelError(
+            f"model: the tokenizer files in {folder} cannot be read ({_first_line(error)}); copy them again, or save "
+            "the tokenizer with save_pretrained"
+        ) from error
+
+
+def _load_config(folder: Path) -> Any:
+    path = folder / "config.json"
+    told = _read_json(path)
+    kind = told.get("model_type")
+    if told.get("quantization_config"):
+        method = told["quantization_config"].get("quant_method", "quantised")
+        raise ModelError(
+            f"model: the weights in {folder} are quantised ({method}), which cannot be trained; take the model in "
+            "float32 or bfloat16"
+        )
+    if kind not in CONFIG_MAPPING:
+        _refuse_code(path)
+        raise ModelError(f"model: {path} names the model type {kind!r}, which the installed transformers does not know")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(f"model: {path} names the model type {kind!r}, which is no causal language model")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the values are anybody's, and each family judges its own
+        raise ModelError(f"model: {path} cannot be used ({_first_line(error)}); copy it again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"model: {path} is not JSON ({_first_line(error)}); copy it again") from error
+    if not isinstance(told, dict):
+        raise ModelError(f"model: {path} holds no JSON object; copy it again")
+    return told
+
+
+def _refuse_code(path: Path) -> None:
+    """Raises `ModelError` where `path`, which transformers has no class of its own for, names one in the folder."""
+    if path.is_file() and "auto_map" in _read_json(path):
+        raise ModelError(
+            f"model: {path} asks to run code from the folder, which is refused; take a model whose classes "
+            "transformers has"
+        )
+
+
+def _require_whole_files(folder: Path) -> None:
+    """Raises `ModelError` for a weight file that was cut short, or that the index names and the folder lacks."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = set(_read_json(index).get("weight_map", {}).values())
+        missing = sorted(name for name in named if not (folder / name).is_file())
+        if missing:
+            raise ModelError(f"model: {folder} lacks {_listed(missing)}, which {index.name} names; copy them again")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"model: {path} is not a whole safetensors file ({_first_line(error)}); copy it again, without Git's "
+                "pointer files"
+            ) from error
+
+
+def _load_shapes(folder: Path, config: Any) -> Any:
+    """The model without its numbers. Raises `ModelError` for tensors that are missing or of another shape."""
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # each family's own code builds it from values that are anybody's
+        raise ModelError(
+            f"model: {folder} cannot be built as {config.model_type} ({_first_line(error)}); compare config.json with "
+            "the weights"
+        ) from error
+    if found["missing_keys"]:
+        raise ModelError(
+            f"model: the weights in {folder} lack {_listed(sorted(found['missing_keys']))}, which config.json asks "
+            "for; copy all files of one model"
+        )
+    if found["mismatched_keys"]:
+        shown = [f"{name} is {list(is_)}, not {list(asked)}" for name, is_, asked in sorted(found["mismatched_keys"])]
+        raise ModelError(
+            f"model: the weights in {folder} are not those that config.json describes: {_listed(shown)}; copy all "
+            "files of one model"
+        )
+    return model
+
+
+def _require_positions(config: Any, tokenizer: Any, context_tokens: int) -> None:
+    """Raises `ModelError` where the engine's context is longer than the model's, by the engine's own rule."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    rope = getattr(config, "rope_parameters", None) or {}
+    for scaling in [rope] if "rope_type" in rope else [each for each in rope.values() if isinstance(each, dict)]:
+        if scaling.get("rope_type") not in _SCALED_ALREADY and "gemma3" not in config.model_type:
+            positions *= scaling.get("factor") or 1.0
+    limit = min(positions, tokenizer.model_max_length)
+    if context_tokens > limit:
+        where = "tokenizer_config.json's model_max_length" if limit < positions else "config.json"
+        raise ModelError(
+            f"model: engine.max_model_len = {context_tokens} is more than the model's {limit:.0f} positions ({where}); "
+            f"set engine.max_model_len = {limit:.0f} or less"
+        )
+
+
+def _require_rows(tokenizer: Any, dialogue: Dialogue, rows: int) -> None:
+    """Raises `ModelError` where text or the chat template encodes to a token that the embedding has no row for.
+
+    Tokens that are flagged special and that the template does not write may lack one: observations cannot hold them.
+    """
+    flagged = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    written = set(dialogue.opening("")) | set(dialogue.continuation("", closed=False)) | set(dialogue.stop_token_ids)
+    without = [i for i in sorted(tokenizer.get_vocab().values()) if i >= rows and (i not in flagged or i in written)]
+    if without:
+        shown = [repr(token) for token in tokenizer.convert_ids_to_tokens(without)]
+        raise ModelError(
+            f"model: the tokenizer knows {_listed(shown)}, for which the model's embedding of {rows} rows has none; "
+            "call resize_token_embeddings(len(tokenizer)) and save both again"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error with text in it; transformers and pydantic write many."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """Without transformers' reports and bars: what they tell is judged here, and said in one line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
