@@ -20,6 +20,7 @@ import msgspec
 
 from milepost.actors.context import Context
 from milepost.actors.engine import Completion, Engine, EngineError
+from milepost.envs import chance
 from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue, ObservationError
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
@@ -70,6 +71,8 @@ class _EpisodeError(Exception):
 class _Episode:
     resources: RolloutResources
     task: Task
+    later: int
+    """Seed of what chance decides after the start."""
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
     cohort: str = ""
@@ -111,7 +114,7 @@ class _Episode:
     async def reset(self) -> Reset:
         def open_env() -> Reset:
             self.env = build_env(self.task.env, self.task.options)
-            return _encodable(observe_reset(self.env.reset(seed=self.task.seed)))
+            return _encodable(observe_reset(chance.reset(self.env, seed=self.task.seed, later=self.later)))
 
         reset: Reset = await self.in_thread("reset", open_env)
         self.cohort = self.cohort if reset.cohort is None else reset.cohort
@@ -204,8 +207,12 @@ def _outcome(step: Step, turns: list[Turn], max_turns: int) -> Outcome | None:
 
 
 async def run_episode(resources: RolloutResources, *, task: Task, group_id: str, index: int) -> Trajectory | Failure:
-    """Play `task` once. Never raises for what an environment, a reward or an engine does; only cancellation passes."""
-    episode = _Episode(resources=resources, task=task, cohort=task.cohort)
+    """Play `task` once. What chance decides after the start is the same whenever this episode is played.
+
+    Never raises for what an environment, a reward or an engine does; only cancellation passes.
+    """
+    later = chance.episode_seed(task.seed, group_id, index)
+    episode = _Episode(resources=resources, task=task, later=later, cohort=task.cohort)
     started = time.monotonic()
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):

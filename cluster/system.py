@@ -24,7 +24,8 @@ from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.learners import LearnerPool, LearnerSpec
 from milepost.cluster.pools.weights import WeightFolder
-from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
+from milepost.cluster.pools.worker_process import WorkerSpec
+from milepost.cluster.pools.workers import WorkerPool
 from milepost.cluster.preflight import check_dialogue
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer

@@ -38,7 +38,7 @@ class TwoArmedBandit(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untyp
         self._max_steps, self._swapped = max_steps, swapped
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Draw the names, their order and the payouts from `seed`."""
+        """Draw the names and their order from `seed`."""
         super().reset(seed=seed, options=options)
         calm, wild = (str(self.np_random.choice(names)) for names in (CALM_NAMES, WILD_NAMES))
         if self._swapped:

@@ -1,8 +1,13 @@
 """What an environment must do: be a `gymnasium.Env` that takes text and gives text.
 
 `reset(seed=...)` returns `(observation, info)`, `step(response)` returns `(observation, reward, terminated, truncated,
-info)`, as in Gymnasium. `response` is all that the policy wrote, so parsing it is the environment's work. Optional info
-keys, each used where it is given:
+info)`, as in Gymnasium. `response` is all that the policy wrote, so parsing it is the environment's work.
+
+Draw all chance from `self.np_random`: what `reset(seed=...)` draws makes the start, which all episodes of a task share;
+after `reset` a generator of the episode's own stands there (`chance.reset`). An environment that draws from other
+generators (of one that it wraps, Python's `random`) seeds them in `reset` with `options["episode_seed"]`.
+
+Optional info keys, each used where it is given:
 
     anchor              str    canonical key of the state, without step counter or history; default: the observation
     action              str    the action as understood, canonical; default: the stripped response

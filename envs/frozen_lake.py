@@ -18,6 +18,7 @@ from gymnasium.envs.toy_text.frozen_lake import DOWN, LEFT, RIGHT, UP, FrozenLak
 from gymnasium.spaces import Text
 
 from milepost.envs.answer import read_answer, write_answer
+from milepost.envs.chance import EPISODE_SEED
 
 Cell = tuple[int, int]
 
@@ -55,14 +56,14 @@ class FrozenLakeText(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untyp
         self._size, self._frozen_share, self._slippery, self._max_steps = size, frozen_share, slippery, max_steps
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Draw a map and a source of slips from `seed`."""
+        """Draw a map from `seed`, and slips from the option `episode_seed`, else from `seed` as well."""
         super().reset(seed=seed, options=options)
         map_seed, slip_seed = (int(n) for n in self.np_random.integers(2**31, size=2))
         self._map = generate_random_map(self._size, self._frozen_share, map_seed)
         self._map_key = hashlib.blake2b("".join(self._map).encode(), digest_size=6).hexdigest()
         self._distance = distances_to_goal(self._map)
         self._lake = FrozenLakeEnv(desc=self._map, is_slippery=self._slippery)
-        self._lake.reset(seed=slip_seed)
+        self._lake.reset(seed=(options or {}).get(EPISODE_SEED, slip_seed))  # its generator is one of its own
         self._turn = 0
         return f"{self._rules()}\n{self._grid()}\n{self._surroundings()}", {
             "anchor": self._anchor(),

@@ -13,6 +13,7 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from milepost.envs import chance
 from milepost.envs.contract import build_env, observe_reset
 from milepost.envs.types import COHORT_RULE, OptionValue, Split, Task, is_cohort
 
@@ -116,7 +117,8 @@ class ScenarioSet:
         seeds: list[int] = []
         try:
             for seed in self._range(split)[: _TRIES_PER_TASK * size]:
-                anchor = observe_reset(env.reset(seed=seed)).anchor
+                later = chance.episode_seed(seed, "start", 0)
+                anchor = observe_reset(chance.reset(env, seed=seed, later=later)).anchor
                 if anchor not in taken:
                     taken.add(anchor)
                     seeds.append(seed)

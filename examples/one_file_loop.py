@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from milepost.actors.context import Context
 from milepost.actors.engine import Completion, SamplingConfig
+from milepost.envs import chance
 from milepost.envs.bandit import CALM_REWARD, WILD_NAMES, WILD_PROBABILITY, WILD_REWARD
 from milepost.envs.contract import build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue
@@ -99,9 +100,11 @@ class Policy:
 class Episode:
     """One episode under way."""
 
-    def __init__(self, task: Task, dialogue: Dialogue) -> None:
+    def __init__(self, task: Task, group_id: str, index: int, dialogue: Dialogue) -> None:
         self.env = build_env(task.env, task.options)
-        reset = observe_reset(self.env.reset(seed=task.seed))  # checked and typed once, where it enters
+        # The start comes from the task's seed, so a group shares it; the luck afterwards is the episode's own.
+        later = chance.episode_seed(task.seed, group_id, index)
+        reset = observe_reset(chance.reset(self.env, seed=task.seed, later=later))  # checked and typed where it enters
         self.context = Context(dialogue)  # appends ids; what was sampled is never decoded and encoded again
         self.prompt, self.anchor = self.context.open(reset.observation), reset.anchor
         self.turns: list[Turn] = []
@@ -138,8 +141,7 @@ def arm(turn: Turn) -> str:
 def expected_payout(trajectory: Trajectory) -> list[float]:
     """What each pull pays on average: a reward of our own, which a run names in `[reward] path` (reward/reward.py).
 
-    What a pull did pay is mostly luck: the better arm pays nothing three times in four. The episodes of a group share
-    that luck, for they begin with one seed, so comparing them would not take it out.
+    What a pull did pay is mostly luck: the better arm pays nothing three times in four.
     """
     pays = {"better arm": WILD_REWARD * WILD_PROBABILITY, "other arm": CALM_REWARD, "no valid answer": 0.0}
     return [pays[arm(turn)] for turn in trajectory.turns]
@@ -147,7 +149,9 @@ def expected_payout(trajectory: Trajectory) -> list[float]:
 
 def play(policy: Policy, tasks: dict[str, Task]) -> list[Group]:
     """Every task several times, all side by side. In a run: actors/worker.py, groups meet in cluster/replay."""
-    episodes = [(name, i, Episode(task, policy.dialogue)) for name, task in tasks.items() for i in range(GROUP_SIZE)]
+    episodes = [
+        (name, i, Episode(task, name, i, policy.dialogue)) for name, task in tasks.items() for i in range(GROUP_SIZE)
+    ]
     while unfinished := [episode for _, _, episode in episodes if episode.outcome is None]:
         for episode, completion in zip(unfinished, policy.generate([e.prompt for e in unfinished]), strict=True):
             episode.step(completion, policy.tokenizer.decode(completion.response_ids, skip_special_tokens=True))

@@ -1,7 +1,7 @@
-"""Rollout workers as Ray actors, and the pool that replaces those that die, hang or stop answering.
+"""The pool of rollout workers as Ray actors: it replaces those that die, hang or stop answering.
 
-A worker takes groups from the ledger under a lease and puts finished episodes into the buffer. When its process is lost
-its leases end at once and others play its groups again under the same names: nothing is lost or counted twice.
+When a worker's process is lost its leases end at once and others play its groups again under the same names: nothing is
+lost or counted twice.
 """
 
 from __future__ import annotations
@@ -11,173 +11,20 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
-from transformers import AutoTokenizer
 
-from milepost.actors.engine import EngineConfig, SamplingConfig
-from milepost.actors.episode import Limits, RolloutResources, run_episode
-from milepost.actors.worker import ActorConfig, Ticket, Worker
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
-from milepost.cluster.pools.engines import RoutedEngine, last_line
-from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
-from milepost.cluster.replay.client import BufferUnavailable, connect
+from milepost.cluster.pools.engines import last_line
+from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
-from milepost.cluster.replay.wire import WireError
-from milepost.envs.dialogue import Dialogue
-from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Failure, Task, Trajectory
-from milepost.reward.reward import load_reward
 
 logger = logging.getLogger(__name__)
 _START_UP_S = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSpec:
-    """What every worker of a run is started with."""
-
-    run_id: str
-    redis_url: str
-    model: Path
-    env: ScenarioConfig
-    actors: ActorConfig
-    engine: EngineConfig
-    sampling: SamplingConfig
-    buffer: BufferConfig
-    reward_path: str
-    group_size: int
-
-
-def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
-    """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
-    tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
-    return RolloutResources(
-        engine=engine,
-        dialogue=Dialogue(tokenizer, spec.actors.system_prompt),
-        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-        executor=ThreadPoolExecutor(spec.actors.env_threads, thread_name_prefix="env"),
-        limits=Limits(
-            max_turns=spec.actors.max_turns,
-            env_timeout_s=spec.actors.env_timeout_s,
-            episode_timeout_s=spec.actors.episode_timeout_s,
-            max_prompt_tokens=spec.engine.max_model_len - spec.sampling.max_tokens,
-            window_turns=spec.actors.window_turns,
-        ),
-        reward=load_reward(spec.reward_path) if spec.reward_path else None,
-    )
-
-
-class LedgerSource:
-    """Groups as the ledger gives them out: first those that a lost worker left behind, then new ones."""
-
-    def __init__(self, ledger: Ledger, spec: WorkerSpec, owner: str) -> None:
-        self._ledger = ledger
-        self._spec = spec
-        self._owner = owner
-        self._scenarios = ScenarioSet(spec.env)
-
-    async def next_group(self) -> Ticket | None:
-        """A group to play, or None while admission is closed or Redis away."""
-        try:
-            return await self._next()
-        except BufferUnavailable as error:
-            logger.warning("no new groups: %s", error)
-            return None
-
-    async def _next(self) -> Ticket | None:
-        lease_s = self._spec.buffer.lease_s
-        left = await self._ledger.adopt(self._owner, lease_s)
-        if left is not None:
-            return Ticket(group_id=left.group_id, task=left.task, indices=tuple(left.missing))
-        sequence = await self._ledger.next_sequence(self._owner)
-        task = self._scenarios.schedule(sequence)
-        group_id = f"g{sequence:08d}"
-        size = self._spec.group_size
-        if not await self._ledger.issue(task=task, group_id=group_id, size=size, owner=self._owner, lease_s=lease_s):
-            return None
-        return Ticket(group_id=group_id, task=task, indices=tuple(range(size)))
-
-    async def renew(self, group_ids: list[str]) -> None:
-        """Extend the leases of groups under way; one that runs out meanwhile is given to another worker."""
-        try:
-            await self._ledger.renew(group_ids, self._owner, self._spec.buffer.lease_s)
-        except BufferUnavailable as error:
-            logger.warning("leases not renewed: %s", error)
-
-
-class BufferSink:
-    """Finished episodes into the buffer, waiting while it is full."""
-
-    def __init__(self, buffer: TrajectoryBuffer) -> None:
-        self._buffer = buffer
-
-    async def put(self, result: Trajectory | Failure) -> None:
-        """Store one result; a trajectory that is too large becomes a failure of its environment.
-
-        Raises BufferUnavailable at the deadline, naming what it waited for.
-        """
-        try:
-            await self._buffer.put_with_backpressure(result)
-        except WireError as error:
-            failure = Failure(
-                task=result.task,
-                group_id=result.group_id,
-                index=result.index,
-                boundary="env",
-                error=type(error).__name__,
-                message=f"{error}; raise buffer.max_entry_bytes, or shorten episodes and observations",
-                turn=len(result.turns) if isinstance(result, Trajectory) else 0,
-                cohort=result.cohort,
-            )
-            await self._buffer.put_with_backpressure(failure)
-
-
-class WorkerActor:
-    """One worker process."""
-
-    def __init__(self, spec: WorkerSpec, name: str, engines: list[Any]) -> None:
-        self._spec = spec
-        self._engine = RoutedEngine(engines, request_timeout_s=spec.engine.request_timeout_s)
-        self._resources = resources_for(spec, self._engine)
-        client = connect(spec.redis_url)
-        self._worker = Worker(
-            self._resources,
-            LedgerSource(Ledger(client, spec.run_id), spec, name),
-            BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer)),
-            concurrent_groups=spec.actors.concurrent_groups,
-        )
-
-    async def run(self) -> int:
-        """Play groups until stopped; returns the number of environment calls that hung."""
-        return await self._worker.run(renew_every_s=self._spec.buffer.lease_s / 3)
-
-    async def play(self, tasks: list[Task], concurrency: int) -> list[Trajectory | Failure]:
-        """Play each task once, outside the ledger: evaluation."""
-        gate = asyncio.Semaphore(concurrency)
-
-        async def one(index: int, task: Task) -> Trajectory | Failure:
-            async with gate:
-                return await run_episode(self._resources, task=task, group_id="eval", index=index)
-
-        return list(await asyncio.gather(*(one(index, task) for index, task in enumerate(tasks))))
-
-    async def set_engines(self, engines: list[Any]) -> None:
-        """The engines now in rotation."""
-        self._engine.set_handles(engines)
-
-    async def stop(self) -> None:
-        """Take no new groups."""
-        self._worker.stop()
-
-    async def ping(self) -> int:
-        """The process id; also the health probe."""
-        return os.getpid()
 
 
 @dataclass(slots=True)
@@ -222,7 +69,7 @@ class WorkerPool:
         Raises WatchdogExpired at the deadline, DependencyLost where too many workers are lost.
         """
         results: list[Trajectory | Failure] = []
-        left = list(tasks)
+        left = list(enumerate(tasks))
         try:
             async with asyncio.timeout(timeout_s):
                 while left:
@@ -233,7 +80,9 @@ class WorkerPool:
             ) from None
         return results
 
-    async def _play_once(self, tasks: list[Task], results: list[Trajectory | Failure]) -> list[Task]:
+    async def _play_once(
+        self, tasks: list[tuple[int, Task]], results: list[Trajectory | Failure]
+    ) -> list[tuple[int, Task]]:
         """Add what was played to `results`; returns the tasks of lost workers, which were replaced."""
         concurrency = self._spec.actors.concurrent_groups * self._spec.group_size
         slots, left = list(self._slots), []

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from milepost.envs import chance
 from milepost.envs.contract import ContractError, Demonstrator, build_env, observe_reset, observe_step
 from milepost.envs.types import Task
 
@@ -50,7 +51,8 @@ def demonstrate(
         for episode in range(episodes):
             task = tasks[episode % len(tasks)]
             rng = random.Random(f"{seed}/{episode}")
-            transcripts.append(_transcript(env, task, rng, noise=noise, draws=draws))
+            later = chance.episode_seed(task.seed, "demonstration", episode)
+            transcripts.append(_transcript(env, task, later, rng, noise=noise, draws=draws))
             if (episode + 1) % _PROGRESS_EVERY == 0:
                 progress(f"warm-up: {episode + 1}/{episodes} demonstrations played")
     finally:
@@ -66,9 +68,12 @@ def _require_demonstrator(env: object, path: str) -> None:
         )
 
 
-def _transcript(env: Any, task: Task, rng: random.Random, *, noise: float, draws: int) -> list[DemonstratedTurn]:
+def _transcript(
+    env: Any, task: Task, later: int, rng: random.Random, *, noise: float, draws: int
+) -> list[DemonstratedTurn]:
     try:
-        return list(_turns(env, task.seed, rng, noise=noise, draws=draws))
+        reset = observe_reset(chance.reset(env, seed=task.seed, later=later))
+        return list(_turns(env, reset.observation, rng, noise=noise, draws=draws))
     except ContractError:
         raise
     except Exception as error:  # a user's environment may raise anything
@@ -78,8 +83,7 @@ def _transcript(env: Any, task: Task, rng: random.Random, *, noise: float, draws
         ) from error
 
 
-def _turns(env: Any, seed: int, rng: random.Random, *, noise: float, draws: int) -> Iterator[DemonstratedTurn]:
-    observation = observe_reset(env.reset(seed=seed)).observation
+def _turns(env: Any, observation: str, rng: random.Random, *, noise: float, draws: int) -> Iterator[DemonstratedTurn]:
     for _ in range(_MAX_TURNS):
         answers = [env.demonstration(rng, noise) for _ in range(draws)]
         if not all(isinstance(answer, str) and answer for answer in answers):
