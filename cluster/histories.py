@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Self
 
 from milepost.cluster.replay.history import TaskHistory
+from milepost.cluster.replay.wire import WireError
 from milepost.cluster.system import System
 from milepost.envs.types import Group
-from milepost.learner.credit.assignment import from_group
+from milepost.learner.credit.assignment import PastTransition, from_group
 from milepost.learner.credit.history import transitions
 from milepost.learner.credit.settings import GraphSettings
 from milepost.learner.recipe import Histories
 
+logger = logging.getLogger(__name__)
+
 
 class GroupHistories:
-    """Of one run. Every call may be repeated."""
+    """Of one run. Every call may be repeated. A history that cannot be read or stored is none: credit does without."""
 
     def __init__(self, history: TaskHistory | None) -> None:
         """None: the credit strategy keeps no history, and nothing is fetched or remembered."""
@@ -32,13 +36,24 @@ class GroupHistories:
         """What is known of the task of each of `groups`, as it has faded by policy `version`."""
         if self._history is None:
             return None
-        return tuple(await self._history.fetch([group.task for group in groups], version=version))
+        return tuple([await self._known(self._history, group, version) for group in groups])
 
     async def remember(self, groups: Sequence[Group], version: int) -> None:
         """The update that made `version` consumed `groups`; each counts once."""
         if self._history is not None:
             for group in groups:
-                await self._history.add(group.task, group.group_id, transitions(from_group(group)), version=version)
+                try:
+                    await self._history.add(group.task, group.group_id, transitions(from_group(group)), version=version)
+                except WireError as error:
+                    logger.warning("group %s adds nothing to its task's history: %s", group.group_id, error)
+
+    async def _known(self, history: TaskHistory, group: Group, version: int) -> tuple[PastTransition, ...]:
+        try:
+            (known,) = await history.fetch([group.task], version=version)
+        except WireError as error:
+            logger.warning("group %s is credited without history: %s", group.group_id, error)
+            return ()
+        return known
 
     async def settle(self, version: int) -> None:
         """A checkpoint holds everything up to `version`: its groups do not come again."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 
+from milepost.cluster.base.exits import Exit
 from milepost.cluster.evaluate import evaluate, record
 from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.replay.ready import Taken
@@ -36,6 +39,24 @@ class Reporter:
         self._nonfinite = 0
         self._failed = 0
         self._began = time.monotonic()
+        self._broken: set[str] = set()
+
+    @contextlib.contextmanager
+    def measuring(self, what: str) -> Iterator[None]:
+        """Around what is only computed, written or shown for people: what it raises is said once and goes no further.
+
+        An Exit passes: it says that the run cannot go on.
+        """
+        try:
+            yield
+        except Exit:
+            raise
+        except Exception as error:
+            logger.warning("%s failed", what, exc_info=error)
+            if what not in self._broken:
+                self._broken.add(what)
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._view.note(f"{what} failed ({reason}); training goes on without it, the log has the details")
 
     def activity(self, text: str) -> None:
         """What goes on inside an iteration."""
@@ -73,30 +94,33 @@ class Reporter:
         depth = await system.buffer.depth()
         balance = await system.ledger.balance()
         failures = await system.buffer.take_failures()  # the last call that may fail: what follows happens once
-        self._watch.lost(taken.stale, failures)
-        self._nonfinite += report.skipped_steps
-        failed = failed_of(balance)
-        state = SystemState(
-            time_s=self.seconds,
-            depth=depth,
-            groups_stale=len(taken.stale),
-            episodes_failed=max(0, failed - self._failed),
-            nonfinite_total=self._nonfinite,
-            engine_restarts=system.engines.restarts,
-            worker_restarts=system.workers.restarts,
-            learner_restarts=system.learners.restarts,
-            ledger={str(state): count for state, count in balance.counts.items()},
-            selection_bias=self._watch.selection_bias,
-        )
-        self._failed = failed
         if not balance.holds:
             raise AssertionError(f"the ledger does not balance: {balance}")
-        line = iteration_record(groups, report, iteration=iteration, clock=clock, state=state, checks=checks)
-        self._iteration = iteration
-        self._metrics.record(line)
-        self._view.update(line)
-        for finding in self._watch.iteration(line):
-            self.note(finding)
+        self._nonfinite += report.skipped_steps
+        failed = failed_of(balance)
+        fresh, self._failed, self._iteration = max(0, failed - self._failed), failed, iteration
+        bias: dict[str, float] = {}
+        with self.measuring("the meter of selection bias"):
+            self._watch.lost(taken.stale, failures)
+            bias = self._watch.selection_bias
+        with self.measuring("the record of an iteration"):
+            state = SystemState(
+                time_s=self.seconds,
+                depth=depth,
+                groups_stale=len(taken.stale),
+                episodes_failed=fresh,
+                nonfinite_total=self._nonfinite,
+                engine_restarts=system.engines.restarts,
+                worker_restarts=system.workers.restarts,
+                learner_restarts=system.learners.restarts,
+                ledger={str(state): count for state, count in balance.counts.items()},
+                selection_bias=bias,
+            )
+            line = iteration_record(groups, report, iteration=iteration, clock=clock, state=state, checks=checks)
+            self._metrics.record(line)
+            self._view.update(line)
+            for finding in self._watch.iteration(line):
+                self.note(finding)
         self._write_status("training")
 
     async def evaluation(self, iteration: int, version: int) -> None:
@@ -108,22 +132,24 @@ class Reporter:
                 continue
             self.phase(f"evaluating {split}")
             summary = await evaluate(self._system, split, episodes)
-            line = record(summary, split=split, iteration=iteration, version=version, time_s=self.seconds)
-            self._metrics.record_eval(line)
-            self._view.update_eval(line)
-            for finding in self._watch.evaluation(line):
-                self.note(finding)
+            with self.measuring("the record of an evaluation"):
+                line = record(summary, split=split, iteration=iteration, version=version, time_s=self.seconds)
+                self._metrics.record_eval(line)
+                self._view.update_eval(line)
+                for finding in self._watch.evaluation(line):
+                    self.note(finding)
 
     def finished(self, how: str) -> None:
-        """Write the report and, on a finished run, show the summary. A disk that takes neither changes no reason."""
-        try:
-            self._write_status(how)
-            records = read_records(self._folder.metrics)
+        """Write the report and, on a finished run, show the summary. Where that fails, the end keeps its reason."""
+        self._write_status(how)
+        with self.measuring("the report"):
+            try:
+                records = read_records(self._folder.metrics)
+            except Exit as damaged:
+                return self.note(f"no report: {damaged}")
             if records:
                 write_report(self._folder)
                 self._view.finish(records, self._folder)
-        except OSError as error:
-            self.note(f"no report, and no status: {error}")
 
     def _write_status(self, phase: str) -> None:
         ports = {"metrics": self._metrics.port}
@@ -134,7 +160,8 @@ class Reporter:
             iterations=self._iterations,
             ports=ports,
         )
-        self._folder.write_status(status)
+        with self.measuring("the status file"):
+            self._folder.write_status(status)
 
 
 def failed_of(balance: Balance) -> int:

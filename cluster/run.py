@@ -123,13 +123,17 @@ class Run:
             clock.overlap_s = await system.engines.busy_s() - busy
         with timed(clock.seconds, "commit"):
             await self._recovery.consume(taken, report.verdicts)
-            self._group_log.add(groups)
-            self._watch.handled(groups, report.verdicts)
+            with self.reporter.measuring("the log of groups"):
+                self._group_log.add(groups)
+            with self.reporter.measuring("the meter of selection bias"):
+                self._watch.handled(groups, report.verdicts)
         self.reporter.activity("publishing weights")
         with timed(clock.seconds, "publish"):
             await system.publish(progress.version)
         with timed(clock.seconds, "check"):
-            checks = await check_policy(system, groups, progress.version, iteration=progress.iteration)
+            checks = await check_policy(
+                system, groups, progress.version, iteration=progress.iteration, measuring=self.reporter.measuring
+            )
         await self.reporter.iteration(taken, report, clock, progress.iteration, checks)
         await self._give_up_on_collapse()
         every = self._config.run.eval_every

@@ -30,7 +30,7 @@ from milepost.learner.steps import Stepper, applied_sums
 from milepost.learner.timing import timed
 from milepost.learner.token_statistics import STATISTICS, TokenStatistics, compute_token_statistics
 from milepost.learner.training import StepMetrics, TrainingBackend
-from milepost.learner.update_metrics import credit_metrics, mean, token_metrics
+from milepost.learner.update_metrics import credit_metrics, mean, measured, token_metrics
 
 DEFAULT_OPTIONS: Final = UpdateOptions()
 _PROMPTS: Final = 8
@@ -108,9 +108,9 @@ class LearnerRank:
             prefix_breaks=len(pool) - sum(len(group.trajectories) for group in kept),
             padding_share=fmean(each.padding_share for each in minibatches) if minibatches else 0.0,
             parity=mean(parity, "parity_current", "tokens_current"),
-            metrics=credit_metrics(credits, verdicts)
-            | token_metrics(sums)
-            | critic_metrics(sums)
+            metrics=measured("credit", lambda: credit_metrics(credits, verdicts))
+            | measured("tokens", lambda: token_metrics(sums))
+            | measured("critic", lambda: critic_metrics(sums))
             | _step_metrics(steps)
             | _norm_metric("critic_grad_norm", critic_steps),
             seconds=seconds,

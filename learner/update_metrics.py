@@ -5,7 +5,8 @@ A rate is made once, at the end, from two sums; means of means never occur. Name
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -16,6 +17,8 @@ from milepost.learner.credit.assignment import Credit
 from milepost.learner.credit.filter import Verdict
 from milepost.learner.loss.mismatch import Mismatch
 from milepost.learner.loss.offpolicy import OffPolicyConfig
+
+logger = logging.getLogger(__name__)
 
 PER_TOKEN = {
     "entropy": "entropy",
@@ -72,6 +75,15 @@ def token_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     rates = {name: sums[key] / sums["tokens"] for key, name in PER_TOKEN.items() if key in sums}
     mismatch = Mismatch(**{field.name: sums[f"mismatch_{field.name}"] for field in fields(Mismatch)})
     return rates | mismatch.metrics()
+
+
+def measured(what: str, metrics: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What `metrics` gives; nothing, and a line in the log, where it raises: only numbers are lost, no step."""
+    try:
+        return metrics()
+    except Exception as error:
+        logger.warning("no metrics of %s in this update: %s: %s", what, type(error).__name__, error, exc_info=error)
+        return {}
 
 
 def credit_metrics(credits: Sequence[Credit], verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -8,6 +8,7 @@ bounded: a full one stores nothing and evicts nothing, and the producer waits.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from milepost.cluster.replay.client import BufferFull, BufferRefused, BufferUnavailable, Client
 from milepost.cluster.replay.ready import ReadyGroups
 from milepost.cluster.replay.store import chunks
-from milepost.cluster.replay.wire import MAX_BYTES, decode_failure, encode
+from milepost.cluster.replay.wire import MAX_BYTES, WireError, decode_failure, encode
 from milepost.envs.types import Failure, Trajectory
+
+logger = logging.getLogger(__name__)
 
 PutResult = Literal["ok", "duplicate", "late", "full"]
 _HIGH_WATER = 0.7
@@ -127,10 +130,16 @@ class TrajectoryBuffer(ReadyGroups):
     async def take_failures(self) -> list[tuple[Failure, str]]:
         """What failed since the last call, with the state it was counted as; the newest if there were very many.
 
-        For meters only: a put that was repeated may be listed twice. Raises WireError for what cannot be decoded.
+        For meters only: a put that was repeated may be listed twice, and what cannot be decoded is left out with a
+        line in the log.
         """
         listed = await self._store.command("LPOP", self._store.failures, _FAILURES_KEPT)
-        failures = [decode_failure(data) for data in listed or []]
+        failures = []
+        for data in listed or []:
+            try:
+                failures.append(decode_failure(data))
+            except WireError as error:
+                logger.warning("an entry of the list of failed episodes is left out: %s", error)
         return [(failure, _FAILED_STATE[failure.boundary]) for failure in failures]
 
     async def put_with_backpressure(self, record: Trajectory | Failure) -> PutResult:

@@ -27,7 +27,7 @@ Scaling = Literal["unit_rms", "whiten_turns", "whiten_tokens"]
 """How a batch of totals is brought to the scale of the loss; see `milepost.learner.credit.scaling`."""
 
 INVALID: Final = "<invalid>"
-"""The action of every turn whose response held no valid action."""
+"""The action of every turn whose response held no valid action. A valid action of this name is `escaped`."""
 
 
 class CreditTurn(msgspec.Struct, frozen=True):
@@ -212,6 +212,15 @@ class Strategy(Protocol):
         ...
 
 
+def escaped(action: str) -> str:
+    r"""The name of a valid action: itself, or with one more backslash where it would read as `INVALID` or its escape.
+
+    >>> print(escaped("left"), escaped("<invalid>"), escaped(r"\<invalid>"))
+    left \<invalid> \\<invalid>
+    """
+    return f"\\{action}" if action.lstrip("\\") == INVALID else action
+
+
 def from_group(group: Group) -> CreditGroup:
     """The part of a recorded group that credit is computed from.
 
@@ -259,7 +268,7 @@ def _from_trajectory(trajectory: Trajectory) -> CreditTrajectory:
 def _from_turn(turn: Turn) -> CreditTurn:
     return CreditTurn(
         anchor=turn.anchor,
-        action=INVALID if turn.action is None else turn.action,
+        action=INVALID if turn.action is None else escaped(turn.action),
         next_anchor=turn.next_anchor,
         reward=turn.reward,
         invalid=turn.action is None,

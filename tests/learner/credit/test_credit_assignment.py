@@ -17,6 +17,7 @@ from milepost.learner.credit.assignment import (
     Scaling,
     from_group,
 )
+from milepost.learner.credit.interchange import decode, encode
 from milepost.learner.credit.scaling import scaled
 from milepost.learner.credit.strategies.registry import SETTINGS, build, settings
 
@@ -207,3 +208,12 @@ def test_a_walk_that_spells_no_trajectory_is_refused(walk: str, complaint: str) 
 def test_a_field_of_a_walk_has_one_value_per_turn() -> None:
     with pytest.raises(ValueError, match="entropy: give one value for each of the 1 turns"):
         CreditGroup.from_walks("A x B success", entropy=[0.5, 0.5])
+
+
+def test_an_action_that_is_spelt_like_an_invalid_one_is_an_action_of_its_own() -> None:
+    actions = [None, "<invalid>", r"\<invalid>", "invalid"]
+    turns = [recorded_turn("A", action, "A") for action in actions]
+    (trajectory,) = from_group(Group(group_id="g7", task=TASK, trajectories=[recorded(0, *turns)])).trajectories
+    assert [turn.action for turn in trajectory.turns] == [INVALID, r"\<invalid>", r"\\<invalid>", "invalid"]
+    assert [turn.invalid for turn in trajectory.turns] == [True, False, False, False]
+    assert decode(encode(CreditGroup("g7", (trajectory,)))).trajectories == (trajectory,)
