@@ -217,15 +217,18 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):
             outcome = await episode.play()
-            trajectory = Trajectory(
-                task=task,
-                group_id=group_id,
-                index=index,
-                turns=episode.turns,
-                outcome=outcome,
-                seconds=time.monotonic() - started,
-                cohort=episode.cohort,
-            )
+            try:
+                trajectory = Trajectory(
+                    task=task,
+                    group_id=group_id,
+                    index=index,
+                    turns=episode.turns,
+                    outcome=outcome,
+                    seconds=time.monotonic() - started,
+                    cohort=episode.cohort,
+                )
+            except ValueError as excess:  # each turn was in order: it is their rewards together
+                raise _EpisodeError("env", ContractError(str(excess))) from excess
             return await episode.score(trajectory)
     except _EpisodeError as failed:
         boundary, error = failed.boundary, failed.error

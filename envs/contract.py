@@ -1,7 +1,8 @@
 """What an environment must do: be a `gymnasium.Env` that takes text and gives text.
 
 `reset(seed=...)` returns `(observation, info)`, `step(response)` returns `(observation, reward, terminated, truncated,
-info)`, as in Gymnasium. `response` is all that the policy wrote, so parsing it is the environment's work.
+info)`, as in Gymnasium. `response` is all that the policy wrote, so parsing it is the environment's work. Rewards are
+finite, and those of an episode add up to at most 1e12 in magnitude.
 
 Draw all chance from `self.np_random`: what `reset(seed=...)` draws makes the start, which all episodes of a task share;
 after `reset` a generator of the episode's own stands there (`chance.reset`). An environment that draws from other
@@ -37,7 +38,7 @@ import msgspec
 import numpy as np
 
 from milepost.envs.dotted_path import DottedPathError, resolve
-from milepost.envs.types import COHORT_RULE, is_cohort
+from milepost.envs.types import COHORT_RULE, check_rewards, is_cohort
 
 
 class EnvPathError(ValueError):
@@ -128,7 +129,7 @@ def observe_step(returned: object, response: str) -> Step:
     info = _info(returned[4], "step")
     return Step(
         observation=observation,
-        reward=_number(returned[1], "step: reward"),
+        reward=_reward(returned[1]),
         terminated=_flag(returned[2], "step: terminated"),
         truncated=_flag(returned[3], "step: truncated"),
         anchor=_anchor(info, observation, "step"),
@@ -212,13 +213,30 @@ def _flag(value: object, what: str) -> bool:
     return bool(value)
 
 
+def _reward(value: object) -> float:
+    reward = _number(value, "step: reward")
+    try:
+        check_rewards([reward])
+    except ValueError as error:
+        raise ContractError(f"step: {error}") from error
+    return reward
+
+
 def _number(value: object, what: str) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ContractError(f"{what} must be a number, found {_shown(value)}")
-    if not math.isfinite(value):
-        raise ContractError(f"{what} must be finite, found {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
+        raise ContractError(f"{what} must be finite, found {number}")
+    return number
 
 
 def _shown(value: object) -> str:
-    return f"{type(value).__name__} {repr(value)[:80]}"
+    try:
+        text = repr(value)
+    except Exception as error:  # ints of thousands of digits, a user's own types
+        text = f"({type(error).__name__} when it is shown)"
+    return f"{type(value).__name__} {text[:80]}"

@@ -8,6 +8,7 @@ once. This file loads nothing heavy and does not know how trajectories are made,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -21,6 +22,24 @@ MAX_COHORT: Final = 64
 COHORT_RULE: Final = f"a cohort is text of at most {MAX_COHORT} printable characters"
 Cohort = Annotated[str, msgspec.Meta(max_length=MAX_COHORT)]
 """A kind of task (a difficulty, a family of maps) by which success is told; "" is none."""
+
+
+MAX_REWARD: Final = 1e12
+"""What the magnitudes of an episode's rewards may add up to: squares of it, and sums over a batch, stay finite."""
+
+
+def check_rewards(rewards: Iterable[float]) -> None:
+    """Raises ValueError unless the rewards of an episode are finite and add up to at most `MAX_REWARD` in magnitude."""
+    total = 0.0
+    for turn, reward in enumerate(rewards):
+        if not math.isfinite(reward):
+            raise ValueError(f"the reward of turn {turn} is {reward}, not a finite number")
+        total += abs(reward)
+    if total > MAX_REWARD:
+        raise ValueError(
+            f"the rewards of an episode add up to {total:.3g} in magnitude, the limit is {MAX_REWARD:.0e}: "
+            "scale them, best to about 1"
+        )
 
 
 def is_cohort(value: object) -> bool:
@@ -114,6 +133,7 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if not self.turns:
             raise ValueError("a trajectory needs at least one turn")
+        check_rewards(turn.reward for turn in self.turns)
 
     @property
     def reward(self) -> float:

@@ -46,9 +46,22 @@ def apply(reward: Reward, trajectory: Trajectory) -> Trajectory:
         raise RewardError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(values, list) or len(values) != len(trajectory.turns):
         raise RewardError(f"{where}: expected a list of {len(trajectory.turns)} numbers, found {repr(values)[:80]}")
-    for turn, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise RewardError(f"{where}: turn {turn} must be a finite number, found {value!r}")
-    pairs = zip(trajectory.turns, values, strict=True)
-    turns = [msgspec.structs.replace(turn, reward=float(value)) for turn, value in pairs]
-    return msgspec.structs.replace(trajectory, turns=turns)
+    numbers = [_finite(value, f"{where}: turn {turn}") for turn, value in enumerate(values)]
+    pairs = zip(trajectory.turns, numbers, strict=True)
+    turns = [msgspec.structs.replace(turn, reward=number) for turn, number in pairs]
+    try:
+        return msgspec.structs.replace(trajectory, turns=turns)
+    except ValueError as error:  # the rewards together
+        raise RewardError(f"{where}: {error}") from error
+
+
+def _finite(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RewardError(f"{what} must be a finite number, found {repr(value)[:80]}")
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
+        raise RewardError(f"{what} must be a finite number, found {number}")
+    return number

@@ -56,6 +56,18 @@ class ReturnsNoText(CountingEnv):
         return (self.count, *super().step(response)[1:])
 
 
+class Pays(CountingEnv):
+    """The same amount in each of two turns."""
+
+    def __init__(self, *, amount: float) -> None:
+        super().__init__(target=2)
+        self.amount = amount
+
+    def step(self, response: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, *rest = super().step(response)
+        return (observation, self.amount, *rest)
+
+
 class NanReward(CountingEnv):
     def step(self, response: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, _, *rest = super().step(response)

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost.envs.types import Group, Outcome, Trajectory, Turn
+from milepost.envs.types import Group, Outcome, Trajectory, Turn, check_rewards
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +71,11 @@ class CreditTurn(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class CreditTrajectory:
-    """A finished episode. Raises ValueError without turns, or where a turn does not start where the last one ended."""
+    """A finished episode.
+
+    Raises ValueError without turns, for rewards beyond `check_rewards`, or where a turn does not start where the last
+    one ended.
+    """
 
     outcome: Outcome
     turns: tuple[CreditTurn, ...]
@@ -79,6 +83,7 @@ class CreditTrajectory:
     def __post_init__(self) -> None:
         if not self.turns:
             raise ValueError("a trajectory needs at least one turn")
+        check_rewards(turn.reward for turn in self.turns)
         for t in range(1, len(self.turns)):
             ended, started = self.turns[t - 1].next_anchor, self.turns[t].anchor
             if ended != started:

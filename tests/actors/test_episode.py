@@ -28,6 +28,13 @@ BROKEN_ENVS: dict[str, tuple[Any, str, str, int]] = {
     "step": (task(f"{BROKEN}:RaisesInStep"), "RuntimeError", "broken in step", 0),
     "no text": (task(f"{BROKEN}:ReturnsNoText"), "ContractError", "step: observation must be text (str)", 0),
     "nan": (task(f"{BROKEN}:NanReward"), "ContractError", "step: reward must be finite, found nan", 0),
+    "huge": (
+        task(f"{BROKEN}:Pays", amount=1e308),
+        "ContractError",
+        "step: the rewards of an episode add up to 1e+308",
+        0,
+    ),
+    "huge together": (task(f"{BROKEN}:Pays", amount=9e11), "ContractError", "add up to 1.8e+12 in magnitude", 2),
     "constructor": (task(f"{HERE}:RaisesInConstructor"), "KeyError", "RaisesInConstructor cannot be built", 0),
     "options": (task(goal=3), "TypeError", "unexpected keyword argument 'goal'", 0),
     "path": (task(f"{BROKEN}:NoSuchEnv"), "DottedPathError", "has no 'NoSuchEnv'", 0),

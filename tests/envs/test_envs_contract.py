@@ -48,10 +48,23 @@ def test_any_finite_number_is_a_reward(reward: Any) -> None:
     assert type(step({}, reward).reward) is float
 
 
-@pytest.mark.parametrize("reward", [math.nan, math.inf, None, "1", True])
+@pytest.mark.parametrize(
+    "reward", [math.nan, math.inf, None, "1", True, 10**400, pytest.param(10**5000, id="5000 digits")]
+)
 def test_anything_else_is_no_reward(reward: Any) -> None:
     with pytest.raises(ContractError, match=r"step: reward must be .*, found"):
         step({}, reward)
+
+
+@pytest.mark.parametrize("reward", [1e308, -1e13, 10**13])
+def test_a_reward_that_no_sum_could_hold_is_refused(reward: Any) -> None:
+    with pytest.raises(ContractError, match=r"step: the rewards of an episode add up to .*, the limit is 1e\+12"):
+        step({}, reward)
+
+
+def test_a_number_too_long_to_be_shown_is_refused_all_the_same() -> None:
+    with pytest.raises(ContractError, match=r"found int \(ValueError when it is shown\)"):
+        step({"anchor": 10**5000})
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,18 @@ def test_a_wrong_number_of_rewards_is_refused(trajectory: Trajectory, values: An
         apply(lambda _: values, trajectory)
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf, None, "1", True])
+@pytest.mark.parametrize(
+    "value", [math.nan, -math.inf, None, "1", True, 10**400, pytest.param(10**5000, id="5000 digits")]
+)
 def test_a_reward_that_is_no_finite_number_is_refused(trajectory: Trajectory, value: Any) -> None:
     with pytest.raises(RewardError, match="turn 1 must be a finite number"):
         apply(lambda _: [0.0, value], trajectory)
+
+
+@pytest.mark.parametrize("values", [[1e308, 1e308], [1e12, 1.0], [-1e12, 1e12]])
+def test_rewards_that_are_too_large_together_are_a_reward_error(trajectory: Trajectory, values: list[float]) -> None:
+    with pytest.raises(RewardError, match=r"g/4: the rewards of an episode add up to .* the limit is 1e\+12"):
+        apply(lambda _: values, trajectory)
 
 
 def test_what_a_reward_raises_becomes_a_reward_error(trajectory: Trajectory) -> None:

@@ -84,7 +84,7 @@ TURNS = st.builds(
     anchor=st.just("A"),
     action=st.text(st.characters(exclude_categories=["Cs"])),
     next_anchor=st.just("A"),
-    reward=st.floats(allow_nan=False, allow_infinity=False),
+    reward=st.floats(-3e11, 3e11),
     invalid=st.just(False),
     num_tokens=st.integers(1, 9),
     progress=st.none() | st.floats(0, 1),
