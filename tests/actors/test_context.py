@@ -1,5 +1,7 @@
 """Prompts grow by appending ids: what the policy saw and said is never laid out again, unless a window says so."""
 
+from typing import ClassVar
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +17,10 @@ class Words:
     """A tokenizer of whole words, in which `u` opens an observation, `a` a response and `e` ends one."""
 
     eos_token_id, unk_token_id, all_special_ids = 0, None, (0,)
+    added_tokens_decoder: ClassVar[dict[int, object]] = {}
     words = ("e", "u", "a", "x", "o0", "o1", "o2", *LEFT_OUT.split())
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **_: bool) -> str:
+    def apply_chat_template(self, conversation: list[dict[str, str]], **_: object) -> str:
         opening = {"user": "u {} ", "assistant": "a {} e "}
         return "".join(opening[m["role"]].format(m["content"]) for m in conversation) + "a "
 
