@@ -1,9 +1,9 @@
 """Builds each turn's prompt from token ids: what the policy sampled is never decoded and encoded again.
 
 Append-only (the default): the prompt of turn k+1 is the prompt of turn k, its response and what the environment said,
-by concatenation. Windowed: where a prompt would show more than `window_turns` turns, the older ones leave in one block and
-the newer half stays; it is laid out anew from the same ids and grows by appending again. So between half the window and
-the whole of it is shown, and engine and learner begin a new sequence once per half window, not every turn.
+by concatenation. Windowed: where a prompt would show more than `window_turns` turns, the older ones leave in one block
+and the newer half stays; it is laid out anew from the same ids and grows by appending again. So between half the window
+and the whole of it is shown, and engine and learner begin a new sequence once per half window, not every turn.
 """
 
 from __future__ import annotations
