@@ -1,8 +1,9 @@
 """Builds each turn's prompt from token ids: what the policy sampled is never decoded and encoded again.
 
 Append-only (the default): the prompt of turn k+1 is the prompt of turn k, its response and what the environment said,
-by concatenation. Windowed: after `window_turns` turns the oldest ones leave, and the prompt is laid out anew from the
-same ids; the learner then trains those turns as sequences of their own.
+by concatenation. Windowed: where a prompt would show more than `window_turns` turns, the older ones leave in one block
+and the newer half stays; it is laid out anew from the same ids and grows by appending again. So between half the window
+and the whole of it is shown, and engine and learner begin a new sequence once per half window, not every turn.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ class Context:
         self._pieces.append(piece)
         self._observations.append(observation)
         if self._window and len(self._pieces) >= self._window:
-            self._prompt = self._windowed()
+            self._prompt = self._newer_half()
         else:
             self._prompt = self._prompt + piece
         return self._prompt
 
-    def _windowed(self) -> list[int]:
-        kept = self._pieces[len(self._pieces) - self._window + 1 :] if self._window > 1 else []
-        start = self._observations[-1 - len(kept)]
-        prompt = self._dialogue.opening(f"{self._first}\n{LEFT_OUT}\n{start}")
-        for piece in kept:
+    def _newer_half(self) -> list[int]:
+        """Forget all but the newer half of the window, the turn that begins included; the prompt of what is left."""
+        past = max(self._window // 2, 1) - 1
+        self._pieces = self._pieces[len(self._pieces) - past :]
+        self._observations = self._observations[-1 - past :]
+        prompt = self._dialogue.opening(f"{self._first}\n{LEFT_OUT}\n{self._observations[0]}")
+        for piece in self._pieces:
             prompt = prompt + piece
         return prompt

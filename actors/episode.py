@@ -22,7 +22,7 @@ from milepost.actors.context import Context
 from milepost.actors.engine import Completion, Engine, EngineError
 from milepost.envs import chance
 from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
-from milepost.envs.dialogue import Dialogue, ObservationError
+from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
 from milepost.reward.reward import Reward, apply
 
@@ -152,7 +152,7 @@ class _Episode:
                 if outcome is not None:
                     return outcome
                 prompt = context.extend(completion.response_ids, completion.stopped, step.observation)
-        except ObservationError as error:
+        except (ObservationError, TemplateError) as error:
             raise _EpisodeError("env", error) from error
 
     def cut_short(self) -> Outcome:

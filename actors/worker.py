@@ -28,7 +28,9 @@ class ActorConfig(BaseModel):
     concurrent_groups: int = Field(8, ge=1, description="Concurrent groups: how many a worker plays side by side")
     max_turns: int = Field(10, ge=1, description="Turn limit of an episode: one with more turns is truncated")
     window_turns: int = Field(
-        0, ge=0, description="Context window in turns: the most recent ones kept in a prompt; 0 keeps all (append-only)"
+        0,
+        ge=0,
+        description="Context window: most turns that a prompt shows; one more, and the newer half stays. 0 keeps all",
     )
     system_prompt: str = Field("", description="System message of every conversation")
     env_timeout_s: float = Field(

@@ -34,6 +34,8 @@ TOKENIZER_FILES: Final = (
 def load_policy(folder: Path) -> Any:
     """The model in float32 with every dropout at zero: log-probs must not depend on chance.
 
+    Attention that caps its logits (Gemma 2) is computed eagerly: PyTorch's fused one leaves the cap out, silently.
+
     Raises:
         FileNotFoundError: the folder holds no model; says what is missing.
     """
@@ -44,9 +46,11 @@ def load_policy(folder: Path) -> Any:
     for name, value in config.to_dict().items():
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0:
             setattr(config, name, 0.0)
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
+        attn_implementation="eager" if capped else None,
         dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,

@@ -1,5 +1,7 @@
 """Prompts grow by appending ids: what the policy saw and said is never laid out again, unless a window says so."""
 
+from typing import ClassVar
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +17,10 @@ class Words:
     """A tokenizer of whole words, in which `u` opens an observation, `a` a response and `e` ends one."""
 
     eos_token_id, unk_token_id, all_special_ids = 0, None, (0,)
+    added_tokens_decoder: ClassVar[dict[int, object]] = {}
     words = ("e", "u", "a", "x", "o0", "o1", "o2", *LEFT_OUT.split())
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **_: bool) -> str:
+    def apply_chat_template(self, conversation: list[dict[str, str]], **_: object) -> str:
         opening = {"user": "u {} ", "assistant": "a {} e "}
         return "".join(opening[m["role"]].format(m["content"]) for m in conversation) + "a "
 
@@ -53,24 +56,43 @@ def test_a_prompt_and_its_response_are_the_bit_exact_prefix_of_the_next_prompt(
         assert added.count(dialogue.stop_token_ids[0]) == (1 if stopped else 2)
 
 
-@given(first=TEXT, turns=st.lists(RESPONSES, min_size=1, max_size=8), window=st.integers(1, 4))
+@given(first=TEXT, turns=st.lists(RESPONSES, min_size=1, max_size=12), window=st.integers(1, 6))
 def test_a_window_keeps_its_last_turns_bit_exactly_behind_the_first_observation(
     dialogue: Dialogue, first: str, turns: list[tuple[list[int], bool, str]], window: int
 ) -> None:
-    context, whole = Context(dialogue, window_turns=window), Context(dialogue)
-    assert context.open(first) == whole.open(first)
-    observations, pieces = [first], []
-    for count, (response, stopped, observation) in enumerate(turns, start=1):
+    context = Context(dialogue, window_turns=window)
+    prompt = context.open(first)
+    assert prompt == dialogue.opening(first)
+    observations, pieces, shown = [first], [], 1
+    for response, stopped, observation in turns:
+        appended = prompt + response + dialogue.continuation(observation, stopped)
         prompt = context.extend(response, stopped, observation)
-        appended = whole.extend(response, stopped, observation)
         pieces.append(response + dialogue.continuation(observation, stopped))
         observations.append(observation)
-        if count < window:
+        shown += 1
+        if shown <= window:
             assert prompt == appended
             continue
-        kept = pieces[count - window + 1 :]
-        opening = dialogue.opening(f"{first}\n{LEFT_OUT}\n{observations[count - len(kept)]}")
+        shown = max(window // 2, 1)
+        kept = pieces[len(pieces) - shown + 1 :]
+        opening = dialogue.opening(f"{first}\n{LEFT_OUT}\n{observations[-shown]}")
         assert prompt == opening + [token for piece in kept for token in piece]
+
+
+def test_a_window_of_four_begins_seven_sequences_in_twenty_turns() -> None:
+    # Shown after each turn: 1 2 3 4, then the newer half of five turns, 2, and 3 4, and 2 again: every third turn anew.
+    context = Context(Dialogue(Words()), window_turns=4)
+    seen, begun, tokens = context.open("o0"), 1, 3
+    for _ in range(19):
+        before = [*seen, 3, 0]
+        seen = context.extend([3, 0], True, "o1")
+        extends = seen[: len(before)] == before
+        begun += not extends
+        tokens += 2 + len(seen) - (len(before) if extends else 0)
+    assert begun == 7
+    # 20 responses of 2 tokens and an opening of 3; 13 turns append 3, and 6 begin with `u o0 [...] o1 a x e u o1 a`,
+    # 8 + 5 tokens
+    assert tokens + 2 == 20 * 2 + 3 + 13 * 3 + 6 * 13
 
 
 def test_a_window_of_one_shows_the_first_and_the_last_observation_only() -> None:
