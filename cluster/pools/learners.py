@@ -7,6 +7,7 @@ with it: their collectives cannot go on. They start again together from the newe
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -22,6 +23,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
+from milepost.cluster.base.restarts import RestartBudget, RestartConfig
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
 from milepost.envs.types import Group, Turn
@@ -31,6 +33,7 @@ from milepost.learner.steps import DivergenceError, ParityError
 from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
 
+logger = logging.getLogger(__name__)
 _FIRST_STEP_S = 900.0
 _SLOWEST_STEP = 5.0
 _SHORTEST_LIMIT_S = 120.0
@@ -52,6 +55,7 @@ class LearnerSpec:
     config_hash: str
     transfer: Literal["file", "nccl"]
     workers_per_engine: int
+    restarts: RestartConfig
 
 
 class LearnerLost(DependencyLost):
@@ -131,7 +135,12 @@ class LearnerPool:
         self._weights = weights
         self._handles: list[Any] = []
         self._step_s: list[float] = []
-        self.restarts = 0
+        self._budget = RestartBudget(spec.restarts.max_learner, spec.restarts.window_s)
+
+    @property
+    def restarts(self) -> int:
+        """How often the ranks were started again."""
+        return self._budget.total
 
     async def start(self, loaded: Path | None = None) -> None:
         """Start every rank, on the model or on the verified checkpoint folder `loaded`.
@@ -209,12 +218,26 @@ class LearnerPool:
         return path
 
     async def recover(self, loaded: Path | None) -> None:
-        """End what is left of the ranks and start them again from `loaded`."""
-        self.restarts += 1
-        if self.restarts > 3:
-            raise DependencyLost("the learner was lost four times; see the driver's log for the causes")
-        await self.stop()
-        await self.start(loaded)
+        """End what is left of the ranks and start them again from `loaded`, once more where they do not come up.
+
+        Raises DependencyLost once `restarts.max_learner` is used up.
+        """
+        cause = "see the driver's log for the causes"
+        while (pause_s := self._budget.spend(0)) is not None:
+            await self.stop()
+            await asyncio.sleep(pause_s)
+            try:
+                await self.start(loaded)
+                self._budget.came_up(0)
+                return
+            except DependencyLost as error:
+                logger.warning("%s", error)
+                cause = str(error)
+        config = self._spec.restarts
+        raise DependencyLost(
+            f"the learner was lost; restarts.max_learner = {config.max_learner} in {config.window_s:g} s is used up; "
+            f"{cause}"
+        )
 
     async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
         """What every rank answers. Raises the cause if one fails: a lost rank before what others say of its loss."""
