@@ -38,7 +38,6 @@ class EngineConfig(BaseModel):
     start_timeout_s: float = Field(300, gt=0, description="Start timeout in seconds, until an engine serves")
     request_timeout_s: float = Field(60, gt=0, description="Request timeout in seconds, of one generation")
     update_timeout_s: float = Field(120, gt=0, description="Weight update timeout in seconds")
-    max_restarts: int = Field(5, ge=0, description="Restart limit: dead engines replaced before the run gives up")
 
 
 def environment(config: EngineConfig) -> dict[str, str]:

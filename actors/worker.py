@@ -38,7 +38,6 @@ class ActorConfig(BaseModel):
     )
     episode_timeout_s: float = Field(300, gt=0, description="Episode timeout in seconds")
     env_threads: int = Field(8, ge=1, description="Environment threads per worker: calls that run side by side")
-    max_restarts: int = Field(20, ge=0, description="Restart limit: replacements of workers before the run gives up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

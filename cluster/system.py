@@ -86,6 +86,7 @@ class System:
             sampling=self.config.sampling,
             stop_token_ids=tuple(stop_ids),
             seed=self.config.run.seed,
+            restarts=self.config.restarts,
         )
         self.engines = EnginePool(spec)
         self._ending.push_async_callback(self.engines.stop)
@@ -150,6 +151,7 @@ class System:
             buffer=self.config.buffer,
             reward_path=self.config.reward.path,
             group_size=self.config.run.group_size,
+            restarts=self.config.restarts,
         )
 
     async def publish(self, version: int, *, rollback: bool = False) -> None:
@@ -230,6 +232,7 @@ def learner_spec(config: RunConfig, folder: RunFolder, model: Path, reference: P
         config_hash=config_hash(config),
         transfer=config.engine.transfer,
         workers_per_engine=config.engine.tensor_parallel_size,
+        restarts=config.restarts,
     )
 
 

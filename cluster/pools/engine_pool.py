@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayError
 
 from milepost.actors.engine import Completion, environment
 from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import EngineActor, EngineSpec, last_line, sampling_seed
 from milepost.cluster.pools.weights import Delivery
 from milepost.envs.types import Turn
@@ -36,6 +37,8 @@ class _Slot:
     serving: bool = False
     waits_for_weights: bool = False
     """Up, but on old weights that only the next publication can replace."""
+    rests: bool = False
+    """Lost, with no restart left for the time being."""
     restart: asyncio.Task[None] | None = None
 
 
@@ -47,14 +50,26 @@ class EnginePool:
         self._slots: list[_Slot] = []
         self._published: Delivery | None = None
         self._updating = asyncio.Lock()
-        self.restarts = 0
+        self._budget = RestartBudget(spec.restarts.max_per_engine, spec.restarts.window_s)
+
+    @property
+    def restarts(self) -> int:
+        """Replacements so far."""
+        return self._budget.total
 
     async def start(self) -> None:
         """Start all engines side by side. Raises DependencyLost with the cause if one does not serve in time."""
-        self._slots = [_Slot(i, self._spec.version) for i in range(self._spec.config.num_engines)]
-        for slot in self._slots:
+        slots = [_Slot(index, self._spec.version) for index in range(self._spec.config.num_engines)]
+        for slot in slots:
             slot.handle = self._spawn(slot)
-        await asyncio.gather(*(self._bring_up(slot) for slot in self._slots))
+        self._slots = slots
+        await asyncio.gather(*(self._begin(slot) for slot in slots))
+
+    async def _begin(self, slot: _Slot) -> None:
+        try:
+            await self._bring_up(slot)
+        except DependencyLost as error:
+            raise DependencyLost(f"engine {slot.index} {error}") from error
 
     def _spawn(self, slot: _Slot) -> Any:
         seed = sampling_seed(self._spec.seed, engine=slot.index, start=slot.starts, version=self._spec.version)
@@ -77,13 +92,12 @@ class EnginePool:
             async with asyncio.timeout(timeout):
                 slot.version = await slot.handle.start.remote()
         except TimeoutError:
-            raise DependencyLost(
-                f"engine {slot.index} does not serve after engine.start_timeout_s = {timeout:g}: see its log"
-            ) from None
+            raise DependencyLost(f"does not serve after engine.start_timeout_s = {timeout:g}: see its log") from None
         except RayError as error:
             cause = str(error).strip().splitlines()[-1]
-            raise DependencyLost(f"engine {slot.index} could not start from {self._spec.model}: {cause}") from error
+            raise DependencyLost(f"could not start from {self._spec.model}: {cause}") from error
         slot.serving = True
+        self._budget.came_up(slot.index)
 
     @property
     def handles(self) -> list[Any]:
@@ -131,10 +145,7 @@ class EnginePool:
 
     async def probe(self) -> list[float]:
         """Ask every engine in rotation how long it was busy, in seconds; one that does not answer is replaced."""
-        for slot in self._slots:
-            if slot.restart is not None and slot.restart.done():
-                slot.restart.result()
-                slot.restart = None
+        self._look_after_restarts()
         found = []
         for slot in [slot for slot in self._slots if slot.serving]:
             try:
@@ -150,18 +161,43 @@ class EnginePool:
         """Seconds that the busiest engine has generated since it started; a replaced one counts from 0."""
         return max(await self.probe(), default=0.0)
 
+    def _look_after_restarts(self) -> None:
+        """Try again what did not come up, and what had no restart left when it was lost."""
+        for slot in self._slots:
+            if slot.restart is not None and slot.restart.done():
+                failed, slot.restart = slot.restart.exception(), None
+                if failed is not None and not isinstance(failed, DependencyLost):
+                    raise failed
+                if failed is not None:
+                    self._quarantine(slot, str(failed))
+            elif slot.rests:
+                self._restart(slot)
+
     def _quarantine(self, slot: _Slot, reason: str) -> None:
-        slot.serving = False
+        """Out of rotation at once, and replaced. Raises DependencyLost where that leaves too few engines."""
+        slot.serving = slot.waits_for_weights = False
         if slot.restart is not None and not slot.restart.done():
             return  # `_replace` itself is told by `serving`
-        self.restarts += 1
-        if self.restarts > self._spec.config.max_restarts:
-            raise DependencyLost(f"engine {slot.index} {reason}; engine.max_restarts is used up")
-        logger.warning("engine %d out of rotation: %s; replacing it", slot.index, reason)
+        logger.warning("engine %d out of rotation: %s", slot.index, reason)
         ray.kill(slot.handle)
-        slot.restart = asyncio.create_task(self._replace(slot))
+        slot.rests = True
+        self._restart(slot)
+        config, there = self._spec.restarts, sum(not slot.rests for slot in self._slots)
+        if there < config.min_engines:
+            raise DependencyLost(
+                f"engine {slot.index} {reason}; restarts.max_per_engine = {config.max_per_engine} in "
+                f"{config.window_s:g} s is used up, and {there} engines are left"
+            )
 
-    async def _replace(self, slot: _Slot) -> None:
+    def _restart(self, slot: _Slot) -> None:
+        pause_s = self._budget.spend(slot.index)
+        if pause_s is not None:
+            slot.rests = False
+            logger.warning("engine %d is started again in %g s", slot.index, pause_s)
+            slot.restart = asyncio.create_task(self._replace(slot, pause_s))
+
+    async def _replace(self, slot: _Slot, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
         slot.handle, slot.waits_for_weights = self._spawn(slot), False
         await self._bring_up(slot)
         published = self._published
@@ -175,10 +211,10 @@ class EnginePool:
             latest = self._published or published
             (digests,) = await latest.deliver([slot.handle], self._spec.config.update_timeout_s)
             if digests is None:
-                raise DependencyLost(f"engine {slot.index} was replaced but refuses the weights of {latest.version}")
+                raise DependencyLost(f"was replaced but refuses the weights of version {latest.version}")
             await self._commit(slot, latest, rollback=True)
         if not slot.serving:
-            raise DependencyLost(f"engine {slot.index} was replaced but does not serve version {latest.version}")
+            raise DependencyLost(f"was replaced but does not serve version {latest.version}")
         logger.warning("engine %d back in rotation at version %d", slot.index, slot.version)
 
     async def stop(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
+from milepost.cluster.base.restarts import RestartConfig
 
 _RETRY_S = 0.2
 
@@ -30,6 +31,7 @@ class EngineSpec:
     sampling: SamplingConfig
     stop_token_ids: tuple[int, ...]
     seed: int
+    restarts: RestartConfig
 
 
 def sampling_seed(run_seed: int, *, engine: int, start: int, version: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -27,6 +28,7 @@ from safetensors import SafetensorError
 
 from milepost.cluster.base.deadline import on_a_thread
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
+from milepost.cluster.base.restarts import RestartBudget, RestartConfig
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
 from milepost.envs.types import Group, Turn
@@ -37,6 +39,7 @@ from milepost.learner.steps import DivergenceError, ParityError
 from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
 
+logger = logging.getLogger(__name__)
 _FIRST_STEP_S = 900.0
 _DISK_S = 900.0
 _SLOWEST_STEP = 5.0
@@ -59,6 +62,7 @@ class LearnerSpec:
     config_hash: str
     transfer: Literal["file", "nccl"]
     workers_per_engine: int
+    restarts: RestartConfig
 
 
 class LearnerLost(DependencyLost):
@@ -138,7 +142,12 @@ class LearnerPool:
         self._weights = weights
         self._handles: list[Any] = []
         self._step_s: list[float] = []
-        self.restarts = 0
+        self._budget = RestartBudget(spec.restarts.max_learner, spec.restarts.window_s)
+
+    @property
+    def restarts(self) -> int:
+        """How often the ranks were started again."""
+        return self._budget.total
 
     async def start(self, loaded: Path | None = None) -> None:
         """Start every rank, on the model or on the verified checkpoint folder `loaded`.
@@ -227,12 +236,26 @@ class LearnerPool:
             raise DependencyLost(f"checkpoint {tag} could not be written in {root}: {reason}; {_room(root)}") from error
 
     async def recover(self, loaded: Path | None) -> None:
-        """End what is left of the ranks and start them again from `loaded`."""
-        self.restarts += 1
-        if self.restarts > 3:
-            raise DependencyLost("the learner was lost four times; see the driver's log for the causes")
-        await self.stop()
-        await self.start(loaded)
+        """End what is left of the ranks and start them again from `loaded`, once more where they do not come up.
+
+        Raises DependencyLost once `restarts.max_learner` is used up.
+        """
+        cause = "see the driver's log for the causes"
+        while (pause_s := self._budget.spend(0)) is not None:
+            await self.stop()
+            await asyncio.sleep(pause_s)
+            try:
+                await self.start(loaded)
+                self._budget.came_up(0)
+                return
+            except DependencyLost as error:
+                logger.warning("%s", error)
+                cause = str(error)
+        config = self._spec.restarts
+        raise DependencyLost(
+            f"the learner was lost; restarts.max_learner = {config.max_learner} in {config.window_s:g} s is used up; "
+            f"{cause}"
+        )
 
     async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
         """What every rank answers. Raises the cause if one fails: a lost rank before what others say of its loss."""

@@ -1,4 +1,4 @@
-"""What runs in a rollout worker's process: its tokenizer and threads, where its groups come from, where episodes go.
+"""What runs in a rollout worker's process: its tokenizer and threads, its source of groups and its sink of episodes.
 
 It takes groups from the ledger under a lease and puts finished episodes into the buffer. What it does not look after is
 its own end: `milepost.cluster.pools.workers` replaces it.
@@ -18,12 +18,13 @@ from transformers import AutoTokenizer
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.episode import Limits, RolloutResources, run_episode
-from milepost.actors.worker import ActorConfig, Ticket, Worker
+from milepost.actors.worker import ActorConfig, Worker
+from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import RoutedEngine
+from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
-from milepost.cluster.replay.client import BufferUnavailable, connect
+from milepost.cluster.replay.client import connect
 from milepost.cluster.replay.ledger import Ledger
-from milepost.cluster.replay.wire import WireError
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Failure, Task, Trajectory
@@ -46,6 +47,7 @@ class WorkerSpec:
     buffer: BufferConfig
     reward_path: str
     group_size: int
+    restarts: RestartConfig
 
 
 def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
@@ -67,71 +69,6 @@ def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
     )
 
 
-class LedgerSource:
-    """Groups as the ledger gives them out: first those that a lost worker left behind, then new ones."""
-
-    def __init__(self, ledger: Ledger, spec: WorkerSpec, owner: str) -> None:
-        self._ledger = ledger
-        self._spec = spec
-        self._owner = owner
-        self._scenarios = ScenarioSet(spec.env)
-
-    async def next_group(self) -> Ticket | None:
-        """A group to play, or None while admission is closed or Redis away."""
-        try:
-            return await self._next()
-        except BufferUnavailable as error:
-            logger.warning("no new groups: %s", error)
-            return None
-
-    async def _next(self) -> Ticket | None:
-        lease_s = self._spec.buffer.lease_s
-        left = await self._ledger.adopt(self._owner, lease_s)
-        if left is not None:
-            return Ticket(group_id=left.group_id, task=left.task, indices=tuple(left.missing))
-        sequence = await self._ledger.next_sequence(self._owner)
-        task = self._scenarios.schedule(sequence)
-        group_id = f"g{sequence:08d}"
-        size = self._spec.group_size
-        if not await self._ledger.issue(task=task, group_id=group_id, size=size, owner=self._owner, lease_s=lease_s):
-            return None
-        return Ticket(group_id=group_id, task=task, indices=tuple(range(size)))
-
-    async def renew(self, group_ids: list[str]) -> None:
-        """Extend the leases of groups under way; one that runs out meanwhile is given to another worker."""
-        try:
-            await self._ledger.renew(group_ids, self._owner, self._spec.buffer.lease_s)
-        except BufferUnavailable as error:
-            logger.warning("leases not renewed: %s", error)
-
-
-class BufferSink:
-    """Finished episodes into the buffer, waiting while it is full."""
-
-    def __init__(self, buffer: TrajectoryBuffer) -> None:
-        self._buffer = buffer
-
-    async def put(self, result: Trajectory | Failure) -> None:
-        """Store one result; a trajectory that is too large becomes a failure of its environment.
-
-        Raises BufferUnavailable at the deadline, naming what it waited for.
-        """
-        try:
-            await self._buffer.put_with_backpressure(result)
-        except WireError as error:
-            failure = Failure(
-                task=result.task,
-                group_id=result.group_id,
-                index=result.index,
-                boundary="env",
-                error=type(error).__name__,
-                message=f"{error}; raise buffer.max_entry_bytes, or shorten episodes and observations",
-                turn=len(result.turns) if isinstance(result, Trajectory) else 0,
-                cohort=result.cohort,
-            )
-            await self._buffer.put_with_backpressure(failure)
-
-
 class WorkerActor:
     """One worker process."""
 
@@ -142,7 +79,13 @@ class WorkerActor:
         client = connect(spec.redis_url)
         self._worker = Worker(
             self._resources,
-            LedgerSource(Ledger(client, spec.run_id), spec, name),
+            LedgerSource(
+                Ledger(client, spec.run_id),
+                name,
+                scenarios=ScenarioSet(spec.env),
+                group_size=spec.group_size,
+                lease_s=spec.buffer.lease_s,
+            ),
             BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer)),
             concurrent_groups=spec.actors.concurrent_groups,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
+from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
@@ -25,6 +27,7 @@ from milepost.envs.types import Failure, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 _START_UP_S = 60.0
+_LOOK_AGAIN_S = 0.5
 
 
 @dataclass(slots=True)
@@ -49,16 +52,26 @@ class WorkerPool:
         self._engines = engines
         self._spawned = 0
         self._rolling = False
-        self.restarts = 0
-        self._slots = [self._spawn() for _ in range(spec.actors.num_workers)]
+        self._budget = RestartBudget(spec.restarts.max_per_worker, spec.restarts.window_s)
+        self._due: dict[int, float] = {}
+        """When those that were lost are started again. What is neither here nor in `_slots` has no restart left."""
+        self._slots = {index: self._spawn() for index in range(spec.actors.num_workers)}
 
-    def _spawn(self) -> _Slot:
+    @property
+    def restarts(self) -> int:
+        """Replacements so far."""
+        return self._budget.total
+
+    def _launch(self, name: str) -> Any:
         actor = ray.remote(WorkerActor).options(
             num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}
         )
+        return actor.remote(self._spec, name, self._engines)
+
+    def _spawn(self) -> _Slot:
         self._spawned += 1
         name = f"worker-{os.getpid()}-{self._spawned}"  # unique over resumptions: leases carry it
-        slot = _Slot(name, actor.remote(self._spec, name, self._engines), engines=self._engines)
+        slot = _Slot(name, self._launch(name), engines=self._engines)
         if self._rolling:
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
         return slot
@@ -85,49 +98,78 @@ class WorkerPool:
     ) -> list[tuple[int, Task]]:
         """Add what was played to `results`; returns the tasks of lost workers, which were replaced."""
         concurrency = self._spec.actors.concurrent_groups * self._spec.group_size
-        slots, left = list(self._slots), []
+        self._start_due()
+        if not self._slots:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            return tasks
+        slots, left = list(self._slots.items()), []
         parts = [tasks[i :: len(slots)] for i in range(len(slots))]
-        for slot, part in zip(slots, parts, strict=True):
+        for (_, slot), part in zip(slots, parts, strict=True):
             slot.playing = asyncio.ensure_future(slot.handle.play.remote(part, concurrency))
-        answers = await asyncio.gather(*(slot.playing for slot in slots if slot.playing), return_exceptions=True)
-        for index, (slot, part, answer) in enumerate(zip(slots, parts, answers, strict=True)):
+        answers = await asyncio.gather(*(slot.playing for _, slot in slots if slot.playing), return_exceptions=True)
+        for (index, slot), part, answer in zip(slots, parts, answers, strict=True):
             if not isinstance(answer, BaseException):
+                self._budget.came_up(index)
                 results.extend(answer)
                 continue
             if not isinstance(answer, RayActorError):
                 raise answer
             left.extend(part)
-            if self._slots[index] is slot:  # else `tend` has replaced it
-                await self._replace(index, slot, answer)
+            if self._slots.get(index) is slot:  # else `tend` has seen it
+                await self._lose(index, slot, answer)
         return left
 
     def roll(self) -> None:
         """Start taking groups from the ledger."""
         self._rolling = True
-        for slot in self._slots:
+        for slot in self._slots.values():
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
 
     async def tend(self, engines: list[Any]) -> None:
         """Replace workers that ended and tell all of them which engines are in rotation. Raises DependencyLost."""
         self._engines = engines
-        for index, slot in enumerate(self._slots):
+        self._start_due()
+        for index, slot in list(self._slots.items()):
+            if slot.pulse is not None and slot.pulse.done() and slot.pulse.exception() is None:
+                self._budget.came_up(index)
             self._feel_pulse(slot)
             is_playing = slot.playing is not None and not slot.playing.done()
             if slot.running is not None and slot.running.done() and not is_playing:
-                await self._replace(index, slot, slot.running.exception())
+                await self._lose(index, slot, slot.running.exception())
             elif slot.engines != engines:
                 slot.handle.set_engines.remote(engines)
                 slot.engines = engines
 
-    async def _replace(self, index: int, slot: _Slot, error: BaseException | None) -> None:
+    async def _lose(self, index: int, slot: _Slot, error: BaseException | None) -> None:
+        """Give its groups back and replace it. Raises DependencyLost where that leaves too few workers."""
         reason = "retired: an environment call hung" if error is None else last_line(error)
-        await self._ledger.release_owner(slot.name)
-        self.restarts += 1
-        if self.restarts > self._spec.actors.max_restarts:
-            raise DependencyLost(f"{slot.name} ended ({reason}); actors.max_restarts is used up")
-        logger.warning("%s ended (%s); replacing it", slot.name, reason)
+        logger.warning("%s ended (%s)", slot.name, reason)
         ray.kill(slot.handle)
-        self._slots[index] = self._spawn()
+        del self._slots[index]
+        self._grant(index)
+        await self._ledger.release_owner(slot.name)
+        config, there = self._spec.restarts, len(self._slots) + len(self._due)
+        if there < config.min_workers:
+            raise DependencyLost(
+                f"{slot.name} ended ({reason}); restarts.max_per_worker = {config.max_per_worker} in "
+                f"{config.window_s:g} s is used up, and {there} workers are left"
+            )
+        self._start_due()
+
+    def _grant(self, index: int) -> None:
+        pause_s = self._budget.spend(index)
+        if pause_s is not None:
+            logger.warning("worker %d of the pool is started again in %g s", index, pause_s)
+            self._due[index] = time.monotonic() + pause_s
+
+    def _start_due(self) -> None:
+        """Start again what was lost and has paused, or has a restart again."""
+        for index in range(self._spec.actors.num_workers):
+            if index not in self._slots and index not in self._due:
+                self._grant(index)
+            if self._due.get(index, math.inf) <= time.monotonic():
+                del self._due[index]
+                self._slots[index] = self._spawn()
 
     def _feel_pulse(self, slot: _Slot) -> None:
         """Kill a worker whose event loop does not turn: user code holds it and its own deadlines cannot pass."""
@@ -141,9 +183,9 @@ class WorkerPool:
 
     async def stop(self) -> None:
         """End the workers at once; the groups they leave are given out again when the run goes on."""
-        for slot in self._slots:
+        for slot in self._slots.values():
             ray.kill(slot.handle)
             for future in (slot.running, slot.pulse):
                 if future is not None:
                     future.cancel()
-        self._slots = []
+        self._slots, self._due = {}, {}

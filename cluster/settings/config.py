@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
 from milepost.cluster.settings.keys import nearest, unset
@@ -57,12 +58,11 @@ _FREE_ON_RESUME = (
     "run.ray_address",
     "actors.env_timeout_s",
     "actors.episode_timeout_s",
-    "actors.max_restarts",
     "engine.start_timeout_s",
     "engine.request_timeout_s",
     "engine.update_timeout_s",
-    "engine.max_restarts",
     "learner.collective_timeout_s",
+    "restarts",
     "buffer",
     "metrics",
     "selection_bias",
@@ -132,6 +132,7 @@ class RunConfig(BaseModel):
     critic: CriticConfig = CriticConfig()
     collapse: CollapseConfig = CollapseConfig()
     selection_bias: SelectionBiasConfig = SelectionBiasConfig()
+    restarts: RestartConfig = RestartConfig()
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
 
@@ -161,6 +162,11 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
         f"sampling.max_tokens = {config.sampling.max_tokens} leaves no room for a prompt in engine.max_model_len = "
         f"{config.engine.max_model_len}; lower the one or raise the other",
     )
+    for key, least, there in (
+        ("restarts.min_engines", config.restarts.min_engines, config.engine.num_engines),
+        ("restarts.min_workers", config.restarts.min_workers, config.actors.num_workers),
+    ):
+        yield least > there, f"{key} = {least} is more than the {there} that the run starts; lower it"
     complaint = contradiction(config.loss, config.offpolicy)
     yield complaint is not None, complaint or ""
     objective = Objective(loss=config.loss, offpolicy=config.offpolicy, entropy=config.entropy)

@@ -22,7 +22,7 @@ from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS
 
 _COUNTED = (
     *("attempts", "bytes", "checkpoints", "engines", "episodes", "epochs", "groups", "iterations", "layers", "nats"),
-    *("restarts", "steps", "threads", "tokens", "turns", "updates", "workers"),
+    *("steps", "threads", "tokens", "turns", "updates", "workers"),
 )
 UNIT_WORDS: Final = {"s": "seconds", "gib": "GiB"} | {word: word for word in _COUNTED}
 """The last word of a key -> the unit of its value."""
@@ -48,6 +48,9 @@ UNITS: Final = {
     "learner.parity_limit": "nats",
     "learner.stop_on_skipped": "steps",
     "critic.minibatches": "steps",
+    "restarts.max_per_engine": "restarts",
+    "restarts.max_per_worker": "restarts",
+    "restarts.max_learner": "restarts",
     "collapse.baseline": "measurements",
     "collapse.patience": "measurements",
     "collapse.stop_patience": "iterations",

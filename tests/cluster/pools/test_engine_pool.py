@@ -11,22 +11,32 @@ import pytest
 from ray.exceptions import RayActorError
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.cluster.base import restarts
 from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import engine_pool
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 
 SPEC = EngineSpec(
-    model=Path("model"), version=0, config=EngineConfig(), sampling=SamplingConfig(), stop_token_ids=(), seed=0
+    model=Path("model"),
+    version=0,
+    config=EngineConfig(),
+    sampling=SamplingConfig(),
+    stop_token_ids=(),
+    seed=0,
+    restarts=RestartConfig(),
 )
 
 
 class Handle:
     """An engine's actor; `dead` makes every call fail."""
 
+    born_dead = False
+
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
-        self.dead = False
+        self.dead = self.born_dead
         self.start, self.busy_s, self.commit = (self._method(answer) for answer in (0, 2.5, 1))
 
     def _method(self, answer: object) -> SimpleNamespace:
@@ -62,6 +72,7 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
 
     monkeypatch.setattr(EnginePool, "_launch", launch)
     monkeypatch.setattr(engine_pool.ray, "kill", lambda _: None)
+    monkeypatch.setattr(restarts, "_FIRST_PAUSE_S", 0.0)
     return made
 
 
@@ -86,7 +97,9 @@ def test_a_replacement_that_dies_before_it_was_looked_at_is_replaced_too(spawned
     assert (pool.handles, pool.restarts) == ([spawned[2]], 2)
 
 
-def test_a_replacement_that_dies_at_its_first_commit_does_not_pass_for_one_in_rotation(spawned: list[Handle]) -> None:
+def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_and_is_replaced_too(
+    spawned: list[Handle],
+) -> None:
     def die(handle: Any) -> None:
         handle.dead = True
 
@@ -99,10 +112,66 @@ def test_a_replacement_that_dies_at_its_first_commit_does_not_pass_for_one_in_ro
         await pool.probe()
         await settled()
         assert pool.handles == []
-        with pytest.raises(DependencyLost, match="was replaced but does not serve version 1"):
-            await pool.probe()
+        weights.spoil = lambda _: None
+        await pool.probe()
+        await settled()
+        assert (pool.handles, pool.restarts) == ([spawned[2]], 2)
 
     asyncio.run(lose_at_commit())
+
+
+def test_engines_that_cannot_be_replaced_are_missed_until_too_few_serve(spawned: list[Handle]) -> None:
+    async def lose_all() -> None:
+        limits = RestartConfig(min_engines=2, max_per_engine=0)
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=3), restarts=limits))
+        await pool.start()
+        spawned[0].dead = True
+        assert len(await pool.probe()) == 2
+        assert len(await pool.probe()) == 2
+        assert (pool.handles, pool.restarts, len(spawned)) == (spawned[1:], 0, 3)
+        spawned[2].dead = True
+        with pytest.raises(
+            DependencyLost, match=r"engine 2 died: .*; restarts\.max_per_engine = 0 in 3600 s is used up, and 1 engines"
+        ):
+            await pool.probe()
+
+    asyncio.run(lose_all())
+
+
+def test_a_replacement_that_does_not_come_up_is_tried_again_while_another_engine_serves(
+    spawned: list[Handle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail_twice() -> None:
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)))
+        await pool.start()
+        spawned[0].dead = True
+        monkeypatch.setattr(Handle, "born_dead", True)
+        for attempts in (1, 2, 3):
+            assert len(await pool.probe()) == 1
+            await settled()
+            assert pool.restarts == attempts
+            monkeypatch.setattr(Handle, "born_dead", attempts < 2)
+        assert pool.handles == [spawned[4], spawned[1]]
+
+    asyncio.run(fail_twice())
+
+
+def test_an_engine_that_had_no_restart_left_is_started_again_when_the_window_has_passed(spawned: list[Handle]) -> None:
+    async def wait_for_the_window() -> None:
+        limits = RestartConfig(window_s=0.05, max_per_engine=1)
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2), restarts=limits))
+        await pool.start()
+        for _ in range(2):
+            next(handle for handle in spawned if handle in pool.handles and handle is not spawned[1]).dead = True
+            await pool.probe()
+            await settled()
+        assert pool.handles == [spawned[1]]
+        await asyncio.sleep(0.06)
+        await pool.probe()
+        await settled()
+        assert pool.handles == [spawned[3], spawned[1]]
+
+    asyncio.run(wait_for_the_window())
 
 
 def test_every_engine_that_is_started_draws_from_a_seed_of_its_own_and_a_run_repeats_them(

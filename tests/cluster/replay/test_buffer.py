@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from milepost.cluster.pools.worker_process import BufferSink
+from milepost.cluster.pools.ledger_source import BufferSink
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.wire import WireError, encode

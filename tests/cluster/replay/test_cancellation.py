@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from tests.cluster.replay.buffer_rig import rig
@@ -33,6 +34,7 @@ def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytes
         sampling=SamplingConfig(),
         stop_token_ids=(),
         seed=0,
+        restarts=RestartConfig(),
     )
 
     async def probe() -> None:

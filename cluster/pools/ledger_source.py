@@ -1,0 +1,84 @@
+"""Where a worker's groups come from and its episodes go: the ledger, and the buffer.
+
+Not promised: that a group is to be had. While admission is closed or Redis away, there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from milepost.actors.worker import Ticket
+from milepost.cluster.replay.buffer import TrajectoryBuffer
+from milepost.cluster.replay.client import BufferUnavailable
+from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.wire import WireError
+from milepost.envs.scenarios import ScenarioSet
+from milepost.envs.types import Failure, Trajectory
+
+logger = logging.getLogger(__name__)
+
+
+class LedgerSource:
+    """Groups as the ledger gives them out: first those that a lost worker left behind, then new ones."""
+
+    def __init__(self, ledger: Ledger, owner: str, *, scenarios: ScenarioSet, group_size: int, lease_s: float) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._scenarios = scenarios
+        self._group_size = group_size
+        self._lease_s = lease_s
+
+    async def next_group(self) -> Ticket | None:
+        """A group to play, or None while admission is closed or Redis away."""
+        try:
+            return await self._next()
+        except BufferUnavailable as error:
+            logger.warning("no new groups: %s", error)
+            return None
+
+    async def _next(self) -> Ticket | None:
+        lease_s = self._lease_s
+        left = await self._ledger.adopt(self._owner, lease_s)
+        if left is not None:
+            return Ticket(group_id=left.group_id, task=left.task, indices=tuple(left.missing))
+        sequence = await self._ledger.next_sequence(self._owner)
+        task = self._scenarios.schedule(sequence)
+        group_id = f"g{sequence:08d}"
+        size = self._group_size
+        if not await self._ledger.issue(task=task, group_id=group_id, size=size, owner=self._owner, lease_s=lease_s):
+            return None
+        return Ticket(group_id=group_id, task=task, indices=tuple(range(size)))
+
+    async def renew(self, group_ids: list[str]) -> None:
+        """Extend the leases of groups under way; one that runs out meanwhile is given to another worker."""
+        try:
+            await self._ledger.renew(group_ids, self._owner, self._lease_s)
+        except BufferUnavailable as error:
+            logger.warning("leases not renewed: %s", error)
+
+
+class BufferSink:
+    """Finished episodes into the buffer, waiting while it is full."""
+
+    def __init__(self, buffer: TrajectoryBuffer) -> None:
+        self._buffer = buffer
+
+    async def put(self, result: Trajectory | Failure) -> None:
+        """Store one result; a trajectory that is too large becomes a failure of its environment.
+
+        Raises BufferUnavailable at the deadline, naming what it waited for.
+        """
+        try:
+            await self._buffer.put_with_backpressure(result)
+        except WireError as error:
+            failure = Failure(
+                task=result.task,
+                group_id=result.group_id,
+                index=result.index,
+                boundary="env",
+                error=type(error).__name__,
+                message=f"{error}; raise buffer.max_entry_bytes, or shorten episodes and observations",
+                turn=len(result.turns) if isinstance(result, Trajectory) else 0,
+                cohort=result.cohort,
+            )
+            await self._buffer.put_with_backpressure(failure)

@@ -1,0 +1,191 @@
+"""The pool's bookkeeping of workers that end, on handles that answer as they are told."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.actors.worker import ActorConfig
+from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.base.restarts import RestartBudget, RestartConfig
+from milepost.cluster.pools import workers
+from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
+from milepost.cluster.replay.buffer import BufferConfig
+from milepost.envs.scenarios import ScenarioConfig
+from milepost.envs.types import Task
+from tests.actors.episode_rig import task
+
+HOUR_S = 3600.0
+
+
+class Handle:
+    """A worker's actor: it runs until `end`, and answers pings while it lives."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.run = SimpleNamespace(remote=lambda: self.ended)
+        self.ping = SimpleNamespace(remote=self._ping)
+        self.set_engines = SimpleNamespace(remote=lambda _: None)
+        self.play = SimpleNamespace(remote=self._play)
+
+    async def _ping(self) -> int:
+        if self.ended.done():
+            raise RayActorError
+        return 1
+
+    async def _play(self, tasks: list[Task], _concurrency: int) -> list[Task]:
+        await self._ping()
+        return tasks
+
+    def die(self) -> None:
+        self.ended.set_exception(RayActorError())
+        self.ended.exception()
+
+
+class Ledger:
+    """Notes whose leases were ended."""
+
+    def __init__(self) -> None:
+        self.released: list[str] = []
+
+    async def release_owner(self, name: str) -> None:
+        self.released.append(name)
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
+    handles: list[Handle] = []
+
+    def launch(_pool: WorkerPool, _name: str) -> Handle:
+        handles.append(Handle())
+        return handles[-1]
+
+    monkeypatch.setattr(WorkerPool, "_launch", launch)
+    monkeypatch.setattr(workers.ray, "kill", lambda _: None)
+    return handles
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of pool and budget."""
+    turned = Clock()
+    monkeypatch.setattr(workers, "time", turned)
+    monkeypatch.setattr(workers, "RestartBudget", partial(RestartBudget, clock=turned.monotonic))
+    return turned
+
+
+def pool_of(ledger: Any, *, num_workers: int = 1, **limits: int) -> WorkerPool:
+    spec = WorkerSpec(
+        run_id="run",
+        redis_url="",
+        model=Path("model"),
+        env=ScenarioConfig(),
+        actors=ActorConfig(num_workers=num_workers),
+        engine=EngineConfig(),
+        sampling=SamplingConfig(),
+        buffer=BufferConfig(),
+        reward_path="",
+        group_size=2,
+        restarts=RestartConfig(window_s=HOUR_S, **limits),
+    )
+    return WorkerPool(spec, ledger, [])
+
+
+async def look(pool: WorkerPool) -> None:
+    """Tend, with time for the pings to be answered."""
+    await pool.tend([])
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await pool.tend([])
+
+
+def test_thirty_workers_that_are_killed_over_an_hour_are_all_replaced(made: list[Handle], clock: Clock) -> None:
+    async def kill_them() -> None:
+        ledger = Ledger()
+        pool = pool_of(ledger)
+        pool.roll()
+        for killed in range(1, 31):
+            await look(pool)
+            made[-1].die()
+            await look(pool)
+            clock.now += HOUR_S / 30
+            await look(pool)
+            assert (len(made), pool.restarts) == (killed + 1, killed)
+        assert len(set(ledger.released)) == 30
+
+    asyncio.run(kill_them())
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_pool_goes_on_with_the_workers_it_has_down_to_its_minimum(made: list[Handle]) -> None:
+    async def lose_all() -> None:
+        pool = pool_of(Ledger(), num_workers=3, min_workers=2, max_per_worker=0)
+        pool.roll()
+        made[0].die()
+        await look(pool)
+        await look(pool)
+        assert (len(made), pool.restarts) == (3, 0)
+        made[1].die()
+        with pytest.raises(
+            DependencyLost, match=r"restarts\.max_per_worker = 0 in 3600 s is used up, and 1 workers are left"
+        ):
+            await look(pool)
+
+    asyncio.run(lose_all())
+
+
+def test_a_worker_that_was_given_up_is_started_again_when_the_window_has_passed(
+    made: list[Handle], clock: Clock
+) -> None:
+    async def wait_for_the_window() -> None:
+        pool = pool_of(Ledger(), num_workers=2, max_per_worker=1)
+        pool.roll()
+        for handle, there in ((0, 3), (2, 3)):
+            made[handle].die()
+            await look(pool)
+            assert len(made) == there
+        clock.now += HOUR_S
+        await look(pool)
+        assert len(made) == 4
+
+    asyncio.run(wait_for_the_window())
+
+
+def test_a_pool_whose_workers_never_come_up_says_so_long_before_its_budget_is_used_up(
+    made: list[Handle], clock: Clock
+) -> None:
+    async def die_at_birth() -> None:
+        pool = pool_of(Ledger(), max_per_worker=40)
+        pool.roll()
+        for _ in range(5):
+            made[-1].die()
+            await pool.tend([])
+            clock.now += 10
+            await pool.tend([])
+        assert len(made) == 6
+        made[-1].die()
+        with pytest.raises(DependencyLost, match="and 0 workers are left"):
+            await pool.tend([])
+
+    asyncio.run(die_at_birth())
+
+
+def test_what_a_lost_worker_had_to_play_is_played_by_the_others_while_it_pauses(made: list[Handle]) -> None:
+    async def play() -> list[Any]:
+        pool = pool_of(Ledger(), num_workers=2, max_per_worker=0)
+        made[0].die()
+        return await pool.play([task(), task(target=1), task(target=2)], 10)
+
+    assert len(asyncio.run(play())) == 3
