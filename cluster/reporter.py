@@ -20,6 +20,7 @@ from milepost.cluster.watch import Watch
 from milepost.learner.loop import UpdateReport
 
 logger = logging.getLogger(__name__)
+_SAY_EVERY_S = 60.0
 
 
 class Reporter:
@@ -35,11 +36,19 @@ class Reporter:
         self._iteration = 0
         self._nonfinite = 0
         self._failed = 0
-        self._began = time.monotonic()
+        self._began = self._said_at = time.monotonic()
 
     def activity(self, text: str) -> None:
         """What goes on inside an iteration."""
+        self._said_at = time.monotonic()
         self._view.activity(text)
+
+    def waiting(self, text: str) -> None:
+        """How far an activity has come that takes long: on the live panel, and once a minute as a line that stays."""
+        self._view.activity(text)
+        if time.monotonic() - self._said_at > _SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            self.note(text)
 
     def phase(self, text: str) -> None:
         """A new phase of the run begins."""

@@ -111,7 +111,7 @@ class Run:
         system, progress, clock = self._system, self.progress, Clock()
         self.reporter.activity("waiting for groups")
         with timed(clock.seconds, "wait"):
-            taken = await take_groups(system, self._recovery, progress.version, self._stopping)
+            taken = await take_groups(system, self._recovery, progress.version, self._stopping, self.reporter.waiting)
         if taken is None:
             return
         groups = [leased.group for leased in taken.groups]
