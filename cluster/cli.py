@@ -217,7 +217,7 @@ def main() -> NoReturn:
             print(f"milepost: {line}", file=sys.stderr)
         sys.exit(end.code)
     except Exception as error:
-        if (lost := disk_failure(error)) is not None:
+        if (lost := disk_failure(error, folder=os.getcwd())) is not None:
             print(f"milepost: {lost}", file=sys.stderr)
             sys.exit(lost.code)
         traceback.print_exc()

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from milepost.cluster.base.exits import Exit
 from milepost.cluster.evaluate import evaluate, record
 from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.replay.ready import Taken
 from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.group_log import GroupLog
 from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks, SystemState, iteration_record
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import read_records
@@ -20,9 +21,12 @@ from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
+from milepost.envs.types import Group
+from milepost.learner.credit.filter import Verdict
 from milepost.learner.loop import UpdateReport
 
 logger = logging.getLogger(__name__)
+_SAY_EVERY_S = 60.0
 
 
 class Reporter:
@@ -38,7 +42,7 @@ class Reporter:
         self._iteration = 0
         self._nonfinite = 0
         self._failed = 0
-        self._began = time.monotonic()
+        self._began = self._said_at = time.monotonic()
         self._broken: set[str] = set()
 
     @contextlib.contextmanager
@@ -58,9 +62,24 @@ class Reporter:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._view.note(f"{what} failed ({reason}); training goes on without it, the log has the details")
 
+    def consumed(self, groups: Sequence[Group], verdicts: Sequence[Verdict], log: GroupLog) -> None:
+        """What became of the groups of an update, for the log and the meter of selection bias."""
+        with self.measuring("the log of groups"):
+            log.add(groups)
+        with self.measuring("the meter of selection bias"):
+            self._watch.handled(groups, verdicts)
+
     def activity(self, text: str) -> None:
         """What goes on inside an iteration."""
+        self._said_at = time.monotonic()
         self._view.activity(text)
+
+    def waiting(self, text: str) -> None:
+        """How far an activity has come that takes long: on the live panel, and once a minute as a line that stays."""
+        self._view.activity(text)
+        if time.monotonic() - self._said_at > _SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            self.note(text)
 
     def phase(self, text: str) -> None:
         """A new phase of the run begins."""

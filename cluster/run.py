@@ -111,7 +111,7 @@ class Run:
         system, progress, clock = self._system, self.progress, Clock()
         self.reporter.activity("waiting for groups")
         with timed(clock.seconds, "wait"):
-            taken = await take_groups(system, self._recovery, progress.version, self._stopping)
+            taken = await take_groups(system, self._recovery, progress.version, self._stopping, self.reporter.waiting)
         if taken is None:
             return
         groups = [leased.group for leased in taken.groups]
@@ -123,17 +123,12 @@ class Run:
             clock.overlap_s = await system.engines.busy_s() - busy
         with timed(clock.seconds, "commit"):
             await self._recovery.consume(taken, report.verdicts)
-            with self.reporter.measuring("the log of groups"):
-                self._group_log.add(groups)
-            with self.reporter.measuring("the meter of selection bias"):
-                self._watch.handled(groups, report.verdicts)
+            self.reporter.consumed(groups, report.verdicts, self._group_log)
         self.reporter.activity("publishing weights")
         with timed(clock.seconds, "publish"):
             await system.publish(progress.version)
         with timed(clock.seconds, "check"):
-            checks = await check_policy(
-                system, groups, progress.version, iteration=progress.iteration, measuring=self.reporter.measuring
-            )
+            checks = await check_policy(system, groups, progress, self.reporter.measuring)
         await self.reporter.iteration(taken, report, clock, progress.iteration, checks)
         await self._give_up_on_collapse()
         every = self._config.run.eval_every

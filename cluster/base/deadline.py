@@ -1,15 +1,18 @@
-"""A blocking call with a deadline, beside an event loop: what hangs in it hangs nobody else."""
+"""Deadlines of two kinds of work: a blocking call that may hang, and a long wait that may take long but not stall."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
+Progress = Callable[[], Awaitable[int]]
+_LOOK_EVERY_S = 2.0
 
 
 async def on_a_thread(call: Callable[[], T], *, timeout_s: float) -> T:
@@ -35,6 +38,26 @@ async def on_a_thread(call: Callable[[], T], *, timeout_s: float) -> T:
     async with asyncio.timeout(timeout_s):
         await ended.wait()
     return outcome[0]()
+
+
+async def while_it_goes_on(work: Coroutine[Any, Any, T], done_so_far: Progress, *, stall_timeout_s: float) -> T:
+    """What `work` returns or raises, however long it takes, while `done_so_far` grows.
+
+    Raises TimeoutError once it did not for `stall_timeout_s`. It may fall: what was lost is done again.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        last, moved_at = await done_so_far(), time.monotonic()
+        while time.monotonic() - moved_at <= stall_timeout_s:
+            await asyncio.wait({task}, timeout=min(_LOOK_EVERY_S, stall_timeout_s / 4))
+            if task.done():
+                return task.result()
+            before, last = last, await done_so_far()
+            moved_at = time.monotonic() if last > before else moved_at
+        raise TimeoutError(f"no progress for {stall_timeout_s:g} s")
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _raise(error: BaseException) -> NoReturn:

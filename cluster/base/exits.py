@@ -44,10 +44,12 @@ class Diverged(Exit):
     code = 6
 
 
-def disk_failure(error: BaseException) -> DependencyLost | None:
-    """What an error means that a disk gave, which is nobody's mistake; None for every other error."""
+def disk_failure(error: BaseException, *, folder: object) -> DependencyLost | None:
+    """What an error means that a disk gave, which is nobody's mistake; None for every other error.
+
+    `folder` is where the program writes: an error of a file that was open does not name it.
+    """
     if not isinstance(error, OSError) or error.errno not in _DISK:
         return None
-    return DependencyLost(
-        f"{error.filename or 'a file'} could not be written: {error.strerror}; make room on that disk"
-    )
+    what = error.filename or f"a file in {folder}"
+    return DependencyLost(f"{what} could not be written: {error.strerror}; make room on that disk and start again")

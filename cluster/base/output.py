@@ -35,7 +35,7 @@ def logging_to(log: Path) -> Iterator[None]:
         raise
     except Exception as error:
         root.exception("unexpected error")
-        if (lost := disk_failure(error)) is not None:
+        if (lost := disk_failure(error, folder=log.parent.parent)) is not None:
             raise lost from error
         reason = " ".join(str(error).split())[:200]
         raise Exit(f"unexpected {type(error).__name__}: {reason}; the traceback is in {log}") from error

@@ -40,10 +40,11 @@ from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
 
 logger = logging.getLogger(__name__)
-_FIRST_STEP_S = 900.0
+_STEP_S = 900.0
+"""A step that takes so long is no reason to end a run, also after quick ones: another batch, or a busy machine. Of
+several ranks, one that hangs is found by the others' collectives long before."""
 _DISK_S = 900.0
 _SLOWEST_STEP = 5.0
-_SHORTEST_LIMIT_S = 120.0
 _LAST_WORDS_S = 20.0
 """How long the other ranks may take to show that one of them is gone: each sees the broken exchange first."""
 
@@ -176,7 +177,7 @@ class LearnerPool:
 
     async def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
         """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
-        limit = max(_SHORTEST_LIMIT_S, _SLOWEST_STEP * median(self._step_s)) if self._step_s else _FIRST_STEP_S
+        limit = max(_STEP_S, _SLOWEST_STEP * median(self._step_s or [0.0]))
         started = time.monotonic()
         shared = ray.put(list(groups))
         reports: list[UpdateReport] = await self._all("train", shared, version, options, timeout_s=limit)
@@ -185,12 +186,12 @@ class LearnerPool:
 
     async def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """Whether engine and learner agree on freshly sampled turns. Raises Diverged if they do not."""
-        found: list[float | None] = await self._all("check_parity", list(turns), version, timeout_s=_FIRST_STEP_S)
+        found: list[float | None] = await self._all("check_parity", list(turns), version, timeout_s=_STEP_S)
         return found[0]
 
     async def mutual_information(self, groups: Sequence[Group]) -> float | None:
         """Of prompts and responses of `groups` under the current weights, in nats; None where there are too few."""
-        found: list[float | None] = await self._all("mutual_information", list(groups), timeout_s=_FIRST_STEP_S)
+        found: list[float | None] = await self._all("mutual_information", list(groups), timeout_s=_STEP_S)
         return found[0]
 
     async def delivery(self, version: int) -> Delivery:
@@ -198,14 +199,14 @@ class LearnerPool:
         if self._spec.transfer == "nccl":
             return NcclDelivery(send=self._broadcast, version=version)
         path = self._weights.file(version)
-        digests: list[str | None] = await self._all("write_weights", path, timeout_s=_FIRST_STEP_S)
+        digests: list[str | None] = await self._all("write_weights", path, timeout_s=_STEP_S)
         digest = digests[0]
         assert digest is not None
         return FileDelivery(path=path, sha256=digest, version=version)
 
     async def _broadcast(self, engines: list[Any]) -> None:
         world_size = 1 + len(engines) * self._spec.workers_per_engine
-        await self._all("broadcast", engines, _rendezvous(), world_size, timeout_s=_FIRST_STEP_S)
+        await self._all("broadcast", engines, _rendezvous(), world_size, timeout_s=_STEP_S)
 
     async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
         """Write, hash and publish a checkpoint of `iteration`; returns its folder.
@@ -224,7 +225,7 @@ class LearnerPool:
         )
         try:
             staged = await on_a_thread(partial(_stage, root, tag), timeout_s=_DISK_S)
-            await self._all("save", staged, timeout_s=_FIRST_STEP_S)
+            await self._all("save", staged, timeout_s=_STEP_S)
             publish = partial(_publish, staged, tag, facts, keep=self._spec.keep_checkpoints)
             return await on_a_thread(publish, timeout_s=_DISK_S)
         except TimeoutError as error:

@@ -89,6 +89,7 @@ class WorkerActor:
             BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer)),
             concurrent_groups=spec.actors.concurrent_groups,
         )
+        self._played = 0
 
     async def run(self) -> int:
         """Play groups until stopped; returns the number of environment calls that hung."""
@@ -100,9 +101,15 @@ class WorkerActor:
 
         async def one(index: int, task: Task) -> Trajectory | Failure:
             async with gate:
-                return await run_episode(self._resources, task=task, group_id="eval", index=index)
+                result = await run_episode(self._resources, task=task, group_id="eval", index=index)
+            self._played += 1
+            return result
 
         return list(await asyncio.gather(*(one(index, task) for index, task in tasks)))
+
+    async def played(self) -> int:
+        """Episodes that `play` has ended so far."""
+        return self._played
 
     async def set_engines(self, engines: list[Any]) -> None:
         """The engines now in rotation."""

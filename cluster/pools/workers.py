@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from milepost.cluster.base.deadline import while_it_goes_on
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
 from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import last_line
@@ -28,6 +29,7 @@ from milepost.envs.types import Failure, Task, Trajectory
 logger = logging.getLogger(__name__)
 _START_UP_S = 60.0
 _LOOK_AGAIN_S = 0.5
+_ANSWER_S = 5.0
 
 
 @dataclass(slots=True)
@@ -76,22 +78,31 @@ class WorkerPool:
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
         return slot
 
-    async def play(self, tasks: Sequence[Task], timeout_s: float) -> list[Trajectory | Failure]:
+    async def play(self, tasks: Sequence[Task], stall_timeout_s: float) -> list[Trajectory | Failure]:
         """Play tasks once each, outside the ledger, spread over the workers; what a lost worker had is played again.
 
-        Raises WatchdogExpired at the deadline, DependencyLost where too many workers are lost.
+        Raises WatchdogExpired where no episode ends for `stall_timeout_s`, DependencyLost where too many workers are
+        lost.
         """
         results: list[Trajectory | Failure] = []
-        left = list(enumerate(tasks))
         try:
-            async with asyncio.timeout(timeout_s):
-                while left:
-                    left = await self._play_once(left, results)
+            work = self._play_all(list(enumerate(tasks)), results)
+            await while_it_goes_on(work, self._played, stall_timeout_s=stall_timeout_s)
         except TimeoutError:
             raise WatchdogExpired(
-                f"evaluation: {len(left)} of {len(tasks)} episodes did not end within {timeout_s:g} s"
+                f"evaluation: no episode ended for {stall_timeout_s:g} s; {len(tasks)} were to be played"
             ) from None
         return results
+
+    async def _play_all(self, tasks: list[tuple[int, Task]], results: list[Trajectory | Failure]) -> None:
+        while tasks:
+            tasks = await self._play_once(tasks, results)
+
+    async def _played(self) -> int:
+        """Episodes that the workers have ended outside the ledger; one that does not answer has none."""
+        asked = [asyncio.ensure_future(slot.handle.played.remote()) for slot in self._slots.values()]
+        answered = (await asyncio.wait(asked, timeout=_ANSWER_S))[0] if asked else set()
+        return sum(call.result() for call in answered if call.exception() is None)
 
     async def _play_once(
         self, tasks: list[tuple[int, Task]], results: list[Trajectory | Failure]
@@ -186,6 +197,6 @@ class WorkerPool:
         for slot in self._slots.values():
             ray.kill(slot.handle)
             for future in (slot.running, slot.pulse):
-                if future is not None:
-                    future.cancel()
+                if future is not None and not future.cancel() and not future.cancelled():
+                    future.exception()  # seen: asyncio would print what it died of, after the program's last line
         self._slots, self._due = {}, {}

@@ -27,7 +27,11 @@ _Entry = tuple[bytes, dict[bytes, bytes] | None]
 
 
 class NothingReady(Exception):
-    """Not enough groups became ready in time; the message says who was waited for."""
+    """Not enough groups became ready in time; the message says who was waited for, `have` how many are there."""
+
+    def __init__(self, message: str, have: int) -> None:
+        super().__init__(message)
+        self.have = have
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class ReadyGroups:
             if time.monotonic() >= end:
                 if away is not None:
                     raise BufferUnavailable(f"waited {timeout_s:.0f} s for {count} ready groups: {away}") from away
-                raise NothingReady(await self._who_is_missing(count, timeout_s))
+                raise NothingReady(await self._who_is_missing(count, timeout_s), len(self._held))
 
     async def commit(self, version: int, outcomes: Mapping[str, FinalState]) -> None:
         """Record that the update that made `version` consumed these groups, and how each ends once it is settled.

@@ -70,9 +70,13 @@ class LiveView:
             self._print(f"{text} ...")
 
     def activity(self, text: str) -> None:
-        """What goes on inside the iteration (`waiting for groups 3/8`, `training`); only the live panel shows it."""
-        if text != self._activity:
-            self._activity, self._activity_began = text, time.monotonic()
+        """What goes on inside the iteration (`training`, `waiting for groups: 3 of 8`); only the live panel shows it.
+
+        What comes before a colon names it: the rest may change while its seconds go on.
+        """
+        if text.partition(":")[0] != self._activity.partition(":")[0]:
+            self._activity_began = time.monotonic()
+        self._activity = text
 
     def note(self, text: str) -> None:
         """One line that stays: a restart, a warning."""

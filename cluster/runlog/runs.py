@@ -109,8 +109,9 @@ class RunFolder:
         """Replace the status file atomically and stamp it with the wall-clock time."""
         stamped = msgspec.structs.replace(status, updated_at=datetime.now().isoformat(timespec="seconds"))
         scratch = self.path / f".status-{os.getpid()}.tmp"
-        scratch.write_bytes(msgspec.json.encode(stamped))
-        os.replace(scratch, self.status)
+        with _removed_unless_done(scratch):
+            scratch.write_bytes(msgspec.json.encode(stamped))
+            os.replace(scratch, self.status)
 
     def read_status(self) -> Status | None:
         """The last status, or None before the driver has written one. Raises ConfigError if it cannot be read."""
@@ -146,10 +147,11 @@ class RunFolder:
         """Put a policy in place of `target`, as links to the same files."""
         scratch = self.path / f".{target.name}-{os.getpid()}.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(saved, scratch, copy_function=os.link)
-        (scratch / "milepost.json").write_text(json.dumps({"policy_version": version, "run": self.run_id}))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(scratch, target)
+        with _removed_unless_done(scratch):
+            shutil.copytree(saved, scratch, copy_function=os.link)
+            (scratch / "milepost.json").write_text(json.dumps({"policy_version": version, "run": self.run_id}))
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(scratch, target)
 
     def is_driven(self) -> bool:
         """Whether a living driver holds the folder."""
@@ -162,6 +164,18 @@ class RunFolder:
     def _owner(self) -> str:
         status = self.read_status()
         return f" (pid {status.pid}); stop it first or resume another run" if status else "; stop it first"
+
+
+@contextlib.contextmanager
+def _removed_unless_done(scratch: Path) -> Iterator[None]:
+    """Take away a file or folder that could not be finished: names hold the process id, and would pile up."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
 
 
 def create(runs_dir: Path, name: str) -> RunFolder:

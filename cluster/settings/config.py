@@ -90,7 +90,7 @@ class RunSection(BaseModel):
     eval_every: int = Field(0, ge=0, description="Evaluation interval in iterations; 0: before and after training only")
     runs_dir: str = Field("runs", min_length=1, description="Folder of the run folders")
     stop_grace_s: float = Field(30, gt=0, description="Grace period in seconds that an orderly stop may take")
-    stall_timeout_s: float = Field(300, gt=0, description="Stall timeout in seconds without any progress")
+    stall_timeout_s: float = Field(300, gt=0, description="Stall timeout in seconds in which no episode ends")
     ray_address: str = Field(
         "", description="Ray address; empty: a Ray of its own on this machine; auto: the cluster it is started on"
     )

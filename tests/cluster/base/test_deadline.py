@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from milepost.cluster.base.deadline import on_a_thread
+from milepost.cluster.base.deadline import on_a_thread, while_it_goes_on
 
 
 def test_it_returns_and_raises_what_the_call_does() -> None:
@@ -17,7 +17,7 @@ def test_it_returns_and_raises_what_the_call_does() -> None:
 def test_a_call_that_never_returns_is_left_behind_and_the_process_ends() -> None:
     program = """
 import asyncio, threading
-from milepost.cluster.base.deadline import on_a_thread
+from milepost.cluster.base.deadline import on_a_thread, while_it_goes_on
 try:
     asyncio.run(on_a_thread(threading.Event().wait, timeout_s=0.1))
 except TimeoutError:
@@ -40,3 +40,28 @@ def test_a_call_that_ends_after_its_caller_was_cancelled_harms_nobody() -> None:
         await asyncio.sleep(0.01)
 
     asyncio.run(cancel())
+
+
+def test_work_that_goes_on_may_take_any_time_and_work_that_stalls_may_not() -> None:
+    done = 0
+
+    async def work(steps: int) -> str:
+        nonlocal done
+        for _ in range(steps):
+            await asyncio.sleep(0.1)
+            done += 1
+        await asyncio.sleep(60 if steps == 2 else 0)
+        return "finished"
+
+    async def done_so_far() -> int:
+        return done
+
+    assert asyncio.run(while_it_goes_on(work(8), done_so_far, stall_timeout_s=0.4)) == "finished"
+    with pytest.raises(TimeoutError):
+        asyncio.run(while_it_goes_on(work(2), done_so_far, stall_timeout_s=0.4))
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(while_it_goes_on(_fails(), done_so_far, stall_timeout_s=0.4))
+
+
+async def _fails() -> int:
+    return 1 // 0

@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import shutil
 import stat
@@ -158,3 +160,19 @@ def test_an_evaluation_of_a_run_without_a_policy_says_so(tmp_path):
     with pytest.raises(ConfigError, match="holds no policy of ours"), pinned_policy(folder):
         pass
     assert not list(folder.path.glob(".eval-*"))
+
+
+def test_what_a_full_disk_does_not_take_leaves_no_scratch_file(tmp_path, monkeypatch):
+    folder, saved = runs.create(tmp_path, "full"), tmp_path / "saved"
+    saved.mkdir()
+    before = set(folder.path.iterdir())
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        folder.write_status(Status(pid=1, phase="training"))
+    with pytest.raises(OSError, match="No space"):
+        folder.keep_policy(saved, 1)
+    assert set(folder.path.iterdir()) == before
