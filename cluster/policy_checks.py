@@ -21,8 +21,8 @@ async def check_policy(
 ) -> PolicyChecks:
     """How far engines and learner are apart, and, as often as the config says, what responses owe to their prompts.
 
-    Every engine answers a few prompts of `groups` with the weights of the version that `progress` names. Raises Diverged if parity is broken;
-    what the second one raises is left to `measuring`.
+    Every engine answers a few prompts of `groups` with the weights of the version in `progress`. Raises Diverged
+    if parity is broken; what the second one raises is left to `measuring`.
     """
     prompts = [group.trajectories[0].turns[-1].prompt_ids for group in groups[:_PROMPTS]]
     turns = await system.engines.sample(prompts)

@@ -22,7 +22,8 @@ import ray
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
-from milepost.cluster.pools.learners import LearnerPool, LearnerSpec
+from milepost.cluster.pools.learner_process import LearnerSpec
+from milepost.cluster.pools.learners import LearnerPool
 from milepost.cluster.pools.weights import WeightFolder
 from milepost.cluster.pools.worker_process import WorkerSpec
 from milepost.cluster.pools.workers import WorkerPool

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,10 +40,9 @@ class RestartConfig(BaseModel):
 class RestartBudget:
     """Restarts of the slots of one pool, each slot by itself: what kills one worker leaves the others theirs."""
 
-    def __init__(self, limit: int, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int, window_s: float) -> None:
         self._limit = limit
         self._window_s = window_s
-        self._clock = clock
         self._spent: defaultdict[int, deque[float]] = defaultdict(deque)
         self._since_up: defaultdict[int, int] = defaultdict(int)
         self.total = 0
@@ -56,7 +54,7 @@ class RestartBudget:
 
     def spend(self, slot: int) -> float | None:
         """Count one more restart of `slot`: the pause before it in seconds, or None where it has none left now."""
-        now, spent = self._clock(), self._spent[slot]
+        now, spent = time.monotonic(), self._spent[slot]
         while spent and now - spent[0] >= self._window_s:
             spent.popleft()
         if not spent:

@@ -14,27 +14,26 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import ray
-import safetensors.torch
 import torch
 from ray.exceptions import RayError, RayTaskError
 from safetensors import SafetensorError
 
 from milepost.cluster.base.deadline import on_a_thread
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
-from milepost.cluster.base.restarts import RestartBudget, RestartConfig
+from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import last_line
-from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder, sha256_of
+from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
+from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder
 from milepost.envs.types import Group, Turn
 from milepost.learner.credit.trial import StrategyError
-from milepost.learner.loop import LearnerRank, UpdateReport
-from milepost.learner.recipe import Recipe, UpdateOptions
+from milepost.learner.loop import UpdateReport
+from milepost.learner.recipe import UpdateOptions
 from milepost.learner.steps import DivergenceError, ParityError
 from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
@@ -49,90 +48,8 @@ _LAST_WORDS_S = 20.0
 """How long the other ranks may take to show that one of them is gone: each sees the broken exchange first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnerSpec:
-    """What every learner rank of a run is started with."""
-
-    run_id: str
-    model: Path
-    reference: Path | None
-    recipe: Recipe
-    seed: int
-    checkpoints: Path
-    keep_checkpoints: int
-    config_hash: str
-    transfer: Literal["file", "nccl"]
-    workers_per_engine: int
-    restarts: RestartConfig
-
-
 class LearnerLost(DependencyLost):
     """A learner process is gone; what it did after the last checkpoint is gone with it."""
-
-
-class LearnerActor:
-    """One rank in a process of its own."""
-
-    def __init__(self, spec: LearnerSpec, member: ProcessGroupMember) -> None:
-        from milepost.learner.zero.actor_critic import (  # DeepSpeed: only a rank's own process needs it
-            ActorCritic,
-            Models,
-        )
-
-        self._link: Any = None
-        self._linked: list[Any] = []
-        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        recipe = spec.recipe
-        models = Models(spec.model, reference=spec.reference, critic=recipe.trained_critic)
-        self._models = ActorCritic(models, recipe.learner, member=member, seed=spec.seed, device=device)
-        self._rank = LearnerRank(self._models, recipe)
-
-    def load(self, folder: Path | None) -> None:
-        """Continue from a verified checkpoint's `zero` folder, if any."""
-        if folder is not None:
-            self._models.load(folder / "zero")
-
-    def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
-        """As `LearnerRank.train`."""
-        return self._rank.train(groups, version, options)
-
-    def mutual_information(self, groups: Sequence[Group]) -> float | None:
-        """As `LearnerRank.mutual_information`."""
-        return self._rank.mutual_information(groups)
-
-    def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
-        """As `LearnerRank.check_parity`."""
-        return self._rank.check_parity(turns, version)
-
-    def write_weights(self, path: Path) -> str | None:
-        """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in
-        gathering.
-        """
-        tensors = {}
-        for name, tensor in self._models.full_tensors():
-            if self._models.rank == 0:
-                tensors[name] = tensor.to("cpu", copy=True).contiguous()
-        if self._models.rank != 0:
-            return None
-        safetensors.torch.save_file(tensors, path)
-        return sha256_of(path)
-
-    def broadcast(self, engines: list[Any], address: tuple[str, int], world_size: int) -> None:
-        """Send every tensor to the engines over NCCL; all ranks take part in gathering. Not run: it needs GPUs."""
-        from milepost.actors import transfer  # imports vllm, which only this way of delivery needs in a learner
-
-        if self._link is None or self._linked != engines:
-            source = transfer.GatheredSource(self._models.tensor_shapes(), self._models.full_tensors)
-            self._link = transfer.nccl_sender(
-                source=source, engines=engines, rank=self._models.rank, address=address, world_size=world_size
-            )
-            self._linked = engines
-        self._link.send_weights()
-
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of a checkpoint into `folder`."""
-        self._models.save(folder / "zero")
-        self._models.save_policy(folder / "policy")
 
 
 class LearnerPool:

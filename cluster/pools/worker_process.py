@@ -7,7 +7,6 @@ its own end: `milepost.cluster.pools.workers` replaces it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Failure, Task, Trajectory
 from milepost.reward.reward import load_reward
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

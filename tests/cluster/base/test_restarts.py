@@ -1,17 +1,26 @@
 """How many restarts a pool's slots have, and how long they pause, on a clock that the test turns."""
 
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from milepost.cluster.base import restarts
 from milepost.cluster.base.restarts import RestartBudget
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
+    now = 1000.0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.now
+
+
+clock = Clock()
+
+
+@pytest.fixture(autouse=True)
+def turned_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "time", clock)
 
 
 def spent(budget: RestartBudget, times: int) -> list[float | None]:
@@ -24,21 +33,20 @@ def spent(budget: RestartBudget, times: int) -> list[float | None]:
 
 
 def test_the_first_restart_comes_at_once_and_each_one_soon_after_it_pauses_twice_as_long() -> None:
-    budget = RestartBudget(limit=9, window_s=3600, clock=Clock())
+    budget = RestartBudget(limit=9, window_s=3600)
     assert spent(budget, 10) == [0, 1, 2, 4, 8, 16, 32, 60, 60, None]
     assert budget.total == 9
 
 
 def test_a_slot_has_its_own_restarts_and_its_own_pause() -> None:
-    budget = RestartBudget(limit=2, window_s=3600, clock=Clock())
+    budget = RestartBudget(limit=2, window_s=3600)
     assert [budget.spend(0), budget.spend(0), budget.spend(0)] == [0, 1, None]
     assert budget.spend(1) == 0
     assert budget.total == 3
 
 
 def test_a_restart_counts_until_the_window_has_passed_over_it() -> None:
-    clock = Clock()
-    budget = RestartBudget(limit=2, window_s=3600, clock=clock)
+    budget = RestartBudget(limit=2, window_s=3600)
     budget.spend(0)
     clock.now += 1800
     assert [budget.spend(0), budget.spend(0)] == [0, None], "ten minutes later the pause is none again"
@@ -49,16 +57,14 @@ def test_a_restart_counts_until_the_window_has_passed_over_it() -> None:
 
 
 def test_a_loss_every_hour_never_uses_a_budget_up() -> None:
-    clock = Clock()
-    budget = RestartBudget(limit=1, window_s=3600, clock=clock)
+    budget = RestartBudget(limit=1, window_s=3600)
     for _ in range(1000):
         clock.now += 3600
         assert spent(budget, 1) == [0]
 
 
 def test_thirty_killed_workers_over_an_hour_are_all_replaced_within_seconds() -> None:
-    clock = Clock()
-    budget = RestartBudget(limit=40, window_s=3600, clock=clock)
+    budget = RestartBudget(limit=40, window_s=3600)
     pauses = []
     for _ in range(30):
         clock.now += 120
@@ -67,8 +73,7 @@ def test_thirty_killed_workers_over_an_hour_are_all_replaced_within_seconds() ->
 
 
 def test_what_never_came_up_in_five_starts_is_given_up_until_the_window_has_passed() -> None:
-    clock = Clock()
-    budget = RestartBudget(limit=40, window_s=3600, clock=clock)
+    budget = RestartBudget(limit=40, window_s=3600)
     assert [budget.spend(0) for _ in range(7)] == [0, 1, 2, 4, 8, None, None]
     assert budget.spend(1) == 0
     clock.now += 3600
@@ -76,19 +81,19 @@ def test_what_never_came_up_in_five_starts_is_given_up_until_the_window_has_pass
 
 
 def test_one_that_came_up_between_begins_the_count_of_false_starts_anew() -> None:
-    budget = RestartBudget(limit=40, window_s=3600, clock=Clock())
+    budget = RestartBudget(limit=40, window_s=3600)
     assert None not in [budget.spend(0) for _ in range(5)]
     budget.came_up(0)
     assert None not in [budget.spend(0) for _ in range(5)]
     assert budget.spend(0) is None
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     gaps_s=st.lists(st.floats(0, 500), max_size=60), limit=st.integers(0, 8), window_s=st.sampled_from([10.0, 1000.0])
 )
 def test_no_window_ever_holds_more_restarts_than_the_limit(gaps_s: list[float], limit: int, window_s: float) -> None:
-    clock = Clock()
-    budget = RestartBudget(limit, window_s, clock=clock)
+    budget = RestartBudget(limit, window_s)
     granted: list[float] = []
     for gap_s in gaps_s:
         clock.now += gap_s

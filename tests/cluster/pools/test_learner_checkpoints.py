@@ -12,6 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import learners
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.learner.zero import checkpoint
@@ -37,7 +38,8 @@ def pool_with(root: Path, write: Write) -> LearnerPool:
     async def save(staged: Path) -> None:
         write(staged)
 
-    pool = LearnerPool(SimpleNamespace(checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3), None)
+    spec = SimpleNamespace(checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3, restarts=RestartConfig())
+    pool = LearnerPool(spec, None)
     pool._handles = [SimpleNamespace(save=SimpleNamespace(remote=save))]
     return pool
 

@@ -1,7 +1,6 @@
 """The pool's bookkeeping of workers that end, on handles that answer as they are told."""
 
 import asyncio
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,9 @@ from ray.exceptions import RayActorError
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
+from milepost.cluster.base import restarts
 from milepost.cluster.base.exits import DependencyLost
-from milepost.cluster.base.restarts import RestartBudget, RestartConfig
+from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import workers
 from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.replay.buffer import BufferConfig
@@ -32,6 +32,7 @@ class Handle:
         self.ping = SimpleNamespace(remote=self._ping)
         self.set_engines = SimpleNamespace(remote=lambda _: None)
         self.play = SimpleNamespace(remote=self._play)
+        self.played = SimpleNamespace(remote=self._ping)
 
     async def _ping(self) -> int:
         if self.ended.done():
@@ -82,7 +83,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time of pool and budget."""
     turned = Clock()
     monkeypatch.setattr(workers, "time", turned)
-    monkeypatch.setattr(workers, "RestartBudget", partial(RestartBudget, clock=turned.monotonic))
+    monkeypatch.setattr(restarts, "time", turned)
     return turned
 
 
