@@ -18,13 +18,13 @@ class LateTurns:
     """Later turns get more of what their trajectory won over its group."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    scaling = "unit_std"
+    scaling = "unit_rms"
 
     def __init__(self, *, fade: float = 0.5) -> None:
         self.fade = fade
 
     def assign(self, group: CreditGroup) -> Credit:
-        traj_adv = trajectory_advantages(group.penalised_rewards(0.0), baseline="dr_grpo")
+        traj_adv = trajectory_advantages(group.returns, baseline="dr_grpo")
         turns = [len(trajectory.turns) for trajectory in group.trajectories]
         step_adv = tuple(a * self.fade ** np.arange(n)[::-1] for a, n in zip(traj_adv, turns, strict=True))
         compared = tuple(np.zeros(n, dtype=np.int8) for n in turns)

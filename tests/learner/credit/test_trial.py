@@ -26,7 +26,7 @@ def test_the_strategies_that_are_delivered_pass(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("WrongScaling", "scaling is 'std'; it must be one of unit_std, "),
+        ("WrongScaling", "scaling is 'std'; it must be one of unit_rms, "),
         ("WrongNeed", "requires names 'crystal ball'; known: critic, "),
         ("Raises", "assign raised ZeroDivisionError: nothing to divide by"),
         ("ReadsWhatItDoesNotRequire", "assign raised TypeError"),

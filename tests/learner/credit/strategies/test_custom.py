@@ -28,7 +28,7 @@ def test_a_path_and_its_options_make_the_strategy() -> None:
     config = settings(path=f"{HERE}:LateTurns", options={"fade": 0.25}, invalid_penalty=0.0)
     assert isinstance(config, CustomConfig)
     strategy = build(config)
-    assert (strategy.requires, strategy.scaling) == (frozenset(), "unit_std")
+    assert (strategy.requires, strategy.scaling) == (frozenset(), "unit_rms")
     # Returns 1, 0, 0 less their mean; the first of two turns gets a quarter of its trajectory's 2/3.
     credit = strategy.assign(GROUP)
     np.testing.assert_allclose(np.concatenate(credit.total), [1 / 6, 2 / 3, -1 / 3, -1 / 3])
