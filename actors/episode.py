@@ -76,6 +76,7 @@ class _Episode:
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
     cohort: str = ""
+    success_reported: bool = False
     waits_for: str = ""
     """What the episode is waiting for, for the message at its deadline."""
 
@@ -148,6 +149,7 @@ class _Episode:
                 turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
                 self.turns.append(turn)
                 anchor = step.anchor
+                self.success_reported |= step.success is not None
                 outcome = _outcome(step, self.turns, limits.max_turns)
                 if outcome is not None:
                     return outcome
@@ -226,6 +228,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                     outcome=outcome,
                     seconds=time.monotonic() - started,
                     cohort=episode.cohort,
+                    success_reported=episode.success_reported,
                 )
             except ValueError as excess:  # each turn was in order: it is their rewards together
                 raise _EpisodeError("env", ContractError(str(excess))) from excess

@@ -7,6 +7,7 @@ line instead of a started cluster. Not promised: that an environment which passe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
@@ -39,6 +41,7 @@ def check_start(config: RunConfig) -> None:
     Raises ConfigError, or DependencyLost for a Redis that does not answer.
     """
     scenarios = check_world(config)
+    _say_credit_basis(config, scenarios)
     for warning in check_credit(config.credit):
         print(f"milepost: {warning}", file=sys.stderr)
     require_port(config.metrics)
@@ -58,6 +61,15 @@ def check_start(config: RunConfig) -> None:
         raise ConfigError(str(error)) from error
     except BufferUnavailable as error:
         raise DependencyLost(str(error)) from error
+
+
+def _say_credit_basis(config: RunConfig, scenarios: ScenarioSet) -> None:
+    """Say what credit goes by. A later step that hangs is not judged here: the run's deadlines are for that."""
+    limit, task = config.actors.env_timeout_s, scenarios.task("train", 0)
+    with contextlib.suppress(ConfigError):
+        basis = within(2 * limit, "an episode", lambda: credit_basis(config, task, seconds=min(2.0, limit / 2)))
+        if basis is not None:
+            print(f"milepost: {basis}", file=sys.stderr)
 
 
 def judge_model(config: RunConfig) -> CheckedModel:

@@ -14,7 +14,8 @@ Optional info keys, each used where it is given:
     action              str    the action as understood, canonical; default: the stripped response
     action_valid        bool   False: the response held no action
     progress            float  share of the way to the goal, in [0, 1]
-    success             bool   at the end: was the task solved?
+    success             bool   at the end: was the task solved? default: whether the rewards add up to more than 0, for
+                               people; credit then goes by returns
     admissible_actions  list   of str: what could be done now
     tool                dict   facts about a tool call, of values that JSON knows
     cohort              str    at reset: the kind of task (difficulty, map family) by which success is told, up to 64

@@ -129,6 +129,9 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seconds: float = 0.0
     cohort: Cohort = ""
     """As the environment said at reset, else as the task's options say."""
+    success_reported: bool = True
+    """Whether the environment said at any turn if the task is solved. Where it did not, an outcome that is not
+    `truncated` follows from the sum of the rewards: it is for people, and no measure of graded rewards."""
 
     def __post_init__(self) -> None:
         if not self.turns:

@@ -56,6 +56,14 @@ class ReturnsNoText(CountingEnv):
         return (self.count, *super().step(response)[1:])
 
 
+class SaysNoSuccess(CountingEnv):
+    """Pays for every step up, and says nothing of success."""
+
+    def step(self, response: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, done, cut, info = super().step(response)
+        return observation, float(info["action_valid"]), done, cut, {k: v for k, v in info.items() if k != "success"}
+
+
 class Pays(CountingEnv):
     """The same amount in each of two turns."""
 

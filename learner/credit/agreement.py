@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milepost.learner.credit.assignment import CreditGroup, Floats
+from milepost.learner.credit.graph import TransitionGraph
 
 ROUNDING_DIGITS = 9
 """Credits that agree to so many decimal places are the same: they differ by rounding only."""
@@ -114,6 +115,31 @@ def anchor_facts(group: CreditGroup) -> AnchorFacts:
         repeated_pairs=len(repeated),
         aliased_pairs=sum(len(targets[pair]) > 1 for pair in repeated),
     )
+
+
+def graph_diagnostics(group: CreditGroup, graph: TransitionGraph) -> dict[str, float]:
+    """How well the anchors suit the task: too fine gives singletons, too coarse gives aliasing.
+
+    `states`: of the graph. `singleton_share`: share of turns in a state that was visited once, ever. `aliased_share`:
+    share of the (s, a) that the group repeated which it saw lead to different states.
+
+    >>> from milepost.learner.credit.graph import build_graph
+    >>> group = CreditGroup.from_walks("A x B success", "A x C y C failure")
+    >>> graph_diagnostics(group, build_graph(group))  # C was visited once; x in A led to B and to C
+    {'states': 2.0, 'singleton_share': 0.3333333333333333, 'aliased_share': 1.0}
+    """
+    turn_pair = graph.turn_pair
+    next_anchors = [turn.next_anchor for trajectory in group.trajectories for turn in trajectory.turns]
+    led = {*zip(turn_pair.tolist(), next_anchors, strict=True)}
+    successors = np.bincount([pair for pair, _ in led], minlength=len(graph.pair_index))
+    repeated = np.bincount(turn_pair, minlength=len(graph.pair_index)) >= 2
+    num_repeated = int(np.count_nonzero(repeated))
+    alone = graph.state_visits[graph.pair_state[turn_pair]] <= 1
+    return {
+        "states": float(len(graph.states)),
+        "singleton_share": float(np.count_nonzero(alone)) / len(turn_pair),
+        "aliased_share": int(np.count_nonzero(successors[repeated] > 1)) / num_repeated if num_repeated else 0.0,
+    }
 
 
 def _ranks(values: Floats) -> Floats:

@@ -79,6 +79,8 @@ class CreditTrajectory:
 
     outcome: Outcome
     turns: tuple[CreditTurn, ...]
+    success_reported: bool = True
+    """As in `Trajectory`: whether the environment said if the task is solved."""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -135,7 +137,7 @@ class CreditGroup:
             raise ValueError(f"group {self.task_id} holds no trajectory; credit needs at least one")
 
     @classmethod
-    def from_walks(cls, *walks: str, **fields: Sequence[Any]) -> Self:
+    def from_walks(cls, *walks: str, success_reported: bool = True, **fields: Sequence[Any]) -> Self:
         """A group spelt as text, for worked examples: `A x B y C success` is two turns, from A by x to B by y to C.
 
         The last turn of a success has reward 1, every other one 0, and a turn has one token, unless `fields` says more:
@@ -154,10 +156,21 @@ class CreditGroup:
         return cls(
             "g",
             tuple(
-                CreditTrajectory(t.outcome, tuple(msgspec.structs.replace(turn, **next(rows)) for turn in t.turns))
+                CreditTrajectory(
+                    t.outcome,
+                    tuple(msgspec.structs.replace(turn, **next(rows)) for turn in t.turns),
+                    success_reported,
+                )
                 for t in trajectories
             ),
         )
+
+    @property
+    def reports_success(self) -> bool:
+        """Whether outcomes can be gone by: somebody was told, and so was everyone whose episode was not cut off."""
+        told = [t.success_reported for t in self.trajectories]
+        ended = [t.success_reported for t in self.trajectories if t.outcome != "truncated"]
+        return any(told) and all(ended)
 
     @property
     def returns(self) -> Floats:
@@ -267,7 +280,8 @@ def _walk(walk: str) -> CreditTrajectory:
 
 
 def _from_trajectory(trajectory: Trajectory) -> CreditTrajectory:
-    return CreditTrajectory(trajectory.outcome, tuple(_from_turn(turn) for turn in trajectory.turns))
+    turns = tuple(_from_turn(turn) for turn in trajectory.turns)
+    return CreditTrajectory(trajectory.outcome, turns, trajectory.success_reported)
 
 
 def _from_turn(turn: Turn) -> CreditTurn:

@@ -9,6 +9,7 @@ pessimistic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ class TransitionGraph:
 class GraphValues:
     """Value functions V(s) and Q(s, a) under the behaviour in the graph, discounted per turn.
 
-    By default the probability of success, in [0, 1]; with returns at the ends, in units of the return.
+    By default the probability of success, in [0, 1]; with rewards on the edges, the return from here on.
     """
 
     value: Floats
@@ -95,11 +96,15 @@ class GraphValues:
     """`[S]` standard deviation of Q(s, a) over the actions as often as they were taken."""
 
 
-def build_graph(group: CreditGroup) -> TransitionGraph:
+def build_graph(group: CreditGroup, *, won: Sequence[bool] | None = None, with_history: bool = True) -> TransitionGraph:
     """Count every transition of `group` and of its history.
 
     The last turn of a trajectory leads to the terminal of its outcome. States known from the history only are states
     of the graph; a past transition into a state that nobody is known to have acted in is left out.
+
+    Args:
+        won: `[G]` which trajectories end in success; those of this outcome if None.
+        with_history: whether what earlier groups met counts; of them only outcomes are known.
 
     >>> graph = build_graph(CreditGroup.from_walks("A x B p B success", "A y C failure"))
     >>> graph.states, list(graph.pair_index)
@@ -108,15 +113,16 @@ def build_graph(group: CreditGroup) -> TransitionGraph:
     [1, 3, 2]
     """
     turns = [turn for trajectory in group.trajectories for turn in trajectory.turns]
-    past = grounded(group.history, {turn.anchor for turn in turns}) if group.history else []
+    past = grounded(group.history, {turn.anchor for turn in turns}) if group.history and with_history else []
     moves = [(turn.anchor, turn.action) for turn in turns] + [(p.anchor, p.action) for p in past]
     states = tuple(sorted({anchor for anchor, _ in moves}))
     state_index = {state: row for row, state in enumerate(states)}
     pair_index = {pair: row for row, pair in enumerate(sorted(set(moves)))}
     pair_state = np.array([state_index[anchor] for anchor, _ in pair_index], dtype=np.int64)
     move_pair = np.array([pair_index[move] for move in moves], dtype=np.int64)
+    ends = [t.outcome == "success" for t in group.trajectories] if won is None else won
     target = np.concatenate(
-        [_targets(group, pair_state[move_pair[: len(turns)]], len(states)), _ends(past, state_index)]
+        [_targets(group, ends, pair_state[move_pair[: len(turns)]], len(states)), _ends(past, state_index)]
     )
     edges, row = np.unique(move_pair * (len(states) + 2) + target, return_inverse=True)
     return TransitionGraph(
@@ -131,25 +137,25 @@ def build_graph(group: CreditGroup) -> TransitionGraph:
     )
 
 
-def solve_values(graph: TransitionGraph, *, beta: float, end_value: Floats | None = None) -> GraphValues:
+def solve_values(graph: TransitionGraph, *, beta: float, reward: Floats | None = None) -> GraphValues:
     """Policy evaluation on the empirical process by one sparse solve (CRBC, Ren et al. 2026).
 
     With mu(a|s) = N(s,a)/N(s) and P(x|s,a) = N(s,a,x)/N(s,a):
 
-        V = (I - beta M)^-1 b,   M(s,s') = sum_a mu P(s'|s,a),   b(s) = beta sum_a mu sum_ends P(end|s,a) end_value
-        Q(s,a) = beta sum_x P(x|s,a) V(x),   V(end) = end_value
+        V = (I - beta M)^-1 b,   M(s,s') = sum_a mu P(s'|s,a),   b(s) = beta sum_a mu sum_x P(x|s,a) reward(s,a,x)
+        Q(s,a) = beta sum_x P(x|s,a) (reward(s,a,x) + V(x)),   V(terminal) = 0
         sigma(s)^2 = sum_a mu (Q - V)^2
 
     Cycles are fine: for 0 < beta < 1 the matrix is strictly diagonally dominant, so the solution exists and is unique.
 
     Args:
-        end_value: `[E]` what an edge that ends is worth, 0 for all others; 1 for success and 0 for no success if None.
+        reward: `[E]` what an edge pays; 1 for those that end in success and 0 for all others if None, as published.
 
     >>> values = solve_values(build_graph(CreditGroup.from_walks("A x B p B success", "A y C failure")), beta=0.5)
     >>> values.value.tolist(), values.q.tolist()  # V(B) = 0.5, Q(A, x) = 0.5 V(B), V(A) = Q(A, x) / 2
     ([0.125, 0.5], [0.25, 0.0, 0.5])
     """
-    ends = graph.won if end_value is None else end_value
+    pays = graph.won if reward is None else reward
     num_states = len(graph.states)
     edge_state = graph.edge_state
     # mu(a|s) P(x|s,a) = N(s,a,x) / N(s)
@@ -159,11 +165,12 @@ def solve_values(graph: TransitionGraph, *, beta: float, end_value: Floats | Non
         (share[inner], (edge_state[inner], graph.edge_target[inner])),
         shape=(num_states, num_states),
     )
-    b = beta * _sums(edge_state, share * ends, num_states)
-    solved = spsolve(csc_array(eye_array(num_states) - beta * m), b)
-    # A value is a discounted mean of what the ends are worth; rounding may leave their range by the last place.
-    value = np.clip(solved, min(0.0, float(ends.min())), max(0.0, float(ends.max())))
-    return _judged(graph, value, _backup(graph, value, beta=beta, end_value=ends))
+    b = beta * _sums(edge_state, share * pays, num_states)
+    value = spsolve(csc_array(eye_array(num_states) - beta * m), b)
+    if not np.any(pays[inner]):
+        # A value is a discounted mean of what the ends are worth; rounding may leave their range by the last place.
+        value = np.clip(value, min(0.0, float(pays.min())), max(0.0, float(pays.max())))
+    return _judged(graph, value, _backup(graph, value, beta=beta, reward=pays))
 
 
 def visit_local_values(graph: TransitionGraph, realised: Floats) -> GraphValues:
@@ -189,55 +196,46 @@ def visit_local_values(graph: TransitionGraph, realised: Floats) -> GraphValues:
     return _judged(graph, np.bincount(state, weights=returns) / np.bincount(state), q)
 
 
-def backed_up(
-    graph: TransitionGraph, values: GraphValues, *, beta: float, depth: int, end_value: Floats
-) -> GraphValues:
+def backed_up(graph: TransitionGraph, values: GraphValues, *, beta: float, depth: int, reward: Floats) -> GraphValues:
     """`depth` Bellman backups of `values`: V^(K) = T^K V^(0), Q^(K) = B V^(K-1) of CRBC; `values` itself for 0.
 
     Args:
-        end_value: `[E]` as in `solve_values`.
+        reward: `[E]` as in `solve_values`.
 
     >>> graph = build_graph(CreditGroup.from_walks("A x B p B success", "A y B q B failure"))
     >>> start = visit_local_values(graph, np.array([0.25, 0.5, 0.0, 0.0]))
-    >>> backed_up(graph, start, beta=0.5, depth=1, end_value=graph.won).q.tolist()  # both ways from A lead to B
+    >>> backed_up(graph, start, beta=0.5, depth=1, reward=graph.won).q.tolist()  # both ways from A lead to B
     [0.125, 0.125, 0.5, 0.0]
     """
     value, q, mu = values.value, values.q, graph.mu
     for _ in range(depth):
-        q = _backup(graph, value, beta=beta, end_value=end_value)
+        q = _backup(graph, value, beta=beta, reward=reward)
         value = _sums(graph.pair_state, mu * q, len(graph.states))
     return _judged(graph, value, q)
 
 
-def graph_diagnostics(group: CreditGroup, graph: TransitionGraph) -> dict[str, float]:
-    """How well the anchors suit the task: too fine gives singletons, too coarse gives aliasing.
+def mean_on_edges(graph: TransitionGraph, values: Floats) -> Floats:
+    """`[E]` mean of what was seen in the group's turns on each edge; 0 on edges of the history alone.
 
-    `states`: of the graph. `singleton_share`: share of turns in a state that was visited once, ever. `aliased_share`:
-    share of the (s, a) that the group repeated which it saw lead to different states.
+    Args:
+        values: `[N]`, one number for each turn of the group.
 
-    >>> group = CreditGroup.from_walks("A x B success", "A x C y C failure")
-    >>> graph_diagnostics(group, build_graph(group))  # C was visited once; x in A led to B and to C
-    {'states': 2.0, 'singleton_share': 0.3333333333333333, 'aliased_share': 1.0}
+    >>> graph = build_graph(CreditGroup.from_walks("A x B success", "A x B success", "A y B failure"))
+    >>> mean_on_edges(graph, np.array([3.0, 1.0, -1.0])).tolist()
+    [2.0, -1.0]
     """
-    turn_pair = graph.turn_pair
-    next_anchors = [turn.next_anchor for trajectory in group.trajectories for turn in trajectory.turns]
-    led = {*zip(turn_pair.tolist(), next_anchors, strict=True)}
-    successors = np.bincount([pair for pair, _ in led], minlength=len(graph.pair_index))
-    repeated = np.bincount(turn_pair, minlength=len(graph.pair_index)) >= 2
-    num_repeated = int(np.count_nonzero(repeated))
-    alone = graph.state_visits[graph.pair_state[turn_pair]] <= 1
-    return {
-        "states": float(len(graph.states)),
-        "singleton_share": float(np.count_nonzero(alone)) / len(turn_pair),
-        "aliased_share": int(np.count_nonzero(successors[repeated] > 1)) / num_repeated if num_repeated else 0.0,
-    }
+    # Summed in an order that does not depend on the trajectories'.
+    order = np.lexsort((values, graph.turn_edge))
+    count = np.bincount(graph.turn_edge, minlength=len(graph.edge_count))
+    mean: Floats = _sums(graph.turn_edge[order], values[order], len(graph.edge_count)) / np.maximum(count, 1)
+    return mean
 
 
-def _targets(group: CreditGroup, turn_state: Ints, num_states: int) -> Ints:
+def _targets(group: CreditGroup, won: Sequence[bool], turn_state: Ints, num_states: int) -> Ints:
     """`[N]` row of the state each turn led to: the next turn's, or the terminal."""
     target = np.roll(turn_state, -1)
     last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
-    target[last] = [num_states + (trajectory.outcome != "success") for trajectory in group.trajectories]
+    target[last] = [num_states + (not each) for each in won]
     return target
 
 
@@ -247,9 +245,9 @@ def _ends(past: list[PastTransition], state_index: dict[str, int]) -> Ints:
     return np.array(rows, dtype=np.int64)
 
 
-def _backup(graph: TransitionGraph, value: Floats, *, beta: float, end_value: Floats) -> Floats:
-    """`[P]` beta * expectation of where a pair led."""
-    target_value = np.append(value, [0.0, 0.0])[graph.edge_target] + end_value
+def _backup(graph: TransitionGraph, value: Floats, *, beta: float, reward: Floats) -> Floats:
+    """`[P]` beta * expectation of what a pair paid and where it led."""
+    target_value = np.append(value, [0.0, 0.0])[graph.edge_target] + reward
     backup = _sums(graph.edge_pair, graph.edge_count * target_value, len(graph.pair_index))
     expected: Floats = beta * backup / graph.pair_visits
     return expected

@@ -3,10 +3,11 @@
     {"task_id": "t", "trajectories": [{"outcome": "success", "turns": [
         {"anchor": "A", "action": "x", "next_anchor": "B", "reward": 1.0, "num_tokens": 3}]}]}
 
-A turn may also have `invalid`, `progress`, `entropy`, `history_gain`, `value` and `token_values`, as in `CreditTurn`.
-Where `invalid` is true, `action` may be missing or null, and is not looked at. Nothing else is accepted: a misspelt
-field is refused, not ignored. Files are read line by line and never held whole. What earlier groups of a task met
-(`CreditGroup.history`) is not part of the format.
+A trajectory may also have `success_reported`: false where its outcome was guessed from its rewards; then credit goes by
+returns. A turn may also have `invalid`, `progress`, `entropy`, `history_gain`, `value` and `token_values`, as in
+`CreditTurn`. Where `invalid` is true, `action` may be missing or null, and is not looked at. Nothing else is accepted:
+a misspelt field is refused, not ignored. Files are read line by line and never held whole. What earlier groups of a
+task met (`CreditGroup.history`) is not part of the format.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class _TurnLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     token_values: tuple[float, ...] | None = None
 
 
-class _TrajectoryLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _TrajectoryLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     outcome: Outcome
     turns: Annotated[list[_TurnLine], msgspec.Meta(min_length=1)]
+    success_reported: bool = True
 
 
 class _GroupLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,7 +118,11 @@ def encode(group: CreditGroup) -> bytes:
         _GroupLine(
             task_id=group.task_id,
             trajectories=[
-                _TrajectoryLine(outcome=t.outcome, turns=[_turn_line(turn) for turn in t.turns])
+                _TrajectoryLine(
+                    outcome=t.outcome,
+                    turns=[_turn_line(turn) for turn in t.turns],
+                    success_reported=t.success_reported,
+                )
                 for t in group.trajectories
             ],
         )
@@ -169,7 +175,7 @@ def _trajectory(found: _TrajectoryLine, index: int) -> CreditTrajectory:
         except ValueError as error:
             raise Refused(f"{field}.turns[{t}]", str(error)) from error
     try:
-        return CreditTrajectory(found.outcome, tuple(turns))
+        return CreditTrajectory(found.outcome, tuple(turns), found.success_reported)
     except ValueError as error:
         raise Refused(f"{field}.turns", str(error)) from error
 

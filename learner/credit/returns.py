@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from milepost.learner.credit.assignment import CreditGroup, Floats
+from milepost.learner.credit.baseline import has_spread
 
 
 def discounted_returns(group: CreditGroup, *, gamma: float) -> Floats:
@@ -25,6 +26,40 @@ def discounted_returns(group: CreditGroup, *, gamma: float) -> Floats:
             backwards.append(rest)
         returns += reversed(backwards)
     return np.array(returns, dtype=np.float64)
+
+
+def end_worth(group: CreditGroup) -> Floats:
+    """What it is worth to end as each trajectory did, `[G]` in [0, 1].
+
+    Where the group reports success: 1 for success and 0 for none. Elsewhere (ours) its return's place between the
+    group's smallest and largest; returns that are all equal are worth 1 if they are positive, else 0.
+
+    >>> walks = ["A x B success", "A y C success", "A z D failure"]
+    >>> end_worth(CreditGroup.from_walks(*walks, reward=[0.75, 0.25, -0.25])).tolist()
+    [1.0, 1.0, 0.0]
+    >>> silent = CreditGroup.from_walks(*walks, reward=[0.75, 0.25, -0.25], success_reported=False)
+    >>> end_worth(silent).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    if group.reports_success:
+        return np.array([trajectory.outcome == "success" for trajectory in group.trajectories], dtype=np.float64)
+    returns = group.returns
+    if not has_spread(returns):
+        return np.where(returns > 0, 1.0, 0.0)
+    place: Floats = (returns - returns.min()) / np.ptp(returns)
+    return place
+
+
+def at_ends(group: CreditGroup, worth: Floats) -> Floats:
+    """`[N]` over `flat_turns`: `worth` `[G]` of a trajectory at its last turn, 0 at all others.
+
+    >>> at_ends(CreditGroup.from_walks("A x B y C success", "A z D failure"), np.array([1.0, 0.5])).tolist()
+    [0.0, 1.0, 0.5]
+    """
+    lengths = [len(trajectory.turns) for trajectory in group.trajectories]
+    turns = np.zeros(sum(lengths))
+    turns[np.cumsum(lengths) - 1] = worth
+    return turns
 
 
 def turn_penalties(group: CreditGroup, *, invalid_penalty: float) -> Floats:

@@ -33,6 +33,7 @@ def test_the_outcome_is_what_the_environment_says(options: dict[str, Any], outco
 
     found = asyncio.run(one())
     assert (found.outcome, len(found.turns)) == (outcome, 1)
+    assert found.success_reported == ("success" in options)
 
 
 def test_an_episode_with_no_turns_left_is_truncated(dialogue: Dialogue) -> None:

@@ -12,18 +12,23 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTrajectory, Floats, Need, Scaling
-from milepost.learner.credit.comparison import combined
+from milepost.learner.credit.agreement import graph_diagnostics
+from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
+from milepost.learner.credit.comparison import combined, flat_turns, per_trajectory
+from milepost.learner.credit.gae import discounted_sums
 from milepost.learner.credit.graph import (
     GraphValues,
     TransitionGraph,
     backed_up,
     build_graph,
-    graph_diagnostics,
+    mean_on_edges,
     solve_values,
     visit_local_values,
 )
+from milepost.learner.credit.returns import at_ends
 from milepost.learner.credit.settings import GraphSettings
+
+Objective = Literal["auto", "success", "return"]
 
 ROUNDING = 1e-12
 """A |Q - V| below this share of the largest |V|, or of 1, is an artefact of the solve."""
@@ -42,8 +47,10 @@ class CRBCConfig(GraphSettings):
         gt=0,
         description="Minimum standard deviation of Q over a state's actions that a step advantage is divided by",
     )
-    objective: Literal["success", "return"] = Field(
-        "success", description="Value function: what a state's value predicts, the probability of success or the return"
+    objective: Objective = Field(
+        "auto",
+        description="Value function: what a state's value predicts, the probability of success or the return; auto: "
+        "success where the environment reports it (info['success']), else the return",
     )
     shrinkage: float = Field(
         0.0, ge=0, description="Shrinkage k of the factor N/(N+k) on credit that rests on N visits; 0: none"
@@ -56,7 +63,8 @@ class CRBCConfig(GraphSettings):
     def _the_past_is_known_by_its_outcomes_only(self) -> Self:
         if self.history_decay > 0 and (self.objective == "return" or self.depth is not None):
             raise ValueError(
-                "history_decay needs objective 'success' and no depth: of past transitions only the outcome is kept"
+                "history_decay needs objective 'auto' or 'success' and no depth: of past transitions only the outcome "
+                "is kept"
             )
         return self
 
@@ -77,12 +85,16 @@ class CRBC:
     visits of s; for K = 0, Q^(0) is that mean over the visits of (s, a).
 
     Ours: an unparsable response is an action of its own (`INVALID`), so it is compared with the valid ones; success
-    is the recorded outcome instead of R = 1, so shaped rewards move the trajectory advantage only; A_i is computed as
-    in `StarPO`. Also ours, and off by default:
+    is the outcome that the environment reported instead of R = 1, so shaped rewards move the trajectory advantage only;
+    A_i is computed as in `StarPO`.
 
-    * `objective = "return"`, for real-valued rewards: an edge that ends is worth E[R | edge], the mean return without
-      penalties of the trajectories that ended there, instead of 1 or 0. V, sigma and `sigma_min` are then in units of
-      the return.
+    Ours also, where the environment reports no success: V is the return from a state on, for a sum of graded rewards
+    above 0 is no success. An edge is then worth the mean reward of its turns, without penalties, and `sigma_min` is a
+    share of the largest return of the group. `objective` can ask for either. A history, of which only outcomes are
+    known, is left out there.
+
+    Ours, and off by default:
+
     * `shrinkage` k: A_S is multiplied by N/(N + k), N = N(s, a), because P(x|s,a) from few visits is optimistic. A_S
       then no longer averages to 0 over a state's visits: rare actions move less than frequent ones.
     * history: counts of earlier groups enter P, mu and N (after TIGPO, arXiv 2609.03383). A_S then averages to 0 over
@@ -108,15 +120,24 @@ class CRBC:
         >>> [x.tolist() for x in credit.step_adv]
         [[1.0, 0.0], [-1.0]]
         """
-        graph = build_graph(group)
-        values = self._values(group, graph)
-        pair_adv = self._pair_advantages(graph, values)
+        config = self._config
+        if group.history and (config.objective == "return" or config.depth is not None):
+            raise ValueError(
+                f"group {group.task_id} has a history, of which only the outcomes are known: "
+                "use objective 'success' without a depth"
+            )
+        by_success = config.objective == "success" or (config.objective == "auto" and group.reports_success)
+        rewards = _rewards(group, by_success=by_success)
+        graph = build_graph(group, with_history=by_success)
+        values = self._values(group, graph, rewards, by_success=by_success)
+        unit = 1.0 if by_success else float(np.max(np.abs(group.returns))) or 1.0
+        pair_adv = self._pair_advantages(graph, values, unit)
         pair_covered = graph.num_actions[graph.pair_state] >= 2
         turn_pair = graph.turn_pair
         visits = np.bincount(turn_pair, minlength=len(pair_adv))
         return combined(
             group,
-            self._config,
+            config,
             pair_adv[turn_pair],
             pair_covered[turn_pair],
             state_value=dict(zip(graph.states, values.value.tolist(), strict=True)),
@@ -127,44 +148,32 @@ class CRBC:
             },
         )
 
-    def _values(self, group: CreditGroup, graph: TransitionGraph) -> GraphValues:
+    def _values(self, group: CreditGroup, graph: TransitionGraph, rewards: Floats, *, by_success: bool) -> GraphValues:
+        """V, Q and sigma; `rewards` `[N]` are what each turn pays in units of the objective."""
         config = self._config
-        if config.objective == "success" and config.depth is None:
-            return solve_values(graph, beta=config.beta)
-        if group.history:
-            raise ValueError(
-                f"group {group.task_id} has a history, of which only the outcomes are known: "
-                "use objective 'success' without a depth"
-            )
-        returns = np.array([self._worth(trajectory) for trajectory in group.trajectories])
-        end_value = _mean_at_ends(group, graph, returns)
+        on_edges = graph.won if by_success else mean_on_edges(graph, rewards)
         if config.depth is None:
-            return solve_values(graph, beta=config.beta, end_value=end_value)
-        to_go = [np.arange(len(trajectory.turns), 0, -1) for trajectory in group.trajectories]
-        realised = [r * config.beta**n for r, n in zip(returns, to_go, strict=True)]
+            return solve_values(graph, beta=config.beta, reward=on_edges)
+        realised = [config.beta * discounted_sums(r, rate=config.beta) for r in per_trajectory(rewards, group)]
         start = visit_local_values(graph, np.concatenate(realised))
-        return backed_up(graph, start, beta=config.beta, depth=config.depth, end_value=end_value)
+        return backed_up(graph, start, beta=config.beta, depth=config.depth, reward=on_edges)
 
-    def _worth(self, trajectory: CreditTrajectory) -> float:
-        """What a trajectory ended with, in units of the objective."""
-        return trajectory.reward if self._config.objective == "return" else float(trajectory.outcome == "success")
+    def _pair_advantages(self, graph: TransitionGraph, values: GraphValues, unit: float) -> Floats:
+        """`[P]` A_S of each state-action pair; 0 in states where one action was tried.
 
-    def _pair_advantages(self, graph: TransitionGraph, values: GraphValues) -> Floats:
-        """`[P]` A_S of each state-action pair; 0 in states where one action was tried."""
+        Args:
+            unit: what the objective pays at most; `sigma_min` is a share of it.
+        """
         gap = values.q - values.value[graph.pair_state]
-        scale = np.maximum(values.sigma, self._config.sigma_min)[graph.pair_state]
+        scale = np.maximum(values.sigma, self._config.sigma_min * unit)[graph.pair_state]
         rounding = ROUNDING * max(1.0, float(np.max(np.abs(values.value))))
         informed = (graph.num_actions[graph.pair_state] >= 2) & (np.abs(gap) > rounding)
         trust = graph.pair_visits / (graph.pair_visits + self._config.shrinkage)
         return np.where(informed, trust * gap / scale, 0.0)
 
 
-def _mean_at_ends(group: CreditGroup, graph: TransitionGraph, returns: Floats) -> Floats:
-    """`[E]` mean of `returns` `[G]` over the trajectories that ended with an edge; 0 where none did."""
-    last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
-    # Summed in an order that does not depend on the trajectories'.
-    order = np.lexsort((returns, graph.turn_edge[last]))
-    edge, num_edges = graph.turn_edge[last][order], len(graph.edge_count)
-    count = np.bincount(edge, minlength=num_edges)
-    mean: Floats = np.bincount(edge, weights=returns[order], minlength=num_edges) / np.maximum(count, 1)
-    return mean
+def _rewards(group: CreditGroup, *, by_success: bool) -> Floats:
+    """`[N]` what each turn pays: 1 for the last one of a success, or its own reward, without penalties."""
+    if by_success:
+        return at_ends(group, np.array([t.outcome == "success" for t in group.trajectories], dtype=np.float64))
+    return np.array([turn.reward for turn in flat_turns(group)], dtype=np.float64)

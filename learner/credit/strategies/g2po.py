@@ -13,7 +13,7 @@ from pydantic import Field
 
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.comparison import Ints, Scale, combined, compare, flat_turns, labels
-from milepost.learner.credit.returns import turn_penalties
+from milepost.learner.credit.returns import end_worth, turn_penalties
 from milepost.learner.credit.settings import StepSettings
 
 
@@ -43,7 +43,8 @@ class G2PO:
     a turn along the only way to success gains. Published: gamma .95, weights (1, 1), penalty .1, scale std on ALFWorld.
 
     Ours, so numbers differ from the public code. Success is the recorded outcome and counts 1: there it is a reward of
-    exactly 10, which shaped and partial rewards never meet, and V uses the return. Rewards move A_i only. The penalty
+    exactly 10, which shaped and partial rewards never meet, and V uses the return. Rewards move A_i only, but where the
+    environment reports no success: there an end counts by its return's place in the group (`end_worth`). The penalty
     thus weighs .1 of a success instead of .01, and it is compared beside v' instead of in it (`compare`). A_i is
     computed as in `StarPO`, once per trajectory; no epsilon shrinks a quotient.
     """
@@ -67,12 +68,13 @@ class G2PO:
         config = self._config
         turns = flat_turns(group)
         states = labels([turn.anchor for turn in turns])
-        value = _visit_values(group, states, gamma=config.gamma)
+        worth = end_worth(group)
+        value = _visit_values(group, states, worth, gamma=config.gamma)
         here = value[states]
-        # A turn leads to the state of the next one; what follows the last turn of a trajectory is its outcome.
+        # A turn leads to the state of the next one; what follows the last turn of a trajectory is its end.
         ahead = np.append(here[1:], 0.0)
         last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
-        ahead[last] = [trajectory.outcome == "success" for trajectory in group.trajectories]
+        ahead[last] = worth
         penalties = turn_penalties(group, invalid_penalty=config.invalid_penalty)
         in_state, has_peer = compare(ahead, states, scale=config.scale, penalties=penalties)
         in_group, has_company = compare(ahead - here, np.zeros_like(states), scale=config.scale)
@@ -86,13 +88,13 @@ class G2PO:
         )
 
 
-def _visit_values(group: CreditGroup, states: Ints, *, gamma: float) -> Floats:
-    """V of every label in `states` `[N]`."""
-    outcome = [
-        gamma ** np.arange(len(trajectory.turns), 0, -1) * (trajectory.outcome == "success")
-        for trajectory in group.trajectories
+def _visit_values(group: CreditGroup, states: Ints, worth: Floats, *, gamma: float) -> Floats:
+    """V of every label in `states` `[N]`, with `worth` `[G]` of the ends."""
+    ends = [
+        gamma ** np.arange(len(trajectory.turns), 0, -1) * each
+        for trajectory, each in zip(group.trajectories, worth, strict=True)
     ]
-    seen = np.concatenate(outcome)
+    seen = np.concatenate(ends)
     # Summing in order of size makes the result independent of the trajectories' order.
     order = np.argsort(seen)
     mean: Floats = np.bincount(states[order], weights=seen[order]) / np.bincount(states)

@@ -6,6 +6,7 @@ case instead is `milepost.learner.credit.strategies.crbc`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.sparse.csgraph import dijkstra
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.comparison import Ints, combined, compare
 from milepost.learner.credit.graph import TransitionGraph, build_graph
+from milepost.learner.credit.returns import end_worth
 from milepost.learner.credit.settings import GraphSettings
 
 
@@ -48,8 +50,8 @@ class GraphGPO:
     factor per anchor, which standardising takes out. Ours therefore measures d(s') from the anchor's nearest successor:
     the quotient is the same and does not vanish far from the goal, where an epsilon of 1e-6 outweighs 10 * omega^d.
     Ours also: the penalty of an invalid turn stays in A_i, since taken from R it would outweigh R far from the goal;
-    success is the recorded outcome, not a reward above 0; A_i is computed as in `StarPO`. TIGPO is known to us from
-    secondary text only.
+    success is the recorded outcome, not a reward above 0, and where the environment reports none, the group's largest
+    return (then without history); A_i is computed as in `StarPO`. TIGPO is known to us from secondary text only.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
@@ -69,8 +71,9 @@ class GraphGPO:
         [[0.707, 0.0], [-0.707]]
         """
         config = self._config
-        graph = build_graph(group)
-        anchors, targets = graph.pair_state[graph.turn_pair], _targets(group, graph)
+        won = (end_worth(group) == 1).tolist()
+        graph = build_graph(group, won=won, with_history=group.reports_success)
+        anchors, targets = graph.pair_state[graph.turn_pair], _targets(group, graph, won)
         distance = _distances(graph, anchors, targets)
         known = np.isfinite(distance)
         filled = np.where(known, distance, distance[known].max() + 1)
@@ -91,7 +94,7 @@ class GraphGPO:
         )
 
 
-def _targets(group: CreditGroup, graph: TransitionGraph) -> Ints:
+def _targets(group: CreditGroup, graph: TransitionGraph, won: Sequence[bool]) -> Ints:
     """`[N]` row of where each turn led: a state, S for success, S + 1 for a state in which nobody acted.
 
     The graph ends failures in a terminal; here they end in the state they really left.
@@ -99,8 +102,8 @@ def _targets(group: CreditGroup, graph: TransitionGraph) -> Ints:
     index = {state: row for row, state in enumerate(graph.states)}
     targets = graph.edge_target[graph.turn_edge]
     last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
-    for row, trajectory in zip(last, group.trajectories, strict=True):
-        if trajectory.outcome != "success":
+    for row, trajectory, ended_well in zip(last, group.trajectories, won, strict=True):
+        if not ended_well:
             targets[row] = index.get(trajectory.turns[-1].next_anchor, len(graph.states) + 1)
     return targets
 

@@ -11,9 +11,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from milepost.learner.credit.agreement import graph_diagnostics
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.comparison import combined, compare
-from milepost.learner.credit.graph import TransitionGraph, build_graph, graph_diagnostics, solve_values
+from milepost.learner.credit.graph import TransitionGraph, build_graph, mean_on_edges, solve_values
+from milepost.learner.credit.returns import at_ends, end_worth
 from milepost.learner.credit.settings import GraphSettings
 
 
@@ -49,7 +51,8 @@ class GraphHCA:
     occurrences of an action first and does not have this fault.
 
     Ours: A_i is computed as in `StarPO`; an unparsable response is an action of its own. A history enters Phi; turns
-    are compared with the group's turns only.
+    are compared with the group's turns only. Where the environment reports no success, an end is worth its return's
+    place in the group (`end_worth`) and the history, of which only outcomes are known, is left out.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
@@ -66,9 +69,11 @@ class GraphHCA:
         [[0.707, 0.0], [-0.707]]
         """
         config = self._config
-        graph = build_graph(group)
-        phi = solve_values(graph, beta=config.beta).value
-        change = log_changes(graph, phi, floor=config.floor)
+        worth = end_worth(group)
+        graph = build_graph(group, won=(worth == 1).tolist(), with_history=group.reports_success)
+        reward = graph.won if group.reports_success else mean_on_edges(graph, at_ends(group, worth))
+        phi = solve_values(graph, beta=config.beta, reward=reward).value
+        change = log_changes(graph, phi, reward=reward, floor=config.floor)
         # In the order of the edges, so that sums do not depend on the order of the trajectories.
         order = np.argsort(graph.turn_edge, kind="stable")
         edge = graph.turn_edge[order]
@@ -85,16 +90,18 @@ class GraphHCA:
         )
 
 
-def log_changes(graph: TransitionGraph, phi: Floats, *, floor: float) -> Floats:
+def log_changes(graph: TransitionGraph, phi: Floats, *, reward: Floats, floor: float) -> Floats:
     """`[E]` log Phi(s') - log Phi(s) of each edge, in nats; Phi counts as `floor` where it is smaller.
 
     Args:
         phi: `[S]` probabilities of success.
+        reward: `[E]` Phi of what an edge that ends leads to, 0 for all others.
 
     >>> graph = build_graph(CreditGroup.from_walks("A x B p B success", "A y C failure"))
-    >>> log_changes(graph, np.array([0.125, 0.5]), floor=0.125).round(3).tolist()  # log 4, log 1, log 2
+    >>> phi = np.array([0.125, 0.5])
+    >>> log_changes(graph, phi, reward=graph.won, floor=0.125).round(3).tolist()  # log 4, log 1, log 2
     [1.386, 0.0, 0.693]
     """
-    log_phi: Floats = np.log(np.maximum(np.append(phi, [1.0, 0.0]), floor))
-    change: Floats = log_phi[graph.edge_target] - log_phi[graph.edge_state]
+    ahead = np.append(phi, [0.0, 0.0])[graph.edge_target] + reward
+    change: Floats = np.log(np.maximum(ahead, floor)) - np.log(np.maximum(phi, floor))[graph.edge_state]
     return change

@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
-from milepost.learner.credit.comparison import combined
+from milepost.learner.credit.comparison import combined, flat_turns
 from milepost.learner.credit.gae import discounted_sums
-from milepost.learner.credit.graph import build_graph, solve_values
+from milepost.learner.credit.graph import build_graph, mean_on_edges, solve_values
 from milepost.learner.credit.readings import mean_by_anchor, required, turn_rewards
 from milepost.learner.credit.settings import GraphSettings
 
@@ -82,7 +82,8 @@ class PBRS:
         A[i, t]     = w_trajectory * A_i + w_step * A_S(i, t)
 
     Phi is one of: `graph`, the discounted probability of success V(s) of the group's transition graph (`solve_values`
-    with beta = gamma; V discounts the closing turn, too, where G does not); `progress`, the share of the way that the
+    with beta = gamma; V discounts the closing turn, too, where G does not), or where the environment reports no
+    success the discounted return from s on, then without history; `progress`, the share of the way that the
     environment reports after the previous turn, 0 before the first; `value`, a critic's estimate. Published: F and its
     invariance. Ours: the choice of potentials, and the use as a step advantage. It is not standardised within states or
     groups, because only a constant per state is harmless. With gamma = 1 and trajectory returns alone, shaping would
@@ -144,8 +145,10 @@ class PBRS:
         if self._config.potential == "value":
             values = required(group, "value")
             return values, mean_by_anchor(group, values)
-        graph = build_graph(group)
-        solved = solve_values(graph, beta=self._config.gamma).value
+        reports = group.reports_success
+        graph = build_graph(group, with_history=reports)
+        reward = None if reports else mean_on_edges(graph, np.array([turn.reward for turn in flat_turns(group)]))
+        solved = solve_values(graph, beta=self._config.gamma, reward=reward).value
         state_value = dict(zip(graph.states, solved.tolist(), strict=True))
         return tuple(
             np.array([state_value[turn.anchor] for turn in trajectory.turns]) for trajectory in group.trajectories

@@ -24,6 +24,8 @@ from milepost.learner.credit.strategies.starpo import StarPO, StarPOConfig
 from milepost.learner.credit.strategies.steppo import StepPO, StepPOConfig
 
 DEFAULT: Final = "crbc"
+READS_SUCCESS: Final = frozenset({"crbc", "g2po", "graphgpo", "graphhca", "pbrs", "salt"})
+"""Strategies that go by success where the environment reports it, and else by returns."""
 
 
 def _named(value: Any) -> Any:

@@ -15,6 +15,7 @@ from milepost.learner.credit.assignment import Credit, CreditGroup, Need, Scalin
 from milepost.learner.credit.baseline import trajectory_advantages
 from milepost.learner.credit.comparison import combined
 from milepost.learner.credit.graph import build_graph
+from milepost.learner.credit.returns import end_worth
 from milepost.learner.credit.settings import StepSettings
 
 
@@ -39,9 +40,10 @@ class SALT:
     An edge that one trajectory took keeps that trajectory's advantage; it is not a comparison, so its coverage is 0.
 
     Ours: the last turn's edge leads to the terminal of its outcome, so a winning and a losing end are never the same
-    edge; a trajectory has one vote per edge however often it loops; edges are equal by state and action alone, the
-    published window of past turns belongs in the anchor; A_i is computed as in `StarPO`. No history: past
-    trajectories have no advantage in this group.
+    edge (where the environment reports no success, those with the group's largest return win); a trajectory has one
+    vote per edge however often it loops; edges are equal by state and action alone, the published window of past
+    turns belongs in the anchor; A_i is computed as in `StarPO`. No history: past trajectories have no advantage in this
+    group.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
@@ -60,7 +62,7 @@ class SALT:
         config = self._config
         penalties = group.penalties(config.invalid_penalty)
         traj_adv = trajectory_advantages(group.returns, baseline=config.baseline, penalties=penalties)
-        turn_edge = build_graph(group).turn_edge
+        turn_edge = build_graph(group, won=(end_worth(group) == 1).tolist()).turn_edge
         owner = np.repeat(np.arange(len(traj_adv)), [len(trajectory.turns) for trajectory in group.trajectories])
         votes = np.unique(np.stack([turn_edge, owner]), axis=1)
         edge, advantage = votes[0], traj_adv[votes[1]]

@@ -17,7 +17,7 @@ from milepost.cluster.replay.wire import (
 )
 from tests.cluster.replay.buffer_rig import failure, task, trajectory
 
-_PREFIX = b"mp\x02T"
+_PREFIX = b"mp\x03T"
 
 
 def reason_for(data: bytes, **limits: int) -> str:
@@ -46,7 +46,7 @@ def test_a_cohort_travels_with_its_episode_and_its_task() -> None:
 def test_another_schema_version_is_refused_by_name() -> None:
     data = encode(trajectory("g", 0))
     assert data[:4] == _PREFIX
-    assert reason_for(b"mp\x03T" + data[4:]) == "schema"
+    assert reason_for(b"mp\x02T" + data[4:]) == "schema"
 
 
 def test_a_failure_is_not_read_as_a_trajectory() -> None:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from milepost.learner.credit.agreement import graph_diagnostics
 from milepost.learner.credit.assignment import CreditGroup, CreditTrajectory, CreditTurn, PastTransition
 from milepost.learner.credit.graph import (
     TransitionGraph,
     backed_up,
     build_graph,
-    graph_diagnostics,
     solve_values,
     visit_local_values,
 )
@@ -145,7 +145,7 @@ def test_values_of_four_hundred_states_with_loops_satisfy_their_equation(beta: f
     values = solve_values(graph, beta=beta)
     assert values.value.min() >= 0.0
     assert values.value.max() <= beta
-    once_more = backed_up(graph, values, beta=beta, depth=1, end_value=graph.won)
+    once_more = backed_up(graph, values, beta=beta, depth=1, reward=graph.won)
     np.testing.assert_allclose(once_more.value, values.value, rtol=0, atol=1e-9)
     np.testing.assert_allclose(once_more.q, values.q, rtol=0, atol=1e-9)
 
@@ -161,7 +161,7 @@ def test_a_single_trajectory_has_values(group: CreditGroup) -> None:
 def test_ends_may_be_worth_a_return() -> None:
     # V(A) = .5 * (3 - 1) / 2, Q(A, x) = .5 * 3, Q(A, y) = .5 * -1: values below 0 and above 1.
     graph = build_graph(CreditGroup("g", (path("success", ("A", "x", "B")), path("failure", ("A", "y", "B")))))
-    values = solve_values(graph, beta=0.5, end_value=np.array([3.0, -1.0]))
+    values = solve_values(graph, beta=0.5, reward=np.array([3.0, -1.0]))
     assert (values.value.tolist(), values.q.tolist(), values.sigma.tolist()) == ([0.5], [1.5, -0.5], [1.0])
 
 

@@ -26,7 +26,7 @@ CASES = {
     "negative": [[-5.0], [-7.0], [-100.0], [-3.0]],
 }
 CONFIGS = [
-    *(credit_settings(strategy=name) for name in SETTINGS),
+    *(credit_settings(strategy=name) for name in SETTINGS if name != "custom"),
     *(credit_settings(strategy="starpo", baseline=name) for name in ("rloo", "dr_grpo")),
     credit_settings(strategy="crbc", objective="return"),
     credit_settings(strategy="pbrs", potential="value"),

@@ -82,9 +82,11 @@ def test_without_a_backup_the_gaps_are_the_means_of_peers_with_the_same_action()
 def test_depth_zero_equals_averages_over_visits(group: CreditGroup, objective: str) -> None:
     seen, chosen = defaultdict(list), defaultdict(list)
     for trajectory in group.trajectories:
-        worth = trajectory.reward if objective == "return" else float(trajectory.outcome == "success")
+        pays = [turn.reward if objective == "return" else 0.0 for turn in trajectory.turns]
+        if objective == "success":
+            pays[-1] = float(trajectory.outcome == "success")
         for t, turn in enumerate(trajectory.turns):
-            realised = 0.9 ** (len(trajectory.turns) - t) * worth
+            realised = sum(0.9 ** (k - t + 1) * pays[k] for k in range(t, len(pays)))
             seen[turn.anchor].append(realised)
             chosen[turn.anchor, turn.action].append(realised)
     credit = assign(group, depth=0, beta=0.9, objective=objective)
@@ -93,7 +95,8 @@ def test_depth_zero_equals_averages_over_visits(group: CreditGroup, objective: s
         pairs = {a: chosen[s, a] for s, a in chosen if s == state}
         centre = np.mean(seen[state])
         sigma = np.sqrt(sum(len(x) * (np.mean(x) - centre) ** 2 for x in pairs.values()) / len(seen[state]))
-        expected = (np.mean(pairs[action]) - centre) / max(sigma, 0.1) if len(pairs) > 1 else 0.0
+        unit = 1.0 if objective == "success" else max(abs(t.reward) for t in group.trajectories) or 1.0
+        expected = (np.mean(pairs[action]) - centre) / max(sigma, 0.1 * unit) if len(pairs) > 1 else 0.0
         assert advantage == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
@@ -120,7 +123,7 @@ def test_step_credit_sums_to_zero_over_the_visits_of_a_state_at_every_depth(
     assert all(abs(x) < 1e-9 for x in sums.values())
 
 
-def test_an_end_is_worth_the_mean_return_of_those_who_ended_there() -> None:
+def test_an_edge_is_worth_the_mean_reward_of_those_who_took_it() -> None:
     # A-x wins 3 or 1, A-y fails with .4; beta .5: Q = 1, .2; V = 2.2 / 3; sigma^2 = (2 * .2667^2 + .5333^2) / 3.
     group = CreditGroup(
         "g", (ended_with("success", "x", 3), ended_with("success", "x", 1), ended_with("failure", "y", 0.4))

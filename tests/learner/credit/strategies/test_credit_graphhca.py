@@ -26,7 +26,7 @@ def test_the_probability_of_success_matches_the_worked_example() -> None:
 
 def test_the_changes_of_its_logarithm_match_the_worked_example() -> None:
     graph = build_graph(toy4())
-    change = log_changes(graph, solve_values(graph, beta=0.95).value, floor=0.01)
+    change = log_changes(graph, solve_values(graph, beta=0.95).value, reward=graph.won, floor=0.01)
     pairs, targets = list(graph.pair_index), [*graph.states, "goal", "fail"]
     edges = [(*pairs[pair], targets[target]) for pair, target in zip(graph.edge_pair, graph.edge_target, strict=True)]
     assert dict(zip(edges, change, strict=True)) == pytest.approx(
@@ -65,7 +65,7 @@ def test_a_useless_self_loop_looks_good_beside_its_truncated_twin() -> None:
 def test_the_floor_sets_how_far_a_failure_falls() -> None:
     graph = build_graph(toy4())
     phi = solve_values(graph, beta=0.95).value
-    falls = [log_changes(graph, phi, floor=floor)[-1] for floor in (0.1, 0.01, 0.001)]
+    falls = [log_changes(graph, phi, reward=graph.won, floor=floor)[-1] for floor in (0.1, 0.01, 0.001)]
     np.testing.assert_allclose(falls, [-0.7832, -3.0858, -5.3884], atol=6e-5, rtol=0)
 
 

@@ -1,0 +1,60 @@
+"""What credit goes by is said before a run: success where the environment reports it, else returns."""
+
+import pytest
+
+from milepost.cluster.credit_basis import credit_basis
+from milepost.cluster.preflight import check_start
+from milepost.cluster.settings.config import RunConfig
+from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
+from milepost.envs.types import Task
+from milepost.learner.credit.strategies.registry import settings as credit_settings
+
+
+def said(env: str, *, seconds: float = 5.0, **credit: object) -> str | None:
+    config = RunConfig(credit=credit_settings(**credit))
+    task = Task(env=env, seed=0, split="train", options={})
+    return credit_basis(config, task, seconds=seconds)
+
+
+SILENT, TELLS = "tests.broken_envs:SaysNoSuccess", "tests.broken_envs:CountingEnv"
+
+
+@pytest.mark.parametrize("strategy", ["crbc", "g2po", "graphgpo", "graphhca", "pbrs", "salt"])
+def test_a_strategy_that_goes_by_success_says_whether_there_is_any(strategy: str) -> None:
+    assert said(TELLS, strategy=strategy) == "credit: success as the environment reports it"
+    assert said("milepost.envs.key_door:KeyDoorText", strategy=strategy) == said(TELLS)  # at the end only
+    assert said(SILENT, strategy=strategy) == (
+        'credit: returns, because the environment reports no success (info["success"])'
+    )
+
+
+def test_an_end_that_is_too_far_away_leaves_the_question_open() -> None:
+    line = said(SILENT, seconds=0.0)
+    assert line is not None
+    assert line.startswith("credit: success if an episode's end reports it")
+    assert said("tests.broken_envs:RaisesInStep") == line
+
+
+def test_success_that_was_asked_for_and_is_not_there_is_a_warning() -> None:
+    assert "any return above 0 counts as one" in (said(SILENT, objective="success") or "")
+    assert said(TELLS, objective="success") == "credit: success as the environment reports it"
+
+
+@pytest.mark.parametrize(
+    "credit",
+    [
+        {"strategy": "starpo"},
+        {"strategy": "gigpo"},
+        {"objective": "return"},
+        {"strategy": "pbrs", "potential": "progress"},
+    ],
+)
+def test_a_strategy_that_reads_no_success_says_nothing(credit: dict[str, object]) -> None:
+    assert said(SILENT, **credit) is None
+
+
+def test_preflight_says_it_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    env = ScenarioConfig(path=SILENT, train_size=4, heldout_size=2)
+    check_start(RunConfig(env=env))
+    assert "milepost: credit: returns, because the environment reports no success" in capsys.readouterr().err
+    assert len(list(ScenarioSet(env).tasks("train"))) == 4
