@@ -1,13 +1,17 @@
 """One worker process: many episodes at once, taken as groups from a source and handed to a sink as they finish.
 
 Promises: never more than `concurrent_groups` groups under way; a group's lease is renewed while it is played; a source
-or sink that fails ends the worker loudly instead of being retried in silence here. When a call into user code has hung,
+or sink that fails ends the worker loudly instead of being retried in silence here; one whose episodes do nothing but
+fail slows down. When a call into user code has hung,
 the worker takes no new group, finishes what it has and returns, so that its process can be replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +21,8 @@ from milepost.actors.episode import RolloutResources, run_episode
 from milepost.envs.types import Failure, Task, Trajectory
 
 _IDLE_S = 0.05
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
 
 
 class ActorConfig(BaseModel):
@@ -37,6 +43,12 @@ class ActorConfig(BaseModel):
         20, gt=0, description="Environment timeout in seconds, of one call into environment or reward"
     )
     episode_timeout_s: float = Field(300, gt=0, description="Episode timeout in seconds")
+    give_up_after_s: float = Field(
+        240,
+        gt=0,
+        description="Give-up time in seconds, after which a run ends whose episodes do nothing but fail; at most 20 "
+        "until one came through",
+    )
     env_threads: int = Field(8, ge=1, description="Environment threads per worker: calls that run side by side")
 
 
@@ -69,6 +81,33 @@ class TrajectorySink(Protocol):
         ...
 
 
+class FailurePause:
+    """How a worker slows down while nothing but failures comes back, so that what they need has time to come back too.
+
+    After a group without one episode that came through it pauses, each time twice as long up to a bound, and then plays
+    one group to see. The first episode that comes through ends it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pause_s = 0.0
+        self._since = -math.inf
+
+    def came_through(self) -> None:
+        """An episode was played to its end."""
+        self._pause_s = 0.0
+
+    def all_failed(self, began: float) -> None:
+        """A group ended with failures only. One that began before the last pause says nothing new."""
+        if began >= self._since:
+            self._since = self._clock()
+            self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+
+    def allows(self, running: int, limit: int) -> bool:
+        """Whether a worker that plays `running` groups of at most `limit` may begin another one."""
+        return running < (1 if self._pause_s else limit) and self._clock() >= self._since + self._pause_s
+
+
 class Worker:
     """Plays groups until told to stop."""
 
@@ -80,6 +119,7 @@ class Worker:
         self._sink = sink
         self._limit = concurrent_groups
         self._running: dict[asyncio.Task[None], str] = {}
+        self._pause = FailurePause()
         self._stopping = False
 
     def stop(self) -> None:
@@ -95,10 +135,10 @@ class Worker:
                 if renewal.done():
                     renewal.result()
                 ticket = None
-                if not self._closing and len(self._running) < self._limit:
+                if not self._closing and self._pause.allows(len(self._running), self._limit):
                     ticket = await self._source.next_group()
                 if ticket is None:
-                    await self._pause()
+                    await self._wait()
                 else:
                     self._running[asyncio.create_task(self._play(ticket))] = ticket.group_id
             return self._resources.hung
@@ -113,20 +153,29 @@ class Worker:
         return self._stopping or self._resources.hung > 0
 
     async def _play(self, ticket: Ticket) -> None:
+        began, failures = time.monotonic(), 0
+
         async def one(index: int) -> None:
+            nonlocal failures
             result = await run_episode(self._resources, task=ticket.task, group_id=ticket.group_id, index=index)
+            if isinstance(result, Failure):
+                failures += 1
+            else:
+                self._pause.came_through()
             await self._sink.put(result)
 
         async with asyncio.TaskGroup() as episodes:
             for index in ticket.indices:
                 episodes.create_task(one(index))
+        if failures == len(ticket.indices):
+            self._pause.all_failed(began)
 
     def _reap(self) -> None:
         for task in [task for task in self._running if task.done()]:
             del self._running[task]
             task.result()
 
-    async def _pause(self) -> None:
+    async def _wait(self) -> None:
         if self._running:
             await asyncio.wait(self._running, timeout=_IDLE_S, return_when=asyncio.FIRST_COMPLETED)
         else:

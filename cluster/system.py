@@ -20,6 +20,7 @@ from typing import Any
 import ray
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.base.failure_streak import FailureStreak
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.learner_process import LearnerSpec
@@ -61,11 +62,14 @@ class System:
     workers: WorkerPool = field(init=False)
     weights: WeightFolder = field(init=False)
     redis_process: RedisServer | None = None
-    _good: int = -1
-    _failed: tuple[int, int] = (0, 0)
-    """Episodes lost to the environment and to the infrastructure when the last one came through."""
+    _failing: FailureStreak = field(init=False)
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)
     """How to end what was started so far, last started first."""
+
+    def __post_init__(self) -> None:
+        self._failing = FailureStreak(
+            episodes=_HOPELESS_GROUPS * self.config.run.group_size, patience_s=self.config.actors.give_up_after_s
+        )
 
     async def start(
         self, model: Path, version: int, *, learner: LearnerSpec | None, phase: Callable[[str], None]
@@ -191,12 +195,10 @@ class System:
         counts = (await self.ledger.balance()).counts
         failed = (counts["env_failed"], counts["infra_failed"])
         good = sum(counts.values()) - sum(failed) - counts["issued"] - counts["running"]
-        if good != self._good:
-            self._good, self._failed = good, failed
-        by_env, by_infra = (now - before for now, before in zip(failed, self._failed, strict=True))
-        if by_env + by_infra >= _HOPELESS_GROUPS * self.config.run.group_size:
-            cause = f"{by_env + by_infra} episodes in a row failed; the last one: {await self.ledger.last_failure()}"
-            raise ConfigError(cause) if by_env else DependencyLost(cause)
+        streak = self._failing.see(good=good, by_env=failed[0], by_infra=failed[1])
+        if streak is not None:
+            cause = f"{streak}; the last one: {await self.ledger.last_failure()}"
+            raise ConfigError(cause) if streak.by_env else DependencyLost(cause)
 
     async def stop(self) -> None:
         """End everything that was started, in reverse order; no process of ours is left."""

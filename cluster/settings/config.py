@@ -58,6 +58,7 @@ _FREE_ON_RESUME = (
     "run.ray_address",
     "actors.env_timeout_s",
     "actors.episode_timeout_s",
+    "actors.give_up_after_s",
     "engine.start_timeout_s",
     "engine.request_timeout_s",
     "engine.update_timeout_s",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from milepost.actors.engine import Completion
-from milepost.actors.worker import Ticket, Worker
+from milepost.actors.worker import FailurePause, Ticket, Worker
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
 from tests.actors.episode_rig import HERE, ScriptedEngine, WaitingEngine, hung_calls, resources, task
@@ -224,3 +224,47 @@ def test_a_group_given_twice_is_played_twice_and_both_are_seen_to_the_end(dialog
         return shelf.counts()
 
     assert asyncio.run(one()) == {"same": 4}
+
+
+def test_a_worker_whose_groups_do_nothing_but_fail_slows_down_to_one_group_at_a_time() -> None:
+    now = [0.0]
+    pause = FailurePause(clock=lambda: now[0])
+    assert pause.allows(7, 8)
+    pauses = []
+    for _ in range(7):
+        pause.all_failed(now[0])
+        pause.all_failed(now[0] - 1)  # it began beside one that is counted
+        began = now[0]
+        while not pause.allows(0, 8):
+            now[0] += 0.25
+        assert not pause.allows(1, 8)
+        pauses.append(now[0] - began)
+    assert pauses == [0.5, 1, 2, 4, 8, 10, 10]
+    pause.came_through()
+    assert pause.allows(7, 8)
+    assert not pause.allows(8, 8)
+    pause.all_failed(now[0])
+    assert not pause.allows(0, 8), "it pauses anew"
+    now[0] += 0.5
+    assert pause.allows(0, 8)
+
+
+def test_a_service_that_is_away_sees_few_groups_meanwhile_and_all_of_them_once_it_is_back(dialogue: Dialogue) -> None:
+    broken, shelf, at_once = task("tests.broken_envs:RaisesInStep"), Shelf(), []
+
+    class Watched(Supply):
+        async def next_group(self) -> Ticket | None:
+            ticket = await super().next_group()
+            at_once.append(len(self.given) - sum(count == self.size for count in shelf.counts().values()))
+            return ticket
+
+    async def one() -> None:
+        supply = Watched(iter([broken] * 5 + [task()] * 4))
+        async with resources(dialogue) as here:
+            await run(Worker(here, supply, shelf, concurrent_groups=4), supply)
+
+    asyncio.run(one())
+    assert len(shelf.results) == 18
+    assert max(at_once[:4]) == 4
+    assert at_once[4:6] == [1, 1], "one group to see: it fails, too; the next one comes through"
+    assert max(at_once[6:]) > 1

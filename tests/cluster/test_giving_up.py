@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.recovery import Recovery
@@ -49,7 +50,9 @@ def test_a_run_whose_filter_keeps_nothing_is_given_up_only_if_asked(tmp_path: Pa
 def test_episodes_that_do_nothing_but_fail_end_a_run_and_the_last_ones_say_whose_fault_it_is(
     tmp_path: Path, redis_url: str
 ) -> None:
-    config = configs.RunConfig(env=ScenarioConfig(train_size=4, heldout_size=2))
+    config = configs.RunConfig(
+        env=ScenarioConfig(train_size=4, heldout_size=2), actors=ActorConfig(give_up_after_s=1e-6)
+    )
     system = System(config, runs.create(tmp_path, "failing"), ScenarioSet(config.env))
     size = config.run.group_size
 
@@ -68,10 +71,13 @@ def test_episodes_that_do_nothing_but_fail_end_a_run_and_the_last_ones_say_whose
             await groups(run, "env", 7, "env")
             await groups(run, "good", 1, None)  # from here on nothing was in vain
             await groups(run, "lost", 7, "infra")
-            with pytest.raises(DependencyLost, match=f"^{8 * size} episodes in a row failed; the last one: .*no"):
+            with pytest.raises(
+                DependencyLost, match=f"^{8 * size} episodes in a row failed within 0 s; the last one: .*no"
+            ):
                 await groups(run, "last", 1, "infra")
             await groups(run, "better", 1, None)
+            await groups(run, "bad", 7, "env")
             with pytest.raises(ConfigError, match=f"^{8 * size} episodes in a row failed"):
-                await groups(run, "worse", 8, "env")
+                await groups(run, "worse", 1, "env")
 
     asyncio.run(failing())
