@@ -41,7 +41,6 @@ def check_start(config: RunConfig) -> None:
     Raises ConfigError, or DependencyLost for a Redis that does not answer.
     """
     scenarios = check_world(config)
-    _say_credit_basis(config, scenarios)
     for warning in check_credit(config.credit):
         print(f"milepost: {warning}", file=sys.stderr)
     require_port(config.metrics)
@@ -63,13 +62,12 @@ def check_start(config: RunConfig) -> None:
         raise DependencyLost(str(error)) from error
 
 
-def _say_credit_basis(config: RunConfig, scenarios: ScenarioSet) -> None:
-    """Say what credit goes by. A later step that hangs is not judged here: the run's deadlines are for that."""
+def basis_of_credit(config: RunConfig, scenarios: ScenarioSet) -> str | None:
+    """What credit goes by, for people. A later step that hangs is not judged here: episodes have their deadlines."""
     limit, task = config.actors.env_timeout_s, scenarios.task("train", 0)
     with contextlib.suppress(ConfigError):
-        basis = within(2 * limit, "an episode", lambda: credit_basis(config, task, seconds=min(2.0, limit / 2)))
-        if basis is not None:
-            print(f"milepost: {basis}", file=sys.stderr)
+        return within(2 * limit, "an episode", lambda: credit_basis(config, task, seconds=min(2.0, limit / 2)))
+    return None
 
 
 def judge_model(config: RunConfig) -> CheckedModel:

@@ -87,6 +87,11 @@ class Reporter:
         self._view.phase(text)
         self._write_status(text)
 
+    def remark(self, text: str) -> None:
+        """As `note`, of something that is in order."""
+        logger.info("%s", text)
+        self._view.note(text)
+
     def note(self, text: str) -> None:
         """One line that stays on the screen and in the log."""
         logger.warning("%s", text)

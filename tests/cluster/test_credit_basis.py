@@ -1,9 +1,16 @@
 """What credit goes by is said before a run: success where the environment reports it, else returns."""
 
+from pathlib import Path
+
 import pytest
 
+from milepost.actors.worker import ActorConfig
 from milepost.cluster.credit_basis import credit_basis
-from milepost.cluster.preflight import check_start
+from milepost.cluster.preflight import basis_of_credit
+from milepost.cluster.run import Run
+from milepost.cluster.runlog import runs
+from milepost.cluster.runlog.console import LiveView
+from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Task
@@ -53,8 +60,19 @@ def test_a_strategy_that_reads_no_success_says_nothing(credit: dict[str, object]
     assert said(SILENT, **credit) is None
 
 
-def test_preflight_says_it_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    env = ScenarioConfig(path=SILENT, train_size=4, heldout_size=2)
-    check_start(RunConfig(env=env))
-    assert "milepost: credit: returns, because the environment reports no success" in capsys.readouterr().err
-    assert len(list(ScenarioSet(env).tasks("train"))) == 4
+def test_preflight_of_a_run_says_it_on_the_screen(tmp_path: Path) -> None:
+    config = RunConfig(env=ScenarioConfig(path=SILENT, train_size=4, heldout_size=2))
+    folder = runs.create(tmp_path, "silent")
+    said: list[str] = []
+    with Metrics(folder.metrics) as metrics, LiveView(run_id=folder.run_id, iterations=8) as view:
+        view.note = said.append
+        Run(config, folder, view, metrics)
+    assert said == ['credit: returns, because the environment reports no success (info["success"])']
+
+
+def test_a_later_step_that_hangs_leaves_the_question_to_the_episodes() -> None:
+    config = RunConfig(
+        env=ScenarioConfig(path="tests.broken_envs:HangsInStep", train_size=4, heldout_size=2),
+        actors=ActorConfig(env_timeout_s=0.2),
+    )
+    assert basis_of_credit(config, ScenarioSet(config.env)) is None
