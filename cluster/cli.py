@@ -1,4 +1,4 @@
-"""The command line: `milepost train | eval | credit | experiment | config | check-env | status | doctor`.
+"""The command line: `milepost train | eval | credit | experiment | config | check-env | status | clean | doctor`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
@@ -6,6 +6,7 @@ stands in the component it calls. Heavy libraries are imported inside the comman
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -47,6 +48,8 @@ _EXAMPLES = """Examples:
   milepost check-env my_project.my_env:MyEnv --set size=8
 
   milepost status
+
+  milepost clean latest
 
   milepost doctor deploy/configs/local.toml --parity
 """
@@ -180,6 +183,30 @@ def status(
 
     for line in console.status_lines(runs.find(runs_dir, name)):
         typer.echo(line)
+
+
+@app.command()
+def clean(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Id, path or 'latest'.")],
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Remove a run's buffer from the Redis that buffer.url_env names; its folder and checkpoints stay."""
+    from milepost.cluster.replay import own_redis  # heavy front doors
+    from milepost.cluster.replay.client import BufferRefused
+    from milepost.cluster.settings import config as configs
+
+    folder = runs.find(runs_dir, name)
+    with folder.lock():
+        try:
+            url = configs.load(folder.resolved).buffer.url
+            removed = asyncio.run(own_redis.remove(url, folder.run_id)) if url else None
+        except BufferRefused as error:
+            raise ConfigError(str(error)) from error
+    if removed is None:
+        typer.echo(f"{folder.run_id} keeps its buffer in its own folder, {folder.redis}: nothing to remove")
+        return
+    size = f"{removed.bytes / 1024**2:.1f} MiB of trajectories"
+    typer.echo(f"{folder.run_id}: removed {removed.keys} keys with {size} from Redis; checkpoints stay")
 
 
 @app.command()

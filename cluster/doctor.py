@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.preflight import judge_model
 from milepost.cluster.replay import redis_server
-from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_url
+from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
+from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import EnvPathError, build_env
 
@@ -167,13 +168,13 @@ def _metrics_port(config: RunConfig) -> Finding:
 def _redis(config: RunConfig) -> Finding:
     try:
         if config.buffer.url_env:
-            asyncio.run(check_url(config.buffer.url))
+            asyncio.run(check_url(config.buffer.url, config.buffer))
             return Finding("ok", "the buffer's Redis keeps an append-only file and evicts nothing")
         with (
             tempfile.TemporaryDirectory(prefix="milepost-doctor-") as folder,
-            redis_server.start(Path(folder)) as server,
+            redis_server.start(Path(folder), maxmemory_bytes=config.buffer.maxmemory_bytes) as server,
         ):
-            asyncio.run(check_url(server.url))
+            asyncio.run(check_url(server.url, config.buffer))
         major, minor = redis_server.server_version(redis_server.find_binary())
         return Finding("ok", f"embedded Redis {major}.{minor} starts, keeps an append-only file and evicts nothing")
     except (BufferUnavailable, BufferRefused) as error:

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.credit_basis import credit_basis
-from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, check_url
+from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
+from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.own_credit import check_credit
@@ -55,7 +56,7 @@ def check_start(config: RunConfig) -> None:
             judge_model(config)
             check_dialogue(config, Path(config.model.path).expanduser(), scenarios)
         if config.buffer.url_env:
-            asyncio.run(check_url(config.buffer.url))
+            asyncio.run(check_url(config.buffer.url, config.buffer))
     except BufferRefused as error:
         raise ConfigError(str(error)) from error
     except BufferUnavailable as error:

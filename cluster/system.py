@@ -33,6 +33,7 @@ from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, Client, check_server, connect
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.own_redis import refresh_expiry
 from milepost.cluster.replay.redis_server import RedisServer
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, config_hash
@@ -43,6 +44,7 @@ from milepost.learner.recipe import Recipe
 logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
 _TEND_EVERY_S = 1.0
+_RENEW_KEYS_EVERY_S = 60.0
 _LOCAL_CPUS = 64
 """Logical: actors are placed by what they are, not by counting cores on a laptop."""
 
@@ -115,15 +117,15 @@ class System:
             url = self.redis_process.url if self.redis_process else config.url
             self.redis = connect(url, patience_s=self.config.run.stall_timeout_s)
             self._ending.push_async_callback(self.redis.aclose)
-            await check_server(self.redis)
+            await check_server(self.redis, maxmemory_bytes=config.maxmemory_bytes)
+            self.ledger = Ledger(self.redis, self.folder.run_id)
+            self.buffer = TrajectoryBuffer(self.redis, self.folder.run_id, config)
+            run = self.config.run
+            await self.ledger.configure(
+                groups_per_update=run.groups_per_iteration, max_staleness=run.max_staleness, limits=config
+            )
         except BufferRefused as error:
             raise ConfigError(str(error)) from error
-        self.ledger = Ledger(self.redis, self.folder.run_id)
-        self.buffer = TrajectoryBuffer(self.redis, self.folder.run_id, config)
-        run = self.config.run
-        await self.ledger.configure(
-            groups_per_update=run.groups_per_iteration, max_staleness=run.max_staleness, limits=config
-        )
         return url
 
     async def _start_ray(self) -> None:
@@ -171,7 +173,7 @@ class System:
 
     async def tend(self) -> None:
         """Care without end: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""
-        await _side_by_side([self._tend_redis(), self._tend_parts()])
+        await _side_by_side([self._tend_redis(), self._tend_expiry(), self._tend_parts()])
 
     async def _tend_redis(self) -> None:
         """By itself: all else may be waiting for Redis to come back."""
@@ -180,6 +182,11 @@ class System:
                 logger.warning("redis-server ended; starting it again on its append-only file")
                 self.redis_process.revive()
             await asyncio.sleep(_TEND_EVERY_S)
+
+    async def _tend_expiry(self) -> None:
+        while expiry_s := self.config.buffer.expiry_s:
+            await refresh_expiry(self.redis, self.folder.run_id, expiry_s=expiry_s)
+            await asyncio.sleep(_RENEW_KEYS_EVERY_S)
 
     async def _tend_parts(self) -> None:
         while True:

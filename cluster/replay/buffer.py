@@ -38,6 +38,12 @@ class BufferConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url_env: str = Field("", description="Environment variable that holds the Redis URL; empty: an embedded server")
+    allow_no_password: bool = Field(
+        False, description="Password rule: whether a Redis by URL may serve, beyond this machine, whoever reaches it"
+    )
+    expiry_days: float = Field(
+        7.0, gt=0, description="Expiry in days after which a Redis by URL forgets a run that nobody drives"
+    )
     max_bytes: int = Field(
         1024**3, ge=1024, description="Buffer capacity in bytes of trajectories held, ready and consumed together"
     )
@@ -68,6 +74,11 @@ class BufferConfig(BaseModel):
         if not url:
             raise BufferRefused(f"buffer.url_env names {self.url_env}, which is not set: export the Redis URL in it")
         return url
+
+    @property
+    def expiry_s(self) -> float:
+        """Seconds that a key stays without a driver; 0 for the embedded server, which goes with the run's folder."""
+        return 86_400 * self.expiry_days if self.url_env else 0.0
 
     @property
     def high_water_bytes(self) -> int:

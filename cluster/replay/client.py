@@ -9,8 +9,10 @@ neither of them needs to: either one ends the program with its reason.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from redis.asyncio import Redis as AsyncRedis
@@ -27,8 +29,14 @@ BLOCK_S = 2.0
 _SOCKET_TIMEOUT_S = BLOCK_S + 3.0
 _RETRIES = 3
 _PAUSE_S = 1.0
-_PASSING = ("MISCONF", "BUSY ", "CLUSTERDOWN", "TRYAGAIN")
-"""What Redis answers in a condition that passes: its disk is full, a script runs, a node is away."""
+_PASSING = {"MISCONF", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS"}
+"""What Redis answers in a condition that passes: its disk is full, a script runs, a node is away or not the master."""
+_CODE = re.compile(r"^(?:.*: -)?([A-Z]+) ", re.DOTALL)
+"""Of an error's text. Redis 6.2 wraps what a script meets: `Error running script (...): @user_script: 8: -OOM ...`"""
+_BAD_URL = (
+    "the Redis URL that buffer.url_env names cannot be read: write redis://USER:PASSWORD@HOST:PORT/0, and special "
+    "characters of the password as percent and two hex digits (# is %23, / is %2F)"
+)
 
 
 class BufferUnavailable(DependencyLost):
@@ -91,17 +99,37 @@ class Client:
 def connect(url: str, *, patience_s: float = 0.0) -> Client:
     """Asyncio client for `url`: binary replies, no endless wait, few retries (all our calls can be repeated).
 
-    `patience_s`: how long a command may wait for a Redis that is away; 0 fails at once.
+    `patience_s`: how long a command may wait for a Redis that is away; 0 fails at once. Raises BufferRefused for what
+    is no URL, without a piece of it: it may be a piece of the password.
     """
-    connection = AsyncRedis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=_SOCKET_TIMEOUT_S,
-        socket_connect_timeout=_SOCKET_TIMEOUT_S,
-        health_check_interval=15,
-        retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
-    )
+    if not _is_url(url):
+        raise BufferRefused(_BAD_URL)
+    try:
+        connection = AsyncRedis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=_SOCKET_TIMEOUT_S,
+            health_check_interval=15,
+            retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _RETRIES),
+        )
+    except (ValueError, TypeError):
+        raise BufferRefused(_BAD_URL) from None
     return Client(connection, patience_s=patience_s)
+
+
+def _is_url(url: str) -> bool:
+    """Whether it reads as it was meant: what an unescaped `#`, `/` or `?` of a password cut off holds the `@`."""
+    try:
+        parts = urlsplit(url)
+        return bool(
+            parts.scheme in ("redis", "rediss", "unix")
+            and "@" not in parts.path + parts.query
+            and not parts.fragment
+            and (parts.port is None or parts.port > 0)
+        )
+    except ValueError:
+        return False
 
 
 def connect_sync(url: str) -> redis.Redis:
@@ -116,11 +144,12 @@ def connect_sync(url: str) -> redis.Redis:
     )
 
 
-async def check_server(client: Client) -> None:
-    """Refuse a server that can lose what it acknowledged. Reads INFO only, which narrow ACL users may.
+async def check_server(client: Client, *, maxmemory_bytes: int) -> None:
+    """Refuse a server that can lose what it acknowledged, or is too small. Reads INFO only.
 
-    Raises BufferRefused for Redis before 6.2, an evicting memory policy, or persistence without an append-only file;
-    BufferUnavailable where the server does not answer.
+    `maxmemory_bytes`: what a full buffer needs. Raises BufferRefused for Redis before 6.2, an evicting memory policy, a
+    lower memory limit, persistence without an append-only file, or a user who may not ask; BufferUnavailable where the
+    server does not answer.
     """
     try:
         info = await client.connection.info()
@@ -128,8 +157,8 @@ async def check_server(client: Client) -> None:
         raise BufferRefused(
             f"Redis refuses the credentials ({error}): check user and password of the buffer"
         ) from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise BufferUnavailable(f"Redis does not answer INFO: {error}") from error
+    except redis.RedisError as error:
+        raise _translated(error, "INFO") from error
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if version < (6, 2):
         raise BufferRefused(f"Redis is version {info['redis_version']}, the buffer needs 6.2 or newer: upgrade it")
@@ -138,17 +167,25 @@ async def check_server(client: Client) -> None:
             f"Redis has maxmemory-policy {info['maxmemory_policy']}, and would delete the buffer when memory is short:"
             " run CONFIG SET maxmemory-policy noeviction"
         )
+    if 0 < int(info["maxmemory"]) < maxmemory_bytes:
+        raise BufferRefused(
+            f"Redis has maxmemory {int(info['maxmemory'])}, a buffer of buffer.max_bytes needs {maxmemory_bytes}: "
+            f"run CONFIG SET maxmemory {maxmemory_bytes}, or lower buffer.max_bytes"
+        )
     if not int(info["aof_enabled"]):
         raise BufferRefused("Redis keeps no append-only file and would lose the buffer: run CONFIG SET appendonly yes")
 
 
-async def check_url(url: str) -> None:
-    """`check_server` of the server behind `url`, on a connection of its own."""
-    client = connect(url)
+async def serves_strangers(url: str) -> bool:
+    """Whether somebody without credentials is served at the address of `url`."""
+    stranger = connect(url).connection
+    stranger.connection_pool.connection_kwargs.update(username=None, password=None)
     try:
-        await check_server(client)
+        return bool(await stranger.ping())
+    except redis.RedisError:
+        return False
     finally:
-        await client.aclose()
+        await stranger.aclose()
 
 
 def _cancellations() -> int:
@@ -159,14 +196,16 @@ def _cancellations() -> int:
 
 def _translated(error: redis.RedisError, command: str) -> Exception:
     text = str(error)
-    if isinstance(error, redis.exceptions.NoScriptError):
+    found = _CODE.match(text)
+    code = found[1] if found else ""
+    if isinstance(error, redis.exceptions.NoScriptError) or code == "NOSCRIPT":
         return ScriptUnknown(text)
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError) or code == "NOPERM":
         return BufferRefused(f"Redis refuses {command} to this user: {text}")
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or code == "OOM" or "OOM command" in text:
+        return BufferFull(f"Redis is at its memory limit: {text}")
+    if isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.MasterDownError) or code in _PASSING:
+        return BufferUnavailable(f"Redis cannot serve {command} now: {text}")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return BufferUnavailable(f"Redis does not answer {command}: {text}")
-    if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM command" in text:
-        return BufferFull(f"Redis is at its memory limit: {text}")
-    if isinstance(error, redis.exceptions.ReadOnlyError) or text.startswith(_PASSING):
-        return BufferUnavailable(f"Redis cannot serve {command} now: {text}")
     return BufferRefused(f"Redis refuses {command}: {text}")

@@ -83,6 +83,7 @@ class Ledger:
             "max_groups": limits.max_groups,
             "high_water_bytes": limits.high_water_bytes,
             "max_attempts": limits.max_attempts,
+            "expiry_ms": round(1000 * limits.expiry_s),
         }
         await self._store.command("HSET", self._store.ledger, *(word for pair in settings.items() for word in pair))
         await self._store.move("prepare", [])

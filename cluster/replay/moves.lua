@@ -265,4 +265,6 @@ end
 
 function op.balance() return {ledger('issued_total'), redis.call('HGETALL', COUNTS)} end
 
-return op[ARGV[1]]()
+local answer = op[ARGV[1]]()
+expire_what_is_new()
+return answer

@@ -27,6 +27,16 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- In a Redis that others use too, a run that nobody drives must not stay for ever. The driver renews what is there; a
+-- key made by this call gets its time at once, for the driver may be killed before it looks again.
+local function expire_what_is_new()
+  local expiry_ms = tonumber(redis.call('HGET', LEDGER, 'expiry_ms') or 0)
+  if expiry_ms == 0 then return end
+  for _, key in ipairs(KEYS) do
+    if redis.call('PTTL', key) == -1 then redis.call('PEXPIRE', key, expiry_ms) end
+  end
+end
+
 local function get(group, field) return redis.call('HGET', group.record, field) end
 local function number(group, field) return tonumber(get(group, field) or 0) end
 local function ledger(field) return tonumber(redis.call('HGET', LEDGER, field) or 0) end

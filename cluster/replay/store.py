@@ -40,6 +40,11 @@ class Store:
     def _key(self, name: str) -> str:
         return f"mp:{{{self.run_id}}}:{name}"
 
+    @property
+    def pattern(self) -> str:
+        """What all keys of the run match, and no other run's."""
+        return self._key("*")
+
     def record(self, group_id: str) -> str:
         """Key of the hash that says where a group stands."""
         return self._key(f"group:{group_id}")

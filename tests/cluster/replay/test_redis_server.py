@@ -181,7 +181,7 @@ async def _check(url: str, **settings: str) -> None:
         for name, value in settings.items():
             await client.connection.config_set(name, value)
         try:
-            await check_server(client)
+            await check_server(client, maxmemory_bytes=2**20)
         finally:
             for name, value in before.items():
                 await client.connection.config_set(name, value)
@@ -195,6 +195,8 @@ def test_an_evicting_server_and_one_without_append_only_file_are_refused(redis_u
         asyncio.run(_check(redis_url, **{"maxmemory-policy": "allkeys-lru"}))
     with pytest.raises(BufferRefused, match="CONFIG SET appendonly yes"):
         asyncio.run(_check(redis_url, appendonly="no"))
+    with pytest.raises(BufferRefused, match=r"maxmemory 1000000, .* needs 1048576: run CONFIG SET maxmemory 1048576"):
+        asyncio.run(_check(redis_url, maxmemory="1000000"))
 
 
 def test_a_wrong_password_and_a_silent_address_are_told_apart(redis_url: str) -> None:
