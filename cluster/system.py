@@ -195,7 +195,9 @@ class System:
         counts = (await self.ledger.balance()).counts
         failed = (counts["env_failed"], counts["infra_failed"])
         good = sum(counts.values()) - sum(failed) - counts["issued"] - counts["running"]
-        streak = self._failing.see(good=good, by_env=failed[0], by_infra=failed[1])
+        streak = self._failing.see(
+            good=good, by_env=failed[0], by_infra=failed[1], is_excused=self.engines.is_replacing
+        )
         if streak is not None:
             cause = f"{streak}; the last one: {await self.ledger.last_failure()}"
             raise ConfigError(cause) if streak.by_env else DependencyLost(cause)

@@ -120,11 +120,12 @@ class EnginePool:
                     self._quarantine(slot, f"its weights of version {weights.version} could not be verified")
                 else:
                     await self._commit(slot, weights, rollback)
-        if not self.handles and not self._replacing:
+        if not self.handles and not self.is_replacing:
             raise DependencyLost(f"no engine took the weights of version {weights.version}")
 
     @property
-    def _replacing(self) -> bool:
+    def is_replacing(self) -> bool:
+        """Whether an engine is being started again."""
         return any(slot.restart is not None for slot in self._slots)
 
     async def _commit(self, slot: _Slot, weights: Delivery, rollback: bool) -> None:
