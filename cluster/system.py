@@ -103,7 +103,7 @@ class System:
             self._ending.push_async_callback(self.learners.stop)
             starts.append(self.learners.start())
         await _side_by_side(starts)
-        self.workers = WorkerPool(self._worker_spec(url, model), self.ledger, self.engines.handles)
+        self.workers = WorkerPool(self._worker_spec(url, model), self.ledger, self.engines.rotation)
         self._ending.push_async_callback(self.workers.stop)
 
     async def _start_redis(self) -> str:
@@ -184,7 +184,7 @@ class System:
     async def _tend_parts(self) -> None:
         while True:
             await self.engines.probe()
-            await self.workers.tend(self.engines.handles)
+            await self.workers.tend(self.engines.rotation)
             await self.ledger.reclaim()
             await self.buffer.close_overdue()
             await self._give_up_on_hopeless()
