@@ -1,11 +1,12 @@
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
-# make check   format, lint, types, code nobody reaches           make clean   remove the environment
+# make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
+# make bench   asynchrony against lockstep                         make clean   remove the environment
 PYTHON ?= python3.11
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test browser check bench clean
+.PHONY: setup train test faults browser check bench clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -28,6 +29,9 @@ browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 		|| echo "milepost: no chromium, and apt could not bring it: the browser tests are skipped"
+
+faults: setup
+	$(BIN)/python -m pytest -m sweep
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -131,6 +131,10 @@ class VLLMEngine:
             stopped=ids[-1] in self._stop,
         )
 
+    async def check(self) -> None:
+        """Return once vLLM's core has answered, which it does between two steps; a stopped one never does."""
+        await self._llm.is_sleeping()
+
     async def pause(self) -> None:
         """Freeze running requests where they are; they go on after `commit`."""
         # The cache holds keys and values of the old weights: cleared, so that running requests are prefilled anew and

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,8 +95,7 @@ class FailurePause:
     one group to see. The first episode that comes through ends it.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._pause_s = 0.0
         self._since = -math.inf
 
@@ -108,12 +106,12 @@ class FailurePause:
     def all_failed(self, began: float) -> None:
         """A group ended with failures only. One that began before the last pause says nothing new."""
         if began >= self._since:
-            self._since = self._clock()
+            self._since = time.monotonic()
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
     def allows(self, running: int, limit: int) -> bool:
         """Whether a worker that plays `running` groups of at most `limit` may begin another one."""
-        return running < (1 if self._pause_s else limit) and self._clock() >= self._since + self._pause_s
+        return running < (1 if self._pause_s else limit) and time.monotonic() >= self._since + self._pause_s
 
 
 class Worker:

@@ -17,6 +17,7 @@ So no group is trained on twice in the history that survives, and none is lost. 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from milepost.cluster.base.exits import Diverged, Exit, Stopped
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.pools.learners import LearnerLost
 from milepost.cluster.replay.client import BufferRefused
@@ -33,7 +35,10 @@ from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.start import Start, newest_checkpoint
 from milepost.cluster.system import System
+from milepost.envs.types import Group
 from milepost.learner.credit.filter import Verdict
+from milepost.learner.loop import UpdateReport
+from milepost.learner.recipe import UpdateOptions
 from milepost.learner.zero.checkpoint import Found
 
 logger = logging.getLogger(__name__)
@@ -68,6 +73,9 @@ class Recovery:
         self._reporter = reporter
         self._progress = progress
         self._histories = histories
+        self._whole = asyncio.Event()
+        """Set while ranks, progress and ledger agree: not within an update, and not after one that broke off."""
+        self._whole.set()
 
     async def begin(self, start: Start) -> None:
         """Bring learner and ledger to where a driver begins, whatever an earlier one left."""
@@ -77,6 +85,12 @@ class Recovery:
         ledger = self._system.ledger
         await ledger.set_versions(published=start.version)  # the engines started on it
         await ledger.release_all()
+
+    async def train(self, groups: Sequence[Group], options: UpdateOptions) -> UpdateReport:
+        """Update the ranks' weights; `consume` then makes the rest of the run agree with them."""
+        self._reporter.activity("training")
+        self._whole.clear()
+        return await self._system.learners.train(groups, self._progress.version, options)
 
     async def consume(self, taken: Taken, verdicts: Sequence[Verdict]) -> None:
         """An update is made: checkpoint it if due, and commit what it consumed."""
@@ -96,12 +110,36 @@ class Recovery:
         logger.info("version %d consumed %s", progress.version, ", ".join(outcomes))
         if progress.saved == progress.version:
             await self._settle()
+        self._whole.set()
 
     async def checkpoint(self) -> None:
         """Save the current weights unless that was done, and settle what they consumed."""
         if self._progress.saved != self._progress.version:
             await self._save({})
             await self._settle()
+
+    async def save_before(self, end: Exception, training: asyncio.Task[None]) -> None:
+        """Checkpoint what was learnt before `end` ends the run, once an update under way has ended; never raises.
+
+        Nothing is saved of an update that broke off, or of a policy that diverged. All of it has the stop's grace.
+        """
+        if isinstance(end, Diverged | Stopped):
+            return
+        whole = asyncio.ensure_future(self._whole.wait())
+        try:
+            async with asyncio.timeout(self._system.config.run.stop_grace_s):
+                await asyncio.wait({whole, training}, return_when=asyncio.FIRST_COMPLETED)
+                training.cancel()
+                await asyncio.wait({training})
+                if self._whole.is_set() and self._progress.version > 0:
+                    await self.checkpoint()
+        except (Exit, OSError, TimeoutError) as error:
+            logger.warning(
+                "the last checkpoint was not written: %s", str(error) or "it took longer than run.stop_grace_s"
+            )
+        finally:
+            whole.cancel()
+        self._reporter.note(self._progress.way_on)
 
     async def make_room(self) -> None:
         """Settle what was consumed, by a checkpoint, where the buffer is so full that nothing is issued."""
@@ -122,6 +160,7 @@ class Recovery:
         await self._reconcile(found)
         await system.publish(progress.version, rollback=True)
         await system.ledger.resume()  # not before: the engines held weights that are undone
+        self._whole.set()
 
     async def _reconcile(self, found: Found | None) -> None:
         """Make ledger and checkpoint agree: what the checkpoint consumed is settled, what came later is undone."""

@@ -57,8 +57,7 @@ class Run:
 
     async def main(self, start: Start) -> None:
         """Everything, from `start` to the end. Raises an Exit unless the run finishes."""
-        work = asyncio.create_task(self._work(start))
-        stop = asyncio.create_task(self._stopping.wait())
+        work, stop = asyncio.create_task(self._work(start)), asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if self._in_step:
@@ -85,6 +84,9 @@ class Run:
             done, _ = await asyncio.wait({training, tending}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except Exception as end:
+            await self._recovery.save_before(end, training)
+            raise
         finally:
             await _end(training, tending)
 
@@ -117,11 +119,10 @@ class Run:
         if taken is None:
             return
         groups = [leased.group for leased in taken.groups]
-        self.reporter.activity("training")
         with timed(clock.seconds, "train"):
             busy = await system.engines.busy_s()
             options = self._watch.options(await self._histories.fetch(groups, progress.version))
-            report = await system.learners.train(groups, progress.version, options)
+            report = await self._recovery.train(groups, options)
             clock.overlap_s = await system.engines.busy_s() - busy
         with timed(clock.seconds, "commit"):
             await self._recovery.consume(taken, report.verdicts)

@@ -105,7 +105,7 @@ class System:
             self._ending.push_async_callback(self.learners.stop)
             starts.append(self.learners.start())
         await _side_by_side(starts)
-        self.workers = WorkerPool(self._worker_spec(url, model), self.ledger, self.engines.handles)
+        self.workers = WorkerPool(self._worker_spec(url, model), self.ledger, self.engines.rotation)
         self._ending.push_async_callback(self.workers.stop)
 
     async def _start_redis(self) -> str:
@@ -191,7 +191,7 @@ class System:
     async def _tend_parts(self) -> None:
         while True:
             await self.engines.probe()
-            await self.workers.tend(self.engines.handles)
+            await self.workers.tend(self.engines.rotation)
             await self.ledger.reclaim()
             await self.buffer.close_overdue()
             await self._give_up_on_hopeless()
@@ -202,7 +202,9 @@ class System:
         counts = (await self.ledger.balance()).counts
         failed = (counts["env_failed"], counts["infra_failed"])
         good = sum(counts.values()) - sum(failed) - counts["issued"] - counts["running"]
-        streak = self._failing.see(good=good, by_env=failed[0], by_infra=failed[1])
+        streak = self._failing.see(
+            good=good, by_env=failed[0], by_infra=failed[1], is_excused=self.engines.is_replacing
+        )
         if streak is not None:
             cause = f"{streak}; the last one: {await self.ledger.last_failure()}"
             raise ConfigError(cause) if streak.by_env else DependencyLost(cause)

@@ -39,6 +39,8 @@ async def take_groups(
         except NothingReady as missing:
             await recovery.make_room()
             balance = await system.ledger.balance()
+            if system.engines.is_replacing:
+                waiting.begin_anew()
             if waiting.is_stalled(missing.have, balance.counts["finished"]):
                 reason = f"no episode finished for run.stall_timeout_s = {run.stall_timeout_s:g}: {missing}"
                 raise WatchdogExpired(reason) from None
@@ -55,6 +57,10 @@ class _Wait:
         self._progress_came = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._most = (0, 0)
+
+    def begin_anew(self) -> None:
+        """Without an engine there is no progress, and its start has a deadline of its own."""
+        self._progress_came = time.monotonic()
 
     def is_stalled(self, have: int, finished: int) -> bool:
         """Whether neither groups nor finished episodes became more for the stall timeout."""

@@ -7,7 +7,6 @@ arithmetic on counts and a clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 _NEVER_GOOD_S = 20.0
@@ -32,10 +31,9 @@ class Streak:
 class FailureStreak:
     """What failed since the last episode that came through."""
 
-    def __init__(self, *, episodes: int, patience_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, episodes: int, patience_s: float) -> None:
         self._episodes = episodes
         self._patience_s = patience_s
-        self._clock = clock
         self._good: int | None = None
         self._env = self._infra = self._last_infra = 0
         """Counts at the last episode that came through; what was excused since is added."""
@@ -53,7 +51,7 @@ class FailureStreak:
             self._infra += by_infra - self._last_infra
         self._last_infra = by_infra
         by_env, by_infra = by_env - self._env, by_infra - self._infra
-        failed, now = by_env + by_infra, self._clock()
+        failed, now = by_env + by_infra, time.monotonic()
         if failed > self._failed:
             self._seconds += min(now - self._last, _LONGEST_GAP_S) if self._failed else 0.0
             self._last = now

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from milepost.actors.engine import Completion, environment
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartBudget
-from milepost.cluster.pools.engines import EngineActor, EngineSpec, last_line, sampling_seed
+from milepost.cluster.pools.engines import EngineActor, EngineHealth, EngineSpec, Rotation, last_line, sampling_seed
 from milepost.cluster.pools.weights import Delivery
 from milepost.envs.types import Turn
 
@@ -26,6 +27,12 @@ logger = logging.getLogger(__name__)
 _MAX_CALLS = 100_000
 """Under way in an engine's actor: probes and updates must never queue behind the requests of many episodes."""
 _PROBE_TIMEOUT_S = 10.0
+_PROBE_SHARE_OF_REQUEST = 0.5
+"""A core that answers nothing for half a request's deadline is replaced before the requests that it holds are lost."""
+_PROBE_WAIT_S = 1.0
+"""How long a call waits for answers: who calls has more to do, and the next call looks again."""
+_UNANSWERED = 8
+"""Requests in a row without an answer: the engine serves nobody, whatever its core says."""
 
 
 @dataclass(slots=True)
@@ -40,6 +47,9 @@ class _Slot:
     rests: bool = False
     """Lost, with no restart left for the time being."""
     restart: asyncio.Task[None] | None = None
+    probe: asyncio.Future[EngineHealth] | None = None
+    probed_at: float = 0.0
+    busy_s: float = 0.0
 
 
 class EnginePool:
@@ -100,6 +110,11 @@ class EnginePool:
         self._budget.came_up(slot.index)
 
     @property
+    def rotation(self) -> Rotation:
+        """Engines in rotation, and whether another one is coming."""
+        return Rotation(self.handles, self.is_replacing)
+
+    @property
     def handles(self) -> list[Any]:
         """Engines in rotation."""
         return [slot.handle for slot in self._slots if slot.serving]
@@ -120,11 +135,12 @@ class EnginePool:
                     self._quarantine(slot, f"its weights of version {weights.version} could not be verified")
                 else:
                     await self._commit(slot, weights, rollback)
-        if not self.handles and not self._replacing:
+        if not self.handles and not self.is_replacing:
             raise DependencyLost(f"no engine took the weights of version {weights.version}")
 
     @property
-    def _replacing(self) -> bool:
+    def is_replacing(self) -> bool:
+        """Whether an engine is being started again."""
         return any(slot.restart is not None for slot in self._slots)
 
     async def _commit(self, slot: _Slot, weights: Delivery, rollback: bool) -> None:
@@ -144,18 +160,45 @@ class EnginePool:
         return [_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None]
 
     async def probe(self) -> list[float]:
-        """Ask every engine in rotation how long it was busy, in seconds; one that does not answer is replaced."""
+        """Ask every engine in rotation how it is; one that died, or answers no probe or no request, is replaced.
+
+        Returns the seconds that each of them was busy, as far as it said.
+        """
         self._look_after_restarts()
-        found = []
-        for slot in [slot for slot in self._slots if slot.serving]:
-            try:
-                async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                    found.append(await slot.handle.busy_s.remote())
-            except RayActorError as error:
-                self._quarantine(slot, f"died: {last_line(error)}")
-            except TimeoutError:
-                self._quarantine(slot, f"did not answer a probe within {_PROBE_TIMEOUT_S:g} s")
-        return found
+        asked = [slot for slot in self._slots if slot.serving]
+        for slot in asked:
+            if slot.probe is None:
+                slot.probe, slot.probed_at = asyncio.ensure_future(slot.handle.health.remote()), time.monotonic()
+                slot.probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+        probes = [slot.probe for slot in asked if slot.probe is not None]
+        if probes:
+            await asyncio.wait(probes, timeout=_PROBE_WAIT_S)
+        for slot in asked:
+            self._judge(slot)
+        return [slot.busy_s for slot in asked if slot.serving]
+
+    def _judge(self, slot: _Slot) -> None:
+        probe, config = slot.probe, self._spec.config
+        if probe is None or not slot.serving:
+            return
+        if not probe.done():
+            limit_s = max(_PROBE_TIMEOUT_S, _PROBE_SHARE_OF_REQUEST * config.request_timeout_s)
+            if time.monotonic() - slot.probed_at > limit_s:
+                self._quarantine(slot, f"did not answer a probe within {limit_s:g} s")
+            return
+        slot.probe = None
+        try:
+            health = probe.result()
+        except RayError as error:
+            self._quarantine(slot, f"died: {last_line(error)}")
+            return
+        slot.busy_s = health.busy_s
+        if health.unanswered >= _UNANSWERED:
+            self._quarantine(
+                slot,
+                f"let {health.unanswered} requests in a row run into engine.request_timeout_s = "
+                f"{config.request_timeout_s:g}",
+            )
 
     async def busy_s(self) -> float:
         """Seconds that the busiest engine has generated since it started; a replaced one counts from 0."""
@@ -176,6 +219,7 @@ class EnginePool:
     def _quarantine(self, slot: _Slot, reason: str) -> None:
         """Out of rotation at once, and replaced. Raises DependencyLost where that leaves too few engines."""
         slot.serving = slot.waits_for_weights = False
+        slot.probe, slot.busy_s = None, 0.0
         if slot.restart is not None and not slot.restart.done():
             return  # `_replace` itself is told by `serving`
         logger.warning("engine %d out of rotation: %s", slot.index, reason)

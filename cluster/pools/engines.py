@@ -49,6 +49,24 @@ def sampling_seed(run_seed: int, *, engine: int, start: int, version: int) -> in
     return int.from_bytes(hashlib.sha256(identity).digest()[:4]) >> 1
 
 
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """What an engine says of itself when it is probed."""
+
+    busy_s: float
+    """Seconds since its start with at least one request under way and no pause."""
+    unanswered: int
+    """Requests in a row, up to now, that ran into `engine.request_timeout_s` while it was not paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """The engines that answer requests, and whether one more is being started."""
+
+    handles: list[Any]
+    is_growing: bool
+
+
 class EngineActor:
     """One VLLMEngine in a process of its own. It ends its process when vLLM's core dies, so that it never looks
     alive.
@@ -68,6 +86,7 @@ class EngineActor:
         self._in_flight = 0
         self._paused = False
         self._busy_s = 0.0
+        self._unanswered = 0
         self._since = time.monotonic()
 
     def _tick(self) -> None:
@@ -85,20 +104,24 @@ class EngineActor:
         self._tick()
         self._in_flight += 1
         try:
-            return await self._engine.generate(prompt_ids)
-        except EngineError:
+            completion = await self._engine.generate(prompt_ids)
+        except EngineError as error:
             if self._engine.dead:
                 os._exit(70)
+            self._unanswered += isinstance(error.__cause__, TimeoutError) and not self._paused
             raise
+        else:
+            self._unanswered = 0
+            return completion
         finally:
             self._tick()
             self._in_flight -= 1
 
     async def pause(self) -> None:
         """Freeze running requests."""
+        await self._engine.pause()  # first: until its core has answered, the probe asks it, too
         self._tick()
         self._paused = True
-        await self._engine.pause()
 
     async def load(self, path: str, sha256: str) -> None:
         """Verify and load a weight file; see `VLLMEngine.load`."""
@@ -112,15 +135,20 @@ class EngineActor:
         """Name the loaded weights and resume; returns the version now served."""
         await self._engine.commit(version, rollback=rollback)
         self._tick()
-        self._paused = False
+        self._paused, self._unanswered = False, 0
         return self._engine.version
 
-    async def busy_s(self) -> float:
-        """Seconds since its start with at least one request under way and no pause; also the health probe."""
+    async def health(self) -> EngineHealth:
+        """The health probe, which goes through vLLM's core: that one may have stopped while this process lives.
+
+        A paused engine is loading weights, which has a deadline of its own.
+        """
         if self._engine.dead:
             os._exit(70)
+        if not self._paused:
+            await self._engine.check()
         self._tick()
-        return self._busy_s
+        return EngineHealth(busy_s=self._busy_s, unanswered=self._unanswered)
 
     async def shutdown(self) -> None:
         """End vLLM's processes in order."""
@@ -148,21 +176,37 @@ class EngineActor:
 class RoutedEngine:
     """The `Engine` that episodes see: the least loaded engine in rotation, and another one if that dies."""
 
-    def __init__(self, handles: list[Any], *, request_timeout_s: float) -> None:
-        self._load: dict[Any, int] = dict.fromkeys(handles, 0)
+    def __init__(self, rotation: Rotation, *, request_timeout_s: float, start_timeout_s: float) -> None:
+        self._rotation = rotation
+        self._load: dict[Any, int] = dict.fromkeys(rotation.handles, 0)
+        self._lost: set[Any] = set()
+        """Engines that died before the rotation said so."""
         self._timeout_s = request_timeout_s
+        self._start_timeout_s = start_timeout_s
 
-    def set_handles(self, handles: list[Any]) -> None:
+    def set_rotation(self, rotation: Rotation) -> None:
         """The engines now in rotation."""
-        self._load = {handle: self._load.get(handle, 0) for handle in handles}
+        self._rotation = rotation
+        self._load = {handle: self._load.get(handle, 0) for handle in rotation.handles}
+        self._lost.clear()
 
     async def generate(self, prompt_ids: list[int]) -> Completion:
-        """Sample one response; retried on another engine if its engine dies. Raises EngineError at the deadline."""
-        deadline = time.monotonic() + self._timeout_s
+        """Sample one response; on another engine if its engine dies, or on the one that is being started.
+
+        Its deadline counts from when an engine is there to ask; for one it waits `engine.start_timeout_s` at most.
+
+        Raises:
+            EngineError: at the deadline, or the engine refused the request.
+        """
+        began = time.monotonic()
+        latest = began + self._start_timeout_s + self._timeout_s
+        deadline = began + self._timeout_s
         cause = "no engine is in rotation"
         while (left := deadline - time.monotonic()) > 0:
-            handle = min(self._load, key=self._load.__getitem__, default=None)
+            handle = min(self._load, key=lambda handle: (handle in self._lost, self._load[handle]), default=None)
             if handle is None:
+                if self._rotation.is_growing:
+                    deadline = min(time.monotonic() + self._timeout_s, latest)
                 await asyncio.sleep(_RETRY_S)
                 continue
             self._load[handle] += 1
@@ -172,6 +216,8 @@ class RoutedEngine:
                 return completion
             except RayActorError as error:
                 cause = last_line(error)
+                self._lost.add(handle)
+                deadline = min(time.monotonic() + self._timeout_s, latest)
                 await asyncio.sleep(_RETRY_S)
             except TimeoutError:
                 cause = "the engine did not answer"
@@ -180,7 +226,7 @@ class RoutedEngine:
             finally:
                 if handle in self._load:
                     self._load[handle] -= 1
-        raise EngineError(f"no completion within {self._timeout_s:g} s: {cause}")
+        raise EngineError(f"no completion within {time.monotonic() - began:.0f} s: {cause}")
 
 
 def last_line(error: BaseException) -> str:

@@ -11,7 +11,6 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -20,7 +19,7 @@ from milepost.actors.episode import run_episode
 from milepost.actors.resources import Limits, RolloutResources
 from milepost.actors.worker import ActorConfig, Worker
 from milepost.cluster.base.restarts import RestartConfig
-from milepost.cluster.pools.engines import RoutedEngine
+from milepost.cluster.pools.engines import Rotation, RoutedEngine
 from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import connect
@@ -71,9 +70,13 @@ def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
 class WorkerActor:
     """One worker process."""
 
-    def __init__(self, spec: WorkerSpec, name: str, engines: list[Any]) -> None:
+    def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation) -> None:
         self._spec = spec
-        self._engine = RoutedEngine(engines, request_timeout_s=spec.engine.request_timeout_s)
+        self._engine = RoutedEngine(
+            rotation,
+            request_timeout_s=spec.engine.request_timeout_s,
+            start_timeout_s=spec.engine.start_timeout_s,
+        )
         self._resources = resources_for(spec, self._engine)
         client = connect(spec.redis_url)
         self._worker = Worker(
@@ -110,9 +113,9 @@ class WorkerActor:
         """Episodes that `play` has ended so far."""
         return self._played
 
-    async def set_engines(self, engines: list[Any]) -> None:
+    async def set_rotation(self, rotation: Rotation) -> None:
         """The engines now in rotation."""
-        self._engine.set_handles(engines)
+        self._engine.set_rotation(rotation)
 
     async def stop(self) -> None:
         """Take no new groups."""

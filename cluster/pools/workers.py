@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError
 from milepost.cluster.base.deadline import while_it_goes_on
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
 from milepost.cluster.base.restarts import RestartBudget
-from milepost.cluster.pools.engines import last_line
+from milepost.cluster.pools.engines import Rotation, last_line
 from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
 from milepost.envs.types import Failure, Task, Trajectory
@@ -36,11 +36,11 @@ _ANSWER_S = 5.0
 class _Slot:
     name: str
     handle: Any
+    rotation: Rotation
+    """The engines that it was told of."""
     running: asyncio.Future[int] | None = None
     pulse: asyncio.Future[int] | None = None
     asked_at: float = 0.0
-    engines: list[Any] = field(default_factory=list)
-    """Those it was told of."""
     playing: asyncio.Future[list[Trajectory | Failure]] | None = None
     """Episodes outside the ledger; it is not retired before they have ended."""
 
@@ -48,10 +48,10 @@ class _Slot:
 class WorkerPool:
     """All workers of a run."""
 
-    def __init__(self, spec: WorkerSpec, ledger: Ledger, engines: list[Any]) -> None:
+    def __init__(self, spec: WorkerSpec, ledger: Ledger, rotation: Rotation) -> None:
         self._spec = spec
         self._ledger = ledger
-        self._engines = engines
+        self._rotation = rotation
         self._spawned = 0
         self._rolling = False
         self._budget = RestartBudget(spec.restarts.max_per_worker, spec.restarts.window_s)
@@ -68,12 +68,12 @@ class WorkerPool:
         actor = ray.remote(WorkerActor).options(
             num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}
         )
-        return actor.remote(self._spec, name, self._engines)
+        return actor.remote(self._spec, name, self._rotation)
 
     def _spawn(self) -> _Slot:
         self._spawned += 1
         name = f"worker-{os.getpid()}-{self._spawned}"  # unique over resumptions: leases carry it
-        slot = _Slot(name, self._launch(name), engines=self._engines)
+        slot = _Slot(name, self._launch(name), self._rotation)
         if self._rolling:
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
         return slot
@@ -136,9 +136,9 @@ class WorkerPool:
         for slot in self._slots.values():
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
 
-    async def tend(self, engines: list[Any]) -> None:
+    async def tend(self, rotation: Rotation) -> None:
         """Replace workers that ended and tell all of them which engines are in rotation. Raises DependencyLost."""
-        self._engines = engines
+        self._rotation = rotation
         self._start_due()
         for index, slot in list(self._slots.items()):
             if slot.pulse is not None and slot.pulse.done() and slot.pulse.exception() is None:
@@ -147,9 +147,9 @@ class WorkerPool:
             is_playing = slot.playing is not None and not slot.playing.done()
             if slot.running is not None and slot.running.done() and not is_playing:
                 await self._lose(index, slot, slot.running.exception())
-            elif slot.engines != engines:
-                slot.handle.set_engines.remote(engines)
-                slot.engines = engines
+            elif slot.rotation != rotation:
+                slot.handle.set_rotation.remote(rotation)
+                slot.rotation = rotation
 
     async def _lose(self, index: int, slot: _Slot, error: BaseException | None) -> None:
         """Give its groups back and replace it. Raises DependencyLost where that leaves too few workers."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -274,3 +275,23 @@ def test_a_request_that_vllm_gives_up_is_an_engine_error_and_no_short_answer(eng
             await llm.resume_generation()
 
     engine.run(give_up())
+
+
+def test_a_core_that_was_stopped_answers_no_check_and_one_that_goes_on_does(engine: RunningEngine) -> None:
+    async def answers() -> bool:
+        try:
+            async with asyncio.timeout(1):
+                await engine.engine.check()
+        except TimeoutError:
+            return False
+        return True
+
+    [core] = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in "".join(p.cmdline())]
+    assert engine.run(answers())
+    core.suspend()
+    try:
+        assert not engine.run(answers())
+    finally:
+        core.resume()
+    assert engine.run(engine.engine.generate([5, 6, 7])).response_ids
+    assert engine.run(answers())

@@ -4,9 +4,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
+from milepost.actors import worker
 from milepost.actors.engine import Completion
 from milepost.actors.worker import FailurePause, Ticket, Worker
 from milepost.envs.dialogue import Dialogue
@@ -226,9 +228,12 @@ def test_a_group_given_twice_is_played_twice_and_both_are_seen_to_the_end(dialog
     assert asyncio.run(one()) == {"same": 4}
 
 
-def test_a_worker_whose_groups_do_nothing_but_fail_slows_down_to_one_group_at_a_time() -> None:
+def test_a_worker_whose_groups_do_nothing_but_fail_slows_down_to_one_group_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [0.0]
-    pause = FailurePause(clock=lambda: now[0])
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pause = FailurePause()
     assert pause.allows(7, 8)
     pauses = []
     for _ in range(7):

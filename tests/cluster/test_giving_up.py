@@ -3,6 +3,7 @@
 import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +55,7 @@ def test_episodes_that_do_nothing_but_fail_end_a_run_and_the_last_ones_say_whose
         env=ScenarioConfig(train_size=4, heldout_size=2), actors=ActorConfig(give_up_after_s=1e-6)
     )
     system = System(config, runs.create(tmp_path, "failing"), ScenarioSet(config.env))
+    system.engines = SimpleNamespace(is_replacing=False)
     size = config.run.group_size
 
     async def groups(run: Rig, name: str, count: int, boundary: Boundary | None) -> None:

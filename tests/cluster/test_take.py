@@ -25,6 +25,7 @@ def system_on(run: Rig, folder: Path, groups: int) -> System:
     )
     system = System(config, runs.create(folder, "waiting"), ScenarioSet(config.env))
     system.ledger, system.buffer = run.ledger, run.buffer
+    system.engines = Mock(is_replacing=False)
     return system
 
 
@@ -69,6 +70,25 @@ def test_episodes_that_end_are_progress_before_a_group_is_ready(tmp_path: Path, 
             assert ids(taken) == ["long"]
 
     asyncio.run(slow())
+
+
+def test_a_wait_for_an_engine_that_is_being_replaced_is_no_stall_until_it_serves(
+    tmp_path: Path, redis_url: str
+) -> None:
+    async def replaced() -> None:
+        async with rig(redis_url) as run:
+            system = system_on(run, tmp_path, 1)
+            system.engines.is_replacing = True
+            waiting = asyncio.create_task(
+                take_groups(system, Mock(make_room=AsyncMock()), 0, asyncio.Event(), lambda _: None)
+            )
+            await asyncio.sleep(3 * _STALL_S)
+            assert not waiting.done()
+            system.engines.is_replacing = False
+            with pytest.raises(WatchdogExpired, match="no episode finished"):
+                await waiting
+
+    asyncio.run(replaced())
 
 
 def test_a_wait_in_which_nothing_ends_is_a_stall_and_names_who_is_missing(tmp_path: Path, redis_url: str) -> None:

@@ -16,7 +16,7 @@ from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import engine_pool
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineSpec
+from milepost.cluster.pools.engines import EngineHealth, EngineSpec, Rotation
 
 SPEC = EngineSpec(
     model=Path("model"),
@@ -37,7 +37,17 @@ class Handle:
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
         self.dead = self.born_dead
-        self.start, self.busy_s, self.commit = (self._method(answer) for answer in (0, 2.5, 1))
+        self.unanswered = 0
+        self.silent = asyncio.Event()
+        self.silent.set()
+        self.start, self.commit = self._method(0), self._method(1)
+        self.health = SimpleNamespace(remote=self._health)
+
+    async def _health(self) -> EngineHealth:
+        if self.dead:
+            raise RayActorError
+        await self.silent.wait()
+        return EngineHealth(busy_s=2.5, unanswered=self.unanswered)
 
     def _method(self, answer: object) -> SimpleNamespace:
         async def call(*_: object) -> object:
@@ -191,3 +201,41 @@ def test_every_engine_that_is_started_draws_from_a_seed_of_its_own_and_a_run_rep
     assert len(first) == 3, "two engines and one replacement"
     assert len({*first, *resumed}) == 6
     assert all(0 <= seed < 2**31 for seed in first + resumed)
+
+
+def test_an_engine_whose_core_stopped_is_replaced_while_the_other_one_goes_on(
+    spawned: list[Handle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_pool, "_PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(engine_pool, "_PROBE_WAIT_S", 0.02)
+
+    async def stop_a_core() -> None:
+        config = EngineConfig(num_engines=2, request_timeout_s=0.1)
+        pool = EnginePool(replace(SPEC, config=config))
+        await pool.start()
+        assert await pool.probe() == [2.5, 2.5]
+        spawned[0].silent.clear()
+        assert len(await pool.probe()) == 2, "a slow answer is none yet, and nobody waits for it"
+        assert pool.rotation == Rotation(spawned[:2], is_growing=False)
+        await asyncio.sleep(0.05)
+        assert len(await pool.probe()) == 1
+        assert pool.rotation == Rotation([spawned[1]], is_growing=True)
+        await settled()
+        assert len(await pool.probe()) == 2
+        assert pool.rotation == Rotation([spawned[2], spawned[1]], is_growing=False)
+
+    asyncio.run(stop_a_core())
+
+
+def test_an_engine_that_answers_probes_and_no_request_is_replaced(spawned: list[Handle]) -> None:
+    async def wedge() -> None:
+        pool = EnginePool(SPEC)
+        await pool.start()
+        spawned[0].unanswered = 7
+        assert len(await pool.probe()) == 1
+        spawned[0].unanswered = 8
+        assert await pool.probe() == []
+        await settled()
+        assert (pool.handles, pool.restarts) == ([spawned[1]], 1)
+
+    asyncio.run(wedge())

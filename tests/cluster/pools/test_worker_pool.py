@@ -14,6 +14,7 @@ from milepost.cluster.base import restarts
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import workers
+from milepost.cluster.pools.engines import Rotation
 from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.envs.scenarios import ScenarioConfig
@@ -21,6 +22,7 @@ from milepost.envs.types import Task
 from tests.actors.episode_rig import task
 
 HOUR_S = 3600.0
+ENGINES = Rotation([], is_growing=False)
 
 
 class Handle:
@@ -30,7 +32,7 @@ class Handle:
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.run = SimpleNamespace(remote=lambda: self.ended)
         self.ping = SimpleNamespace(remote=self._ping)
-        self.set_engines = SimpleNamespace(remote=lambda _: None)
+        self.set_rotation = SimpleNamespace(remote=lambda _: None)
         self.play = SimpleNamespace(remote=self._play)
         self.played = SimpleNamespace(remote=self._ping)
 
@@ -101,15 +103,15 @@ def pool_of(ledger: Any, *, num_workers: int = 1, **limits: int) -> WorkerPool:
         group_size=2,
         restarts=RestartConfig(window_s=HOUR_S, **limits),
     )
-    return WorkerPool(spec, ledger, [])
+    return WorkerPool(spec, ledger, ENGINES)
 
 
 async def look(pool: WorkerPool) -> None:
     """Tend, with time for the pings to be answered."""
-    await pool.tend([])
+    await pool.tend(ENGINES)
     for _ in range(5):
         await asyncio.sleep(0)
-    await pool.tend([])
+    await pool.tend(ENGINES)
 
 
 def test_thirty_workers_that_are_killed_over_an_hour_are_all_replaced(made: list[Handle], clock: Clock) -> None:
@@ -172,13 +174,13 @@ def test_a_pool_whose_workers_never_come_up_says_so_long_before_its_budget_is_us
         pool.roll()
         for _ in range(5):
             made[-1].die()
-            await pool.tend([])
+            await pool.tend(ENGINES)
             clock.now += 10
-            await pool.tend([])
+            await pool.tend(ENGINES)
         assert len(made) == 6
         made[-1].die()
         with pytest.raises(DependencyLost, match="and 0 workers are left"):
-            await pool.tend([])
+            await pool.tend(ENGINES)
 
     asyncio.run(die_at_birth())
 

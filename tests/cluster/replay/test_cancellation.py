@@ -9,7 +9,7 @@ import pytest
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineSpec
+from milepost.cluster.pools.engines import EngineHealth, EngineSpec
 from tests.cluster.replay.buffer_rig import rig
 
 
@@ -25,7 +25,7 @@ class _Calls:
 
 
 def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = SimpleNamespace(start=_Calls(), busy_s=_Calls())
+    handle = SimpleNamespace(start=_Calls(), health=_Calls())
     monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec: handle)
     spec = EngineSpec(
         model=Path("model"),
@@ -45,7 +45,7 @@ def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytes
         await starting
         probing = asyncio.create_task(pool.probe())
         await asyncio.sleep(0.01)
-        handle.busy_s.answers[0].set_result(2.5)
+        handle.health.answers[0].set_result(EngineHealth(busy_s=2.5, unanswered=0))
         probing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await probing

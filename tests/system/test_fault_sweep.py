@@ -1,0 +1,85 @@
+"""Longer faults in real runs, one run each: `make faults`. Each goes on, or ends with all that it learnt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from milepost.learner.zero import checkpoint
+from tests.system.driving import START_S, Driver, is_alive, write_config
+
+pytestmark = [pytest.mark.services, pytest.mark.sweep]
+_NEVER = 10_000
+
+
+def newest_checkpoint(driver: Driver) -> int:
+    """The iteration of the newest checkpoint that verifies."""
+    found = checkpoint.newest_valid(driver.folder.checkpoints)
+    return found.manifest.record.iteration if found else 0
+
+
+@pytest.mark.timeout(900)
+def test_a_service_away_for_a_minute_is_waited_for_and_one_that_stays_away_costs_no_update(
+    tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver]
+) -> None:
+    outage = tmp_path / "outage"
+    config = write_config(
+        tmp_path,
+        tiny_policy,
+        run={"iterations": _NEVER, "checkpoint_every": _NEVER, "stall_timeout_s": 600},
+        env={"path": "tests.served_env:ServedCoinEnv", "options": {"outage": str(outage), "delay_s": 0.03}},
+        actors={"give_up_after_s": 90.0},
+    )
+    driver = start("train", config)
+    driver.wait_for_iteration(3, START_S)
+    outage.touch()
+    began, before = time.monotonic(), driver.records()[-1]
+    driver.wait_for("the end of the outage", lambda: time.monotonic() > began + 60, 90)
+    outage.unlink()
+    driver.wait_for_iteration(driver.records()[-1].iteration + 4, START_S)
+    lost = driver.records()[-1].ledger["env_failed"] - before.ledger["env_failed"]
+    assert 32 < lost < 320, "more than eight groups' worth, and few enough for a service to come back"
+    outage.touch()
+    assert driver.end(START_S) == 2, driver.said()
+    assert "episodes in a row failed within 9" in driver.said()
+    assert "ConnectionError: the service is away" in driver.said()
+    assert newest_checkpoint(driver) == driver.records()[-1].iteration
+    assert driver.left(deadline_s=10) == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", ["killed", "stopped"])
+def test_an_engine_that_is_lost_and_slow_to_come_back_costs_no_run(
+    tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver], fault: str
+) -> None:
+    config = write_config(
+        tmp_path,
+        tiny_policy,
+        run={"iterations": _NEVER, "checkpoint_every": _NEVER, "stall_timeout_s": 30},
+        engine={"max_model_len": 512, "max_num_seqs": 32, "request_timeout_s": 20},
+        actors={"concurrent_groups": 6, "env_threads": 24, "give_up_after_s": 10.0},
+    )
+    driver = start("train", config)
+    driver.wait_for_iteration(3, START_S)
+    [core], [actor] = driver.find(r"VLLM::EngineCore"), driver.find(r"ray::EngineActor")
+    if fault == "killed":
+        core.kill()
+    else:
+        core.suspend()
+    driver.wait_for("its replacement", lambda: {*driver.find(r"ray::EngineActor")} - {actor} != set(), 60)
+    [fresh] = {*driver.find(r"ray::EngineActor")} - {actor}
+    fresh.suspend()  # as a start that takes two minutes
+    began, before = time.monotonic(), driver.records()[-1].iteration
+    driver.wait_for("the slow start", lambda: time.monotonic() > began + 120, 150)
+    fresh.resume()
+    driver.wait_for_iteration(before + 5, START_S)
+    last = driver.records()[-1]
+    assert (last.engine_restarts, last.ledger["env_failed"]) == (1, 0)
+    assert last.ledger["infra_failed"] == 0, "every request was sampled again"
+    assert not is_alive(core)
+    driver.process.terminate()
+    assert driver.end(START_S) == 3, driver.said()
+    assert driver.left(deadline_s=10) == []
