@@ -8,9 +8,21 @@ and the whole of it is shown, and engine and learner begin a new sequence once p
 
 from __future__ import annotations
 
-from milepost.envs.dialogue import Dialogue
+from typing import Protocol
 
 LEFT_OUT = "[earlier turns left out]"
+
+
+class Layout(Protocol):
+    """How observations become token ids; `envs/dialogue.py` has the one of a policy's chat template."""
+
+    def opening(self, observation: str) -> list[int]:
+        """Ids of the first prompt."""
+        ...
+
+    def continuation(self, observation: str, closed: bool) -> list[int]:
+        """Ids between a response, which ended by itself if `closed`, and the next one."""
+        ...
 
 
 class Context:
@@ -20,7 +32,7 @@ class Context:
     gives `[u o0 a x e u o1 a]`.
     """
 
-    def __init__(self, dialogue: Dialogue, *, window_turns: int = 0) -> None:
+    def __init__(self, dialogue: Layout, *, window_turns: int = 0) -> None:
         self._dialogue = dialogue
         self._window = window_turns
         self._first = ""

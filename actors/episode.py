@@ -1,61 +1,39 @@
 """Plays one episode: policy and environment take turns until it ends, and it ends as a Trajectory or as a Failure.
 
-Every call into user code (environment and reward) runs on a thread and has a deadline, which starts when the call does.
+Every call into user code (environment and reward) has a deadline, which starts when the call does. All calls of an
+episode, from the constructor to `close`, run on one thread, which is the episode's own; prompts are laid out there too,
+so that a long observation does not hold up the event loop. `actors.env_threads` calls run side by side.
+
 User code that raises, hangs or returns nonsense ends its own episode as a Failure named by the boundary it crossed;
-nothing it does reaches the run. A hung call keeps its thread (Python cannot take it back), so it is counted in
-`RolloutResources.hung` and the worker process retires; an episode that finds no free thread ends at its own deadline.
+nothing it does reaches the run. A hung call keeps its place (Python cannot take it back), so it is counted in
+`RolloutResources.hung` and the worker process retires; an episode that finds no free place ends at its own deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
-
 from milepost.actors.context import Context
-from milepost.actors.engine import Completion, Engine, EngineError
+from milepost.actors.engine import Completion, EngineError
+from milepost.actors.episode_thread import EpisodeThread
+from milepost.actors.resources import RolloutResources
 from milepost.envs import chance
 from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
-from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
-from milepost.reward.reward import Reward, apply
+from milepost.reward.reward import apply
 
 logger = logging.getLogger(__name__)
 
 _Seen = TypeVar("_Seen", Reset, Step)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How long an episode may go on."""
-
-    max_turns: int
-    env_timeout_s: float
-    episode_timeout_s: float
-    max_prompt_tokens: int
-    """A longer prompt ends the episode as truncated: the engine has no room for an answer."""
-    window_turns: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class RolloutResources:
-    """What episodes in one process share."""
-
-    engine: Engine
-    dialogue: Dialogue
-    decode: Callable[[list[int]], str]
-    """Text of sampled tokens, without special tokens."""
-    executor: Executor
-    limits: Limits
-    reward: Reward | None = None
-    hung: int = 0
-    """Calls into user code that did not come back in time."""
 
 
 class _EpisodeError(Exception):
@@ -73,13 +51,21 @@ class _Episode:
     task: Task
     later: int
     """Seed of what chance decides after the start."""
+    thread: EpisodeThread = field(default_factory=EpisodeThread)
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
     cohort: str = ""
     waits_for: str = ""
     """What the episode is waiting for, for the message at its deadline."""
 
-    async def in_thread(self, what: str, call: Callable[[], Any], *, boundary: Boundary = "env") -> Any:
+    async def in_thread(
+        self,
+        what: str,
+        call: Callable[[], Any],
+        *,
+        boundary: Boundary = "env",
+        gate: AbstractContextManager[object] | None = None,
+    ) -> Any:
         loop = asyncio.get_running_loop()
         begun = asyncio.Event()
 
@@ -93,12 +79,15 @@ class _Episode:
 
         limit = self.resources.limits.env_timeout_s
         self.waits_for = f"a thread for {what}"
-        job = self.resources.executor.submit(caught)
+        try:
+            job = self.thread.submit(caught, gate)
+        except RuntimeError as error:  # the system gives no more threads
+            raise _EpisodeError("infra", error) from error
         try:
             await begun.wait()
             self.waits_for = what
             async with asyncio.timeout(limit):
-                value, error = await asyncio.shield(asyncio.wrap_future(job))
+                value, raised = await asyncio.shield(asyncio.wrap_future(job))
         except TimeoutError:
             self.resources.hung += 1
             message = f"{what} did not return within actors.env_timeout_s = {limit:g}"
@@ -107,28 +96,51 @@ class _Episode:
             if not job.cancel():  # it runs, and its own time is not over
                 _count_if_hung(self.resources, job)
             raise
-        if error is not None:
-            raise _EpisodeError(boundary, error) from error
+        if raised is not None:
+            raise _EpisodeError(boundary, raised) from raised
         return value
 
     async def reset(self) -> Reset:
         def open_env() -> Reset:
             self.env = build_env(self.task.env, self.task.options)
-            return _encodable(observe_reset(chance.reset(self.env, seed=self.task.seed, later=self.later)))
+            returned = chance.reset(self.env, seed=self.task.seed, later=self.later)
+            return self.looked_at(returned, observe_reset(returned), "reset")
 
-        reset: Reset = await self.in_thread("reset", open_env)
+        reset: Reset = await self.in_thread("reset", open_env, gate=self.resources.places)
         self.cohort = self.cohort if reset.cohort is None else reset.cohort
         return reset
 
     async def step(self, text: str) -> Step:
-        step: Step = await self.in_thread("step", lambda: _encodable(observe_step(self.env.step(text), text)))
+        def ask_env() -> Step:
+            returned = self.env.step(text)
+            return self.looked_at(returned, observe_step(returned, text), "step")
+
+        step: Step = await self.in_thread("step", ask_env, gate=self.resources.places)
         return step
+
+    def looked_at(self, returned: object, seen: _Seen, method: str) -> _Seen:
+        """`seen`, shown to the observer. Raises ContractError for an observation beyond the bound."""
+        limit = self.resources.limits.max_observation_chars
+        if len(seen.observation) > limit:
+            raise ContractError(
+                f"{method}: the observation has {len(seen.observation)} characters; shorten it, or raise "
+                f"actors.max_observation_chars = {limit}"
+            )
+        if self.resources.observer is not None:
+            self.resources.observer.seen(self.env, returned, seen)
+        return seen
+
+    async def lay_out(self, prompt: Callable[[], list[int]]) -> list[int]:
+        ids: list[int] = await self.in_thread("the layout of a prompt", prompt)
+        return ids
 
     async def score(self, trajectory: Trajectory) -> Trajectory:
         reward = self.resources.reward
         if reward is None:
             return trajectory
-        scored: Trajectory = await self.in_thread("reward", lambda: apply(reward, trajectory), boundary="reward")
+        scored: Trajectory = await self.in_thread(
+            "reward", lambda: apply(reward, trajectory), boundary="reward", gate=self.resources.places
+        )
         return scored
 
     async def play(self) -> Outcome:
@@ -136,31 +148,28 @@ class _Episode:
         limits = self.resources.limits
         reset = await self.reset()
         context = Context(self.resources.dialogue, window_turns=limits.window_turns)
-        try:
-            prompt = context.open(reset.observation)
-            anchor = reset.anchor
-            while True:
-                if len(prompt) > limits.max_prompt_tokens:
-                    return self.cut_short()
-                completion, seconds = await self.respond(prompt)
-                started = time.monotonic()
-                step = await self.step(self.resources.decode(completion.response_ids))
-                turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
-                self.turns.append(turn)
-                anchor = step.anchor
-                outcome = _outcome(step, self.turns, limits.max_turns)
-                if outcome is not None:
-                    return outcome
-                prompt = context.extend(completion.response_ids, completion.stopped, step.observation)
-        except (ObservationError, TemplateError) as error:
-            raise _EpisodeError("env", error) from error
+        prompt = await self.lay_out(partial(context.open, reset.observation))
+        anchor = reset.anchor
+        while True:
+            if len(prompt) > limits.max_prompt_tokens:
+                return self.cut_short(len(prompt))
+            completion, seconds = await self.respond(prompt)
+            started = time.monotonic()
+            step = await self.step(self.resources.decode(completion.response_ids))
+            turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
+            self.turns.append(turn)
+            anchor = step.anchor
+            outcome = _outcome(step, self.turns, limits.max_turns)
+            if outcome is not None:
+                return outcome
+            said = (completion.response_ids, completion.stopped, step.observation)
+            prompt = await self.lay_out(partial(context.extend, *said))
 
-    def cut_short(self) -> Outcome:
+    def cut_short(self, needed: int) -> Outcome:
         if not self.turns:
-            limit = self.resources.limits.max_prompt_tokens
-            raise _EpisodeError(
-                "env", ContractError(f"the first prompt is longer than the engine's room of {limit} tokens")
-            )
+            room = self.resources.limits.max_prompt_tokens
+            message = f"the first prompt has {needed} tokens, engine.max_model_len leaves room for {room}: raise it"
+            raise _EpisodeError("env", ContractError(message))
         return "truncated"
 
     async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
@@ -172,11 +181,19 @@ class _Episode:
             raise _EpisodeError("engine", error) from error
         return completion, time.monotonic() - started
 
+    def close(self) -> None:
+        """Have the environment closed and let the thread end, without waiting for either."""
+        env, self.env = self.env, None
+        observer = self.resources.observer
 
-def _encodable(seen: _Seen) -> _Seen:
-    """`seen`, if its texts can travel. Raises UnicodeEncodeError for lone surrogates: no tokenizer takes them."""
-    msgspec.msgpack.encode(seen)
-    return seen
+        def close() -> None:
+            failed = _closing_error(env) if env is not None else None
+            if observer is not None:
+                observer.closed(failed)
+
+        with contextlib.suppress(RuntimeError):  # there was no thread to be had, so there is no environment
+            _count_if_hung(self.resources, self.thread.submit(close, self.resources.places))
+        self.thread.end()
 
 
 def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, seconds: tuple[float, float]) -> Turn:
@@ -236,7 +253,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         limit = f"actors.episode_timeout_s = {resources.limits.episode_timeout_s:g}"
         boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.waits_for}")
     finally:
-        _close(resources, episode.env)
+        episode.close()
     return Failure(
         task=task,
         group_id=group_id,
@@ -257,18 +274,14 @@ def _first_line(error: BaseException) -> str:
     return (text.splitlines() or [""])[0][:300].encode(errors="replace").decode()
 
 
-def _close(resources: RolloutResources, env: Any) -> None:
-    if env is None:
-        return
-
-    def close() -> None:
-        try:
-            env.close()
-        except BaseException as error:
-            # The episode is over and counted; what close() raises can change nothing about it.
-            logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
-
-    _count_if_hung(resources, resources.executor.submit(close))
+def _closing_error(env: Any) -> BaseException | None:
+    try:
+        env.close()
+    except BaseException as error:
+        # The episode is over and counted; what close() raises can change nothing about it.
+        logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
+        return error
+    return None
 
 
 def _count_if_hung(resources: RolloutResources, job: Future[Any]) -> None:

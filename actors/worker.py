@@ -13,7 +13,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from milepost.actors.episode import RolloutResources, run_episode
+from milepost.actors.episode import run_episode
+from milepost.actors.resources import RolloutResources
 from milepost.envs.types import Failure, Task, Trajectory
 
 _IDLE_S = 0.05
@@ -37,7 +38,14 @@ class ActorConfig(BaseModel):
         20, gt=0, description="Environment timeout in seconds, of one call into environment or reward"
     )
     episode_timeout_s: float = Field(300, gt=0, description="Episode timeout in seconds")
-    env_threads: int = Field(8, ge=1, description="Environment threads per worker: calls that run side by side")
+    env_threads: int = Field(
+        8,
+        ge=1,
+        description="Environment threads per worker in a call at the same time; every episode has one",
+    )
+    max_observation_chars: int = Field(
+        1_000_000, ge=1, description="Observation length limit in characters: a longer one is its environment's failure"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

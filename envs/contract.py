@@ -20,7 +20,9 @@ Optional info keys, each used where it is given:
     cohort              str    at reset: the kind of task (difficulty, map family) by which success is told, up to 64
                                printable characters; default: the option `cohort`, if there is one
 
-Here such values are checked once and become typed. Not promised: that a state has one anchor, that equal seeds give
+Here such values are checked once and become typed and plain: NumPy's texts, numbers and flags, arrays without
+dimensions and subclasses of `str` mean what they hold. `check-env`, the check before a run and the run itself come
+through here, so they agree. Not promised: that a state has one anchor, that equal seeds give
 equal episodes (`check.check_env` looks for that), or that an environment returns at all: the caller bounds time.
 """
 
@@ -31,11 +33,11 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import msgspec
-import numpy as np
 
 from milepost.envs.dotted_path import DottedPathError, resolve
 from milepost.envs.types import COHORT_RULE, check_rewards, is_cohort
@@ -103,7 +105,7 @@ def build_env(path: str | type[Any], options: Mapping[str, object]) -> Any:
     given = {name: value for name, value in options.items() if name != "cohort" or _names_cohort(env_class)}
     try:
         return env_class(**given)
-    except Exception as error:  # a user's constructor may raise anything
+    except (Exception, SystemExit, GeneratorExit) as error:  # a user's constructor may raise anything
         raise EnvPathError(
             f"environment {env_class.__name__} cannot be built with options {dict(options)}: "
             f"{type(error).__name__}: {error}"
@@ -114,7 +116,7 @@ def observe_reset(returned: object) -> Reset:
     """The typed form of what `env.reset` returned; raises `ContractError`."""
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ContractError(f"reset must return (observation, info), it returned {_shown(returned)}")
-    observation = _text(returned[0], "reset: observation")
+    observation = plain_text(returned[0], "reset: observation")
     info = _info(returned[1], "reset")
     return Reset(observation=observation, anchor=_anchor(info, observation, "reset"), cohort=_cohort(info))
 
@@ -125,7 +127,7 @@ def observe_step(returned: object, response: str) -> Step:
         raise ContractError(
             f"step must return (observation, reward, terminated, truncated, info), it returned {_shown(returned)}"
         )
-    observation = _text(returned[0], "step: observation")
+    observation = plain_text(returned[0], "step: observation")
     info = _info(returned[4], "step")
     return Step(
         observation=observation,
@@ -148,23 +150,25 @@ def _names_cohort(env_class: type[Any]) -> bool:
 
 
 def _cohort(info: dict[str, Any]) -> str | None:
-    cohort = info.get("cohort")
-    if cohort is not None and not is_cohort(cohort):
+    cohort = _scalar(info.get("cohort"))
+    if cohort is None:
+        return None
+    if not is_cohort(cohort):
         raise ContractError(f"reset: info['cohort'] is {_shown(cohort)}; {COHORT_RULE}")
-    return cohort
+    return plain_text(cohort, "reset: info['cohort']")
 
 
 def _info(info: object, where: str) -> dict[str, Any]:
-    if not isinstance(info, dict):
+    if not isinstance(info, Mapping):
         raise ContractError(f"{where}: info must be a dict, found {_shown(info)}")
     actions = info.get("admissible_actions", [])
-    if not isinstance(actions, list) or not all(isinstance(action, str) for action in actions):
+    if not isinstance(actions, list | tuple) or not all(isinstance(action, str) for action in actions):
         raise ContractError(f"{where}: info['admissible_actions'] must be a list of str, found {_shown(actions)}")
-    return info
+    return dict(info)
 
 
 def _anchor(info: dict[str, Any], observation: str, where: str) -> str:
-    return _text(info["anchor"], f"{where}: info['anchor']") if "anchor" in info else observation
+    return plain_text(info["anchor"], f"{where}: info['anchor']") if "anchor" in info else observation
 
 
 def _action(info: dict[str, Any], response: str) -> str | None:
@@ -177,13 +181,13 @@ def _action(info: dict[str, Any], response: str) -> str | None:
         if "action_valid" in info:
             raise ContractError("step: info['action'] is None although info['action_valid'] is True")
         return None
-    return _text(action, "step: info['action']")
+    return plain_text(action, "step: info['action']")
 
 
 def _progress(info: dict[str, Any]) -> float | None:
     if info.get("progress") is None:
         return None
-    progress = _number(info["progress"], "step: info['progress']")
+    progress = plain_number(info["progress"], "step: info['progress']")
     if not 0.0 <= progress <= 1.0:
         raise ContractError(f"step: info['progress'] must lie in [0, 1], found {progress}")
     return progress
@@ -195,26 +199,52 @@ def _tool(info: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(info["tool"], dict):
         raise ContractError(f"step: info['tool'] must be a dict, found {_shown(info['tool'])}")
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(info["tool"], allow_nan=False))
-    except (TypeError, ValueError) as error:
+        plain: dict[str, Any] = json.loads(json.dumps(info["tool"], allow_nan=False, default=_scalar_for_json))
+        msgspec.msgpack.encode(plain)  # lone surrogates and integers beyond 64 bits cannot travel
+    except (TypeError, ValueError, OverflowError) as error:
         raise ContractError(f"step: info['tool'] must hold what JSON knows: {error}") from error
     return plain
 
 
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
+def plain_text(value: object, what: str) -> str:
+    """`value` as a `str` that can be encoded; raises `ContractError`, which calls it `what`."""
+    held = _scalar(value)
+    if not isinstance(held, str):
         raise ContractError(f"{what} must be text (str), found {_shown(value)}")
-    return value
+    text = str.__str__(held)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ContractError(
+            f"{what} holds half a character at {error.start} (a lone surrogate), which no tokenizer takes; "
+            "decode bytes with errors='replace'"
+        ) from error
+    return text
+
+
+def plain_number(value: object, what: str) -> float:
+    """`value` as a finite `float`; raises `ContractError`, which calls it `what`."""
+    held = _scalar(value)
+    if isinstance(held, bool) or not isinstance(held, Real):
+        raise ContractError(f"{what} must be a number, found {_shown(value)}")
+    try:
+        number = float(held)
+    except OverflowError:  # an integer beyond the range of floats
+        number = math.inf
+    if not math.isfinite(number):
+        raise ContractError(f"{what} must be finite, found {number}")
+    return number
 
 
 def _flag(value: object, what: str) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
+    held = _scalar(value)
+    if not isinstance(held, bool):
         raise ContractError(f"{what} must be a bool, found {_shown(value)}")
-    return bool(value)
+    return held
 
 
 def _reward(value: object) -> float:
-    reward = _number(value, "step: reward")
+    reward = plain_number(value, "step: reward")
     try:
         check_rewards([reward])
     except ValueError as error:
@@ -222,16 +252,16 @@ def _reward(value: object) -> float:
     return reward
 
 
-def _number(value: object, what: str) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ContractError(f"{what} must be a number, found {_shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int beyond all floats
-        number = math.inf
-    if not math.isfinite(number):
-        raise ContractError(f"{what} must be finite, found {number}")
-    return number
+def _scalar(value: Any) -> Any:
+    """What NumPy's scalars and arrays (or tensors) without dimensions hold; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _scalar_for_json(value: object) -> object:
+    held = _scalar(value)
+    if held is value:
+        raise TypeError(f"{type(value).__name__} is not of it")
+    return held
 
 
 def _shown(value: object) -> str:

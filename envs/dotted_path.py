@@ -29,7 +29,7 @@ def resolve(path: str) -> object:
         raise DottedPathError(
             f"{path!r}: no module named {error.name!r}; install it, or start from the folder that holds it"
         ) from error
-    except Exception as error:  # importing runs a user's module: it may raise anything
+    except (Exception, SystemExit, GeneratorExit) as error:  # importing runs a user's module: it may raise anything
         raise DottedPathError(f"{path!r}: importing {module_name} raised {type(error).__name__}: {error}") from error
     if name not in vars(module):
         raise DottedPathError(f"{path!r}: module {module_name} has no {name!r}")

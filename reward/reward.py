@@ -6,11 +6,11 @@ finished episodes only, and nothing here bounds its time.
 
 from __future__ import annotations
 
-import math
 from typing import Protocol, cast
 
 import msgspec
 
+from milepost.envs.contract import ContractError, plain_number
 from milepost.envs.dotted_path import DottedPathError, resolve
 from milepost.envs.types import Trajectory
 
@@ -23,7 +23,7 @@ class Reward(Protocol):
     """Scores the turns of a finished episode."""
 
     def __call__(self, trajectory: Trajectory) -> list[float]:
-        """One finite reward per turn, in place of the environment's."""
+        """One finite reward per turn, in place of the environment's: a list, a tuple or an array."""
 
 
 def load_reward(path: str) -> Reward:
@@ -42,26 +42,19 @@ def apply(reward: Reward, trajectory: Trajectory) -> Trajectory:
     where = f"reward of trajectory {trajectory.group_id}/{trajectory.index}"
     try:
         values = reward(trajectory)
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit, GeneratorExit) as error:  # a user's function may raise anything
         raise RewardError(f"{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(values, list) or len(values) != len(trajectory.turns):
+    if len(getattr(values, "shape", ())) == 1:  # an array or a tensor
+        values = list(values)
+    if not isinstance(values, list | tuple) or len(values) != len(trajectory.turns):
         raise RewardError(f"{where}: expected a list of {len(trajectory.turns)} numbers, found {repr(values)[:80]}")
-    numbers = [_finite(value, f"{where}: turn {turn}") for turn, value in enumerate(values)]
-    pairs = zip(trajectory.turns, numbers, strict=True)
-    turns = [msgspec.structs.replace(turn, reward=number) for turn, number in pairs]
+    try:
+        rewards = [plain_number(value, f"turn {turn}") for turn, value in enumerate(values)]
+    except ContractError as error:
+        raise RewardError(f"{where}: {error}") from error
+    pairs = zip(trajectory.turns, rewards, strict=True)
+    turns = [msgspec.structs.replace(turn, reward=reward) for turn, reward in pairs]
     try:
         return msgspec.structs.replace(trajectory, turns=turns)
     except ValueError as error:  # the rewards together
         raise RewardError(f"{where}: {error}") from error
-
-
-def _finite(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RewardError(f"{what} must be a finite number, found {repr(value)[:80]}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int beyond all floats
-        number = math.inf
-    if not math.isfinite(number):
-        raise RewardError(f"{what} must be a finite number, found {number}")
-    return number

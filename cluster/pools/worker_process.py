@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
-from milepost.actors.episode import Limits, RolloutResources, run_episode
+from milepost.actors.episode import run_episode
+from milepost.actors.resources import Limits, RolloutResources
 from milepost.actors.worker import ActorConfig, Worker
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import RoutedEngine
@@ -54,11 +55,12 @@ def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
         engine=engine,
         dialogue=Dialogue(tokenizer, spec.actors.system_prompt),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-        executor=ThreadPoolExecutor(spec.actors.env_threads, thread_name_prefix="env"),
+        places=threading.Semaphore(spec.actors.env_threads),
         limits=Limits(
             max_turns=spec.actors.max_turns,
             env_timeout_s=spec.actors.env_timeout_s,
             episode_timeout_s=spec.actors.episode_timeout_s,
+            max_observation_chars=spec.actors.max_observation_chars,
             max_prompt_tokens=spec.engine.max_model_len - spec.sampling.max_tokens,
             window_turns=spec.actors.window_turns,
         ),

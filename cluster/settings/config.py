@@ -57,6 +57,7 @@ _FREE_ON_RESUME = (
     "run.stall_timeout_s",
     "run.ray_address",
     "actors.env_timeout_s",
+    "actors.max_observation_chars",
     "actors.episode_timeout_s",
     "engine.start_timeout_s",
     "engine.request_timeout_s",

@@ -57,6 +57,7 @@ UNITS: Final = {
     "collapse.stop_evals": "evaluations",
     "collapse.stop_empty": "iterations",
     "collapse.information_every": "iterations",
+    "actors.max_observation_chars": "characters",
     "credit.history": "states",
     "credit.depth": "backups",
 }

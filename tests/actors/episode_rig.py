@@ -3,14 +3,15 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 
 from milepost.actors.engine import Completion, Engine
-from milepost.actors.episode import Limits, RolloutResources, run_episode
+from milepost.actors.episode import run_episode
+from milepost.actors.resources import Limits, RolloutResources
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, OptionValue, Task, Trajectory, VersionSpan
 from milepost.reward.reward import Reward
@@ -64,20 +65,22 @@ async def resources(
 ) -> AsyncIterator[RolloutResources]:
     """Tiny deadlines; at the end calls that hang are released, else their threads would keep the test run alive."""
     bounds: dict[str, Any] = {"max_turns": 10, "env_timeout_s": 5, "episode_timeout_s": 30, "max_prompt_tokens": 400}
+    bounds["max_observation_chars"] = 10_000
     tokenizer: Any = dialogue._tokenizer
     hung_calls.release.clear()
-    with ThreadPoolExecutor(threads) as executor:
-        try:
-            yield RolloutResources(
-                engine=engine or ScriptedEngine(dialogue),
-                dialogue=dialogue,
-                decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-                executor=executor,
-                limits=Limits(**bounds | limits),
-                reward=reward,
-            )
-        finally:
-            hung_calls.release.set()
+    try:
+        yield RolloutResources(
+            engine=engine or ScriptedEngine(dialogue),
+            dialogue=dialogue,
+            decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+            places=threading.Semaphore(threads),
+            limits=Limits(**bounds | limits),
+            reward=reward,
+        )
+    finally:
+        hung_calls.release.set()
+        while hung_calls.now:
+            await asyncio.sleep(0.01)
 
 
 async def play(resources: RolloutResources, task: Task, index: int = 0) -> Trajectory | Failure:

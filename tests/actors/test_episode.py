@@ -47,10 +47,16 @@ BROKEN_ENVS: dict[str, tuple[Any, str, str, int]] = {
     "its own timeout": (task(f"{HERE}:Raises", kind="TimeoutError"), "TimeoutError", "my own", 0),
     "unreadable": (task(f"{HERE}:Raises", kind="Unreadable"), "Unreadable", "(its message cannot be read)", 0),
     "bad file name": (task(f"{HERE}:Raises", kind="OSError"), "OSError", "no file '?'", 0),
-    "surrogate in reset": (task(f"{HERE}:LoneSurrogate", where="reset"), "UnicodeEncodeError", "surrogates", 0),
-    "surrogate in step": (task(f"{HERE}:LoneSurrogate", where="step"), "UnicodeEncodeError", "surrogates", 0),
+    "surrogate in reset": (task(f"{HERE}:LoneSurrogate", where="reset"), "ContractError", "half a character at 0", 0),
+    "surrogate in step": (task(f"{HERE}:LoneSurrogate", where="step"), "ContractError", "half a character at 0", 0),
     "forged turn": (task(f"{HERE}:ForgesATurn"), "ObservationError", "would forge a turn", 1),
-    "no room": (task(f"{HERE}:Lengthy", first=500), "ContractError", "first prompt is longer than the engine's", 0),
+    "no room": (
+        task(f"{HERE}:Lengthy", first=500),
+        "ContractError",
+        "the first prompt has 1017 tokens, engine.max_model_len",
+        0,
+    ),
+    "no bound": (task(f"{HERE}:Lengthy", words=5001), "ContractError", "step: the observation has 10002 characters", 0),
 }
 
 
@@ -190,6 +196,10 @@ def exits(_: Trajectory) -> list[float]:
     raise SystemExit(1)
 
 
+def interrupts(_: Trajectory) -> list[float]:
+    raise KeyboardInterrupt
+
+
 def hangs(_: Trajectory) -> list[float]:
     hung_calls.hang()
     return []
@@ -200,8 +210,9 @@ def hangs(_: Trajectory) -> list[float]:
     [
         (raises, "RewardError", "reward of trajectory g/0: LookupError: no such judge"),
         (lambda t: [1.0] * (len(t.turns) + 1), "RewardError", "expected a list of 3 numbers"),
-        (lambda t: [math.nan] * len(t.turns), "RewardError", "turn 0 must be a finite number, found nan"),
-        (exits, "SystemExit", "1"),
+        (lambda t: [math.nan] * len(t.turns), "RewardError", "turn 0 must be finite, found nan"),
+        (exits, "RewardError", "reward of trajectory g/0: SystemExit: 1"),
+        (interrupts, "KeyboardInterrupt", ""),
         (hangs, "TimeoutError", "reward did not return within actors.env_timeout_s = 1"),
     ],
 )

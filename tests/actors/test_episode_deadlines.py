@@ -1,12 +1,15 @@
 """Calls that hang or wait, episodes that take too long, and cancellation: nothing is waited for without an end."""
 
 import asyncio
-from concurrent.futures import Executor, Future
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from milepost.actors.episode_thread import EpisodeThread
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure
 from tests.actors.episode_rig import HERE, WaitingEngine, failure, hung_calls, play, resources, task, trajectory
@@ -58,7 +61,8 @@ def test_a_call_that_waits_for_a_thread_is_not_taken_for_a_hanging_one(dialogue:
     async def one() -> None:
         async with resources(dialogue, threads=1, env_timeout_s=0.2, episode_timeout_s=0.6) as here:
             hanging = asyncio.create_task(play(here, task(f"{HERE}:HangsInReset")))
-            await asyncio.sleep(0)
+            while not hung_calls.now:
+                await asyncio.sleep(0.001)
             waiting = failure(await play(here, task()))
             assert failure(await hanging).boundary == "env"
             assert waiting.boundary == "infra"
@@ -97,20 +101,22 @@ def test_cancellation_passes_through(dialogue: Dialogue) -> None:
     asyncio.run(one())
 
 
-class Inline(Executor):
+def inline(_: EpisodeThread, call: Callable[[], Any], gate: object = None) -> Future[Any]:
     """Runs a call where it is submitted, so that its end falls on a known turn of the event loop."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
+    assert gate is None or isinstance(gate, threading.Semaphore)
+    done: Future[Any] = Future()
+    done.set_result(call())
+    return done
 
 
 @pytest.mark.parametrize("loop_turns", range(12))
-def test_cancellation_is_not_lost_when_a_call_ends_at_the_same_moment(loop_turns: int, dialogue: Dialogue) -> None:
+def test_cancellation_is_not_lost_when_a_call_ends_at_the_same_moment(
+    loop_turns: int, dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EpisodeThread, "submit", inline)
+
     async def one() -> None:
         async with resources(dialogue, engine=WaitingEngine(dialogue, asyncio.Event())) as here:
-            here.executor = Inline()
             playing = asyncio.create_task(play(here, task()))
             for _ in range(loop_turns):
                 await asyncio.sleep(0)

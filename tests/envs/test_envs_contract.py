@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import enum
 import math
+from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -42,14 +46,18 @@ def test_an_invalid_action_is_none(info: dict[str, Any]) -> None:
     assert step(info).action is None
 
 
-@pytest.mark.parametrize("reward", [1, np.float32(0.5), np.int64(2), 0.25])
+@pytest.mark.parametrize("reward", [1, np.float32(0.5), np.int64(2), np.array(0.5), Fraction(1, 2), 0.25])
 def test_any_finite_number_is_a_reward(reward: Any) -> None:
     assert step({}, reward).reward == float(reward)
     assert type(step({}, reward).reward) is float
 
 
 @pytest.mark.parametrize(
-    "reward", [math.nan, math.inf, None, "1", True, 10**400, pytest.param(10**5000, id="5000 digits")]
+    "reward",
+    [
+        *(math.nan, math.inf, None, "1", True, np.bool_(True), np.zeros(1), 10**400),
+        pytest.param(10**5000, id="5000 digits"),
+    ],
 )
 def test_anything_else_is_no_reward(reward: Any) -> None:
     with pytest.raises(ContractError, match=r"step: reward must be .*, found"):
@@ -78,12 +86,37 @@ def test_a_number_too_long_to_be_shown_is_refused_all_the_same() -> None:
         ({"progress": math.nan}, "progress"),
         ({"success": 1}, "success"),
         ({"admissible_actions": "north"}, "admissible_actions"),
+        ({"anchor": "half \ud83d"}, "anchor.* holds half a character at 5"),
         ({"tool": "search"}, "tool"),
     ],
 )
 def test_an_info_key_of_another_type_is_named(info: dict[str, Any], what: str) -> None:
     with pytest.raises(ContractError, match=what):
         step(info)
+
+
+class Room(enum.StrEnum):
+    HALL = "hall"
+
+
+class Said(str):
+    def __str__(self) -> str:
+        return "something else"
+
+
+@pytest.mark.parametrize("text", [np.str_("hall"), Room.HALL, Said("hall"), np.array("hall")])
+def test_every_kind_of_text_is_the_plain_text_it_holds(text: Any) -> None:
+    seen = step({"anchor": text, "action": text, "action_valid": np.array(True)}, observation=text)
+    start = observe_reset((text, {"anchor": text, "cohort": text}))
+    found = [seen.anchor, seen.action, seen.observation, start.anchor, start.cohort, start.observation]
+    assert found == ["hall"] * 6
+    assert {type(one) for one in found} == {str}
+    msgspec.msgpack.encode((seen, start))
+
+
+def test_a_tuple_of_actions_and_any_mapping_will_do() -> None:
+    info = {"anchor": "k", "admissible_actions": ("go", np.str_("stay"))}
+    assert step(MappingProxyType(info)).anchor == "k"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("returned", ["text", ("text",), ("text", None), (3, {}), ["text", {}]])
@@ -166,12 +199,12 @@ def test_an_environment_with_an_expert_is_told_from_one_without() -> None:
 
 
 def test_facts_about_a_tool_call_are_kept_as_json_says_them() -> None:
-    step = observe_step(("", 0.0, False, False, {"tool": {"name": "sql", "rows": (1, 2), "ok": True}}), "x")
+    step = observe_step(("", 0.0, False, False, {"tool": {"name": "sql", "rows": (1, np.int64(2)), "ok": True}}), "x")
     assert step.tool == {"name": "sql", "rows": [1, 2], "ok": True}
     assert observe_step(("", 0.0, False, False, {}), "x").tool is None
 
 
-@pytest.mark.parametrize("value", [{1, 2}, float("nan"), object()])
+@pytest.mark.parametrize("value", [{1, 2}, float("nan"), object(), 2**70, "\ud83d"])
 def test_facts_that_json_does_not_know_are_refused(value: object) -> None:
     with pytest.raises(ContractError, match=r"info\['tool'\] must hold what JSON knows"):
         observe_step(("", 0.0, False, False, {"tool": {"fact": value}}), "x")

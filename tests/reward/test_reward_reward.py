@@ -3,7 +3,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from milepost.reward.reward import RewardError, apply, load_reward
@@ -42,7 +44,7 @@ def test_a_reward_replaces_the_rewards_of_the_turns_and_nothing_else(trajectory:
     assert apply(lambda _: [0.0, 1.0], scored) == trajectory
 
 
-@pytest.mark.parametrize("values", [[0.0], [0.0, 0.0, 0.0], (0.0, 1.0), None, 1.0])
+@pytest.mark.parametrize("values", [[0.0], [0.0, 0.0, 0.0], (0.0,), np.zeros((2, 2)), {0.0, 1.0}, None, 1.0])
 def test_a_wrong_number_of_rewards_is_refused(trajectory: Trajectory, values: Any) -> None:
     with pytest.raises(RewardError, match="trajectory g/4: expected a list of 2 numbers"):
         apply(lambda _: values, trajectory)
@@ -52,7 +54,7 @@ def test_a_wrong_number_of_rewards_is_refused(trajectory: Trajectory, values: An
     "value", [math.nan, -math.inf, None, "1", True, 10**400, pytest.param(10**5000, id="5000 digits")]
 )
 def test_a_reward_that_is_no_finite_number_is_refused(trajectory: Trajectory, value: Any) -> None:
-    with pytest.raises(RewardError, match="turn 1 must be a finite number"):
+    with pytest.raises(RewardError, match="turn 1 must be"):
         apply(lambda _: [0.0, value], trajectory)
 
 
@@ -60,6 +62,15 @@ def test_a_reward_that_is_no_finite_number_is_refused(trajectory: Trajectory, va
 def test_rewards_that_are_too_large_together_are_a_reward_error(trajectory: Trajectory, values: list[float]) -> None:
     with pytest.raises(RewardError, match=r"g/4: the rewards of an episode add up to .* the limit is 1e\+12"):
         apply(lambda _: values, trajectory)
+
+
+@pytest.mark.parametrize(
+    "values", [(0.0, 1.0), np.array([0.0, 1.0], np.float32), [np.int64(0), np.array(1.0)], torch.tensor([0.0, 1.0])]
+)
+def test_tuples_arrays_and_their_numbers_are_rewards(trajectory: Trajectory, values: Any) -> None:
+    rewards = [turn.reward for turn in apply(lambda _: values, trajectory).turns]
+    assert rewards == [0.0, 1.0]
+    assert {type(reward) for reward in rewards} == {float}
 
 
 def test_what_a_reward_raises_becomes_a_reward_error(trajectory: Trajectory) -> None:
