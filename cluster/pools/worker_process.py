@@ -19,6 +19,7 @@ from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.episode import run_episode
 from milepost.actors.resources import Limits, RolloutResources
 from milepost.actors.worker import ActorConfig, Worker
+from milepost.cluster.base.remains import end_with_this_process
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import RoutedEngine
 from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
@@ -72,6 +73,7 @@ class WorkerActor:
     """One worker process."""
 
     def __init__(self, spec: WorkerSpec, name: str, engines: list[Any]) -> None:
+        end_with_this_process()
         self._spec = spec
         self._engine = RoutedEngine(engines, request_timeout_s=spec.engine.request_timeout_s)
         self._resources = resources_for(spec, self._engine)
