@@ -160,7 +160,7 @@ def check_env(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 3,
 ) -> None:
     """Check that an environment keeps the contract, and say what to fix."""
-    from milepost.envs import check  # heavy front door: gymnasium
+    from milepost.actors import check  # heavy front door: gymnasium
 
     options: dict[str, Any] = {}
     for override in overrides:

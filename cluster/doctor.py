@@ -144,6 +144,9 @@ def _environment(config: RunConfig) -> Finding:
         build_env(config.env.path, config.env.options).close()
     except EnvPathError as error:
         return Finding("fail", f"env.path: {error}", "correct env.path or env.options")
+    except (Exception, SystemExit, GeneratorExit) as error:  # a user's close() may raise anything
+        what = f"environment {config.env.path}: close() raised {type(error).__name__}: {error}"
+        return Finding("fail", what, "let close() raise nothing")
     return Finding("ok", f"environment {config.env.path}")
 
 

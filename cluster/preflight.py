@@ -1,7 +1,8 @@
 """What can be known before anything starts: environment, reward, credit strategy, the policy's chat template.
 
-One reset and one step are really played, under the run's deadlines, so that a broken environment costs seconds and one
-line instead of a started cluster. Not promised: that an environment which passes never fails later; then episodes do.
+A few turns are really played, by the code and under the deadlines of the run, so that a broken environment costs
+seconds and one line instead of a started cluster. Not promised: that an environment which passes never fails later;
+then episodes do.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
+from milepost.actors.resources import Limits
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
@@ -23,17 +25,19 @@ from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.own_credit import check_credit
-from milepost.envs.contract import ContractError, EnvPathError, build_env, observe_reset, observe_step
+from milepost.envs.contract import ContractError, EnvPathError
 from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
 from milepost.envs.scenarios import ScenarioError, ScenarioSet
-from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
+from milepost.envs.types import Failure
 from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
 from milepost.learner.first_policy.model_check import CheckedModel, ModelError, check_model, load_tokenizer
-from milepost.reward.reward import RewardError, apply, load_reward
+from milepost.reward.reward import Reward, RewardError, load_reward
 
 T = TypeVar("T")
 _SHARED_MEMORY = Path("/dev/shm")
+_TURNS = 3
+"""Played before a run: enough to see a reset, steps and what one leaves for the next."""
 
 
 def check_start(config: RunConfig) -> None:
@@ -92,7 +96,7 @@ def judge_model(config: RunConfig) -> CheckedModel:
 
 
 def check_world(config: RunConfig) -> ScenarioSet:
-    """Try a credit strategy of the user's own, load the scenarios, play one turn, score it.
+    """Try a credit strategy of the user's own, load the scenarios, play and score the beginning of one episode.
 
     Raises ConfigError with the one line that says what is wrong.
     """
@@ -100,26 +104,68 @@ def check_world(config: RunConfig) -> ScenarioSet:
     within(limit, "the credit strategy", lambda: check_credit(config.credit))
     try:
         scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.env))
-        task = scenarios.task("train", 0)
-        turn = within(limit, f"environment {task.env}", lambda: _play_one_turn(task))
-        _require_progress(config, turn)
-        if config.reward.path:
-            reward = load_reward(config.reward.path)
-            trial = Trajectory(
-                task=task, group_id="preflight", index=0, turns=[turn], outcome="truncated", cohort=task.cohort
-            )
-            within(limit, f"reward {config.reward.path}", lambda: apply(reward, trial))
-    except (EnvPathError, ContractError, ScenarioError, RewardError) as error:
-        if isinstance(error, ContractError):
-            advice = f"mend the environment; milepost check-env {config.env.path} plays it without a run"
-            raise ConfigError(f"{config.env.path}: {error}; {advice}") from error
+        reward = load_reward(config.reward.path) if config.reward.path else None
+    except ContractError as error:
+        raise ConfigError(f"{config.env.path}: {error}; {_advice(config)}") from error
+    except (EnvPathError, ScenarioError, RewardError) as error:
         raise ConfigError(str(error)) from error
+    layout = Characters()
+    rehearsal = Rehearsal(layout=layout, decode=layout.decode)
+    _rehearse(config, scenarios, rehearsal, reward=reward)
+    _require_progress(config, rehearsal)
     return scenarios
 
 
-def _require_progress(config: RunConfig, turn: Turn) -> None:
+def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Dialogue:
+    """The token layout of conversations with this policy; the beginning of an episode is played in it.
+
+    Raises ConfigError if its chat template cannot serve, or not what the environment says.
+    """
+    try:
+        tokenizer = load_tokenizer(model)
+        dialogue = Dialogue(tokenizer, config.actors.system_prompt)
+    except (ModelError, TemplateError, ObservationError) as error:
+        raise ConfigError(str(error)) from error
+    rehearsal = Rehearsal(layout=dialogue, decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
+    _rehearse(config, scenarios, rehearsal, max_prompt_tokens=config.engine.max_model_len - config.sampling.max_tokens)
+    return dialogue
+
+
+def _rehearse(
+    config: RunConfig,
+    scenarios: ScenarioSet,
+    rehearsal: Rehearsal,
+    *,
+    reward: Reward | None = None,
+    max_prompt_tokens: int = sys.maxsize,
+) -> None:
+    """Play a few turns of the first task as a worker does. Raises ConfigError where that episode fails."""
+    limits = Limits(
+        max_turns=min(_TURNS, config.actors.max_turns),
+        env_timeout_s=config.actors.env_timeout_s,
+        episode_timeout_s=config.actors.episode_timeout_s,
+        max_observation_chars=config.actors.max_observation_chars,
+        max_prompt_tokens=max_prompt_tokens,
+        window_turns=config.actors.window_turns,
+    )
+    asyncio.run(rehearse(rehearsal, scenarios.task("train", 0), limits=limits, reward=reward))
+    result = rehearsal.result
+    if not isinstance(result, Failure):
+        return
+    if rehearsal.was_not_built or result.boundary == "reward":
+        raise ConfigError(rehearsal.complaint)
+    raise ConfigError(f"{config.env.path}: {rehearsal.complaint}; {_advice(config)}")
+
+
+def _advice(config: RunConfig) -> str:
+    return f"milepost check-env {config.env.path} plays it without a run"
+
+
+def _require_progress(config: RunConfig, rehearsal: Rehearsal) -> None:
     """Raises ConfigError where the strategy reads a progress that the environment does not report."""
-    if "progress" in needs(build(config.credit), config.credit.modulators) and turn.progress is None:
+    if "progress" not in needs(build(config.credit), config.credit.modulators):
+        return
+    if any(step.progress is None for step in rehearsal.steps):
         instead = 'set credit.potential = "graph"' if config.credit.strategy == "pbrs" else "choose another strategy"
         raise ConfigError(
             f"credit.strategy = {config.credit.strategy!r} reads info['progress'] of every step, which "
@@ -127,48 +173,11 @@ def _require_progress(config: RunConfig, turn: Turn) -> None:
         )
 
 
-def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Dialogue:
-    """The token layout of conversations with this policy. Raises ConfigError if its chat template cannot serve."""
-    task = scenarios.task("train", 0)
-    try:
-        dialogue = Dialogue(load_tokenizer(model), config.actors.system_prompt)
-        env = build_env(task.env, task.options)
-        room = config.engine.max_model_len - config.sampling.max_tokens
-        needed = len(dialogue.opening(observe_reset(env.reset(seed=task.seed)).observation))
-    except (ModelError, TemplateError, ObservationError) as error:
-        raise ConfigError(str(error)) from error
-    if needed > room:
-        raise ConfigError(
-            f"the first prompt has {needed} tokens, engine.max_model_len leaves room for {room}: raise it"
-        )
-    return dialogue
-
-
-def _play_one_turn(task: Task) -> Turn:
-    env = build_env(task.env, task.options)
-    for method, call in (("reset", partial(env.reset, seed=task.seed)), ("step", partial(env.step, ""))):
-        try:
-            returned = call()
-        except Exception as error:  # a user's environment may raise anything
-            raise ContractError(f"{method} raised {type(error).__name__}: {error}") from error
-        if method == "reset":
-            start = observe_reset(returned)
-    step = observe_step(returned, "")
-    return Turn(
-        prompt_ids=[0],
-        response_ids=[0],
-        logprobs=[0.0],
-        versions=[VersionSpan(version=0, start=0, end=1)],
-        anchor=start.anchor,
-        next_anchor=step.anchor,
-        action=step.action,
-        reward=step.reward,
-        progress=step.progress,
-    )
-
-
 def within(limit_s: float, what: str, call: Callable[[], T]) -> T:
-    """Run user code on a thread that may be left behind. Raises ConfigError if it does not return in time."""
+    """Run user code on a thread that may be left behind.
+
+    Raises ConfigError if it does not return in time or raises what no program of ours does, `sys.exit()` included.
+    """
     outcome: list[Any] = []
 
     def run() -> None:
@@ -184,6 +193,8 @@ def within(limit_s: float, what: str, call: Callable[[], T]) -> T:
         raise ConfigError(f"{what} did not return within actors.env_timeout_s = {limit_s:g}; it would hang the run")
     returned, value = outcome
     if not returned:
-        raise value
+        if isinstance(value, ConfigError | EnvPathError | ContractError | ScenarioError):
+            raise value
+        raise ConfigError(f"{what} raised {type(value).__name__}: {' '.join(str(value).split())[:300]}") from value
     result: T = value
     return result

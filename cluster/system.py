@@ -80,7 +80,7 @@ class System:
 
         Raises ConfigError for what the user can mend, DependencyLost for a part that does not come up.
         """
-        stop_ids = check_dialogue(self.config, model, self.scenarios).stop_token_ids
+        dialogue = await asyncio.to_thread(check_dialogue, self.config, model, self.scenarios)
         phase("starting Redis")
         url = await self._start_redis()
         phase("starting Ray")
@@ -91,7 +91,7 @@ class System:
             version=version,
             config=self.config.engine,
             sampling=self.config.sampling,
-            stop_token_ids=tuple(stop_ids),
+            stop_token_ids=tuple(dialogue.stop_token_ids),
             seed=self.config.run.seed,
             restarts=self.config.restarts,
         )

@@ -12,7 +12,7 @@ def told_doors() -> dict[str, set[str]]:
     rows = re.findall(r"^\| `([\w/]+)` \|[^|]+\|([^|]+)\|$", DESIGN, re.M)
     told = {room: (imports.strip(), set(re.findall(r"`([\w/]+)`", imports))) for room, imports in rows}
     return {
-        room: told.keys() - {room} - names if imports.startswith("all but") else names
+        room: told.keys() - {room} - names if imports.startswith("all") else names
         for room, (imports, names) in told.items()
     }
 

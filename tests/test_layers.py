@@ -50,7 +50,7 @@ DOORS = {
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {
-        "envs", "reward", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
+        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
         "learner/first_policy", "learner/health", "learner/loss", "learner/zero", "cluster/base", "cluster/replay",
         "cluster/runlog", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
     },

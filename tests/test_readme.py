@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import typer
 
+from milepost.actors.check import check_env
 from milepost.cluster.base.exits import Exit
 from milepost.cluster.cli import app
 from milepost.cluster.preflight import check_world
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.settings import config as configs
-from milepost.envs.check import check_env
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
 from milepost.learner.first_policy.demonstrations import demonstrate

@@ -18,6 +18,7 @@ from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.episode import run_episode
 from milepost.actors.resources import Limits, RolloutResources
 from milepost.actors.worker import ActorConfig, Worker
+from milepost.cluster.base.remains import end_with_this_process
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import Rotation, RoutedEngine
 from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
@@ -71,6 +72,7 @@ class WorkerActor:
     """One worker process."""
 
     def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation) -> None:
+        end_with_this_process()
         self._spec = spec
         self._engine = RoutedEngine(
             rotation,

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -20,14 +21,15 @@ from ray.exceptions import RayActorError
 
 from milepost.cluster.base.deadline import while_it_goes_on
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
+from milepost.cluster.base.remains import MARK
 from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import Rotation, last_line
+from milepost.cluster.pools.pulse import Pulse
 from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
 from milepost.envs.types import Failure, Task, Trajectory
 
 logger = logging.getLogger(__name__)
-_START_UP_S = 60.0
 _LOOK_AGAIN_S = 0.5
 _ANSWER_S = 5.0
 
@@ -38,9 +40,8 @@ class _Slot:
     handle: Any
     rotation: Rotation
     """The engines that it was told of."""
+    pulse: Pulse
     running: asyncio.Future[int] | None = None
-    pulse: asyncio.Future[int] | None = None
-    asked_at: float = 0.0
     playing: asyncio.Future[list[Trajectory | Failure]] | None = None
     """Episodes outside the ledger; it is not retired before they have ended."""
 
@@ -66,14 +67,18 @@ class WorkerPool:
 
     def _launch(self, name: str) -> Any:
         actor = ray.remote(WorkerActor).options(
-            num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}
+            num_cpus=1,
+            max_concurrency=1000,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", MARK: name}},
         )
         return actor.remote(self._spec, name, self._rotation)
 
     def _spawn(self) -> _Slot:
         self._spawned += 1
         name = f"worker-{os.getpid()}-{self._spawned}"  # unique over resumptions: leases carry it
-        slot = _Slot(name, self._launch(name), self._rotation)
+        handle, limit_s = self._launch(name), self._spec.actors.env_timeout_s
+        pulse = Pulse(name, handle.ping.remote, partial(ray.kill, handle), limit_s=limit_s)
+        slot = _Slot(name, handle, self._rotation, pulse)
         if self._rolling:
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
         return slot
@@ -141,9 +146,8 @@ class WorkerPool:
         self._rotation = rotation
         self._start_due()
         for index, slot in list(self._slots.items()):
-            if slot.pulse is not None and slot.pulse.done() and slot.pulse.exception() is None:
+            if slot.pulse.has_answered:
                 self._budget.came_up(index)
-            self._feel_pulse(slot)
             is_playing = slot.playing is not None and not slot.playing.done()
             if slot.running is not None and slot.running.done() and not is_playing:
                 await self._lose(index, slot, slot.running.exception())
@@ -155,6 +159,7 @@ class WorkerPool:
         """Give its groups back and replace it. Raises DependencyLost where that leaves too few workers."""
         reason = "retired: an environment call hung" if error is None else last_line(error)
         logger.warning("%s ended (%s)", slot.name, reason)
+        slot.pulse.stop()
         ray.kill(slot.handle)
         del self._slots[index]
         self._grant(index)
@@ -182,21 +187,11 @@ class WorkerPool:
                 del self._due[index]
                 self._slots[index] = self._spawn()
 
-    def _feel_pulse(self, slot: _Slot) -> None:
-        """Kill a worker whose event loop does not turn: user code holds it and its own deadlines cannot pass."""
-        limit_s = self._spec.actors.env_timeout_s + _START_UP_S
-        if slot.pulse is None or slot.pulse.done():
-            slot.pulse, slot.asked_at = asyncio.ensure_future(slot.handle.ping.remote()), time.monotonic()
-            slot.pulse.add_done_callback(lambda pulse: pulse.cancelled() or pulse.exception())
-        elif time.monotonic() - slot.asked_at > limit_s:
-            logger.warning("%s did not answer within %g s; killing it", slot.name, limit_s)
-            ray.kill(slot.handle)
-
     async def stop(self) -> None:
         """End the workers at once; the groups they leave are given out again when the run goes on."""
         for slot in self._slots.values():
+            slot.pulse.stop()
             ray.kill(slot.handle)
-            for future in (slot.running, slot.pulse):
-                if future is not None and not future.cancel() and not future.cancelled():
-                    future.exception()  # seen: asyncio would print what it died of, after the program's last line
+            if slot.running is not None and not slot.running.cancel() and not slot.running.cancelled():
+                slot.running.exception()  # seen: asyncio would print what it died of, after the program's last line
         self._slots, self._due = {}, {}

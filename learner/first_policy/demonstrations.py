@@ -7,6 +7,7 @@ the caller bounds time.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from milepost.envs import chance
 from milepost.envs.contract import ContractError, Demonstrator, build_env, observe_reset, observe_step
 from milepost.envs.types import Task
 
+logger = logging.getLogger(__name__)
 _MAX_TURNS = 100
 _PROGRESS_EVERY = 1000
 
@@ -56,8 +58,16 @@ def demonstrate(
             if (episode + 1) % _PROGRESS_EVERY == 0:
                 progress(f"warm-up: {episode + 1}/{episodes} demonstrations played")
     finally:
-        env.close()
+        _close(env)
     return transcripts
+
+
+def _close(env: Any) -> None:
+    """What close() raises changes nothing about the transcripts."""
+    try:
+        env.close()
+    except (Exception, SystemExit, GeneratorExit) as error:  # a user's environment may raise anything
+        logger.warning("environment close() raised %s: %s", type(error).__name__, error)
 
 
 def _require_demonstrator(env: object, path: str) -> None:
@@ -76,7 +86,7 @@ def _transcript(
         return list(_turns(env, reset.observation, rng, noise=noise, draws=draws))
     except ContractError:
         raise
-    except Exception as error:  # a user's environment may raise anything
+    except (Exception, SystemExit, GeneratorExit) as error:  # a user's environment may raise anything
         raise DemonstrationError(
             f"environment {task.env} raised {type(error).__name__} in a demonstration with seed {task.seed}: {error}; "
             "try `milepost check-env`"

@@ -22,3 +22,11 @@ def test_a_model_folder_is_looked_at(tiny_policy: Path, tmp_path: Path) -> None:
     found = about_the_model(broken)
     assert (found.level, found.what) == ("fail", "model.path")
     assert "copy them again" in found.fix
+
+
+def test_an_environment_that_would_end_the_program_is_a_finding() -> None:
+    for where in ("constructor", "close"):
+        env = {"path": "tests.actors.checked_envs:Leaves", "options": {"where": where, "error": "SystemExit"}}
+        findings = examine(RunConfig.model_validate({"env": env}))
+        [found] = [finding for finding in findings if "Leaves" in finding.what]
+        assert (found.level, "SystemExit: out" in found.what) == ("fail", True)

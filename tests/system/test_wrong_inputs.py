@@ -108,7 +108,7 @@ def test_a_broken_environment_is_found_out_in_one_step(refused: Refused, env: st
 
 def test_an_environment_that_hangs_is_given_up_at_its_deadline(refused: Refused) -> None:
     line = refused(env={"path": "tests.broken_envs:HangsInStep", "options": {}}, actors={"env_timeout_s": 1.0})
-    assert "tests.broken_envs:HangsInStep did not return within actors.env_timeout_s = 1" in line
+    assert "tests.broken_envs:HangsInStep: step did not return within actors.env_timeout_s = 1" in line
 
 
 @pytest.fixture

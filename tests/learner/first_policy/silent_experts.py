@@ -15,3 +15,11 @@ class SilentExpert(CountingEnv):
 class FaintingExpert(CountingEnv):
     def demonstration(self, rng: random.Random, noise: float) -> str:
         raise RuntimeError("no idea")
+
+
+class LeavingExpert(CountingEnv):
+    def demonstration(self, rng: random.Random, noise: float) -> str:
+        raise SystemExit(3)
+
+    def close(self) -> None:
+        raise SystemExit(4)

@@ -236,6 +236,7 @@ def test_making_a_model_leaves_the_random_state_alone() -> None:
         ("tests.broken_envs:CountingEnv", "has no method demonstration"),
         ("tests.learner.first_policy.silent_experts:SilentExpert", "demonstration must return text"),
         ("tests.learner.first_policy.silent_experts:FaintingExpert", "RuntimeError in a demonstration with seed"),
+        ("tests.learner.first_policy.silent_experts:LeavingExpert", "SystemExit in a demonstration with seed"),
     ],
 )
 def test_an_environment_that_cannot_be_demonstrated_is_named_in_one_line(
