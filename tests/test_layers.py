@@ -38,7 +38,9 @@ DOORS = {
     "cluster/runlog": {
         "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
-    "cluster/pools": {"envs", "reward", "actors", "learner", "learner/zero", "cluster/base", "cluster/replay"},
+    "cluster/pools": {
+        "envs", "reward", "actors", "learner", "learner/batch", "learner/zero", "cluster/base", "cluster/replay",
+    },
     "cluster/settings": {
         "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
         "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
@@ -67,6 +69,7 @@ FRONT_DOORS = {
         "cluster/pools/weights.py",
         "cluster/pools/workers.py",
         "cluster/pools/learners.py",
+        "cluster/pools/trial.py",
         "cluster/system.py",
     },
     "prometheus_client": {"cluster/runlog/metrics.py"},
