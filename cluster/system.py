@@ -26,7 +26,7 @@ from milepost.cluster.pools.learners import LearnerPool, LearnerSpec
 from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.cluster.pools.weights import WeightFolder
 from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
-from milepost.cluster.preflight import check_dialogue
+from milepost.cluster.preflight import check_dialogue, judge_model
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, Client, check_server, connect
@@ -75,6 +75,7 @@ class System:
 
         Raises ConfigError for what the user can mend, DependencyLost for a part that does not come up.
         """
+        judge_model(self.config, model, trained=learner is not None)
         dialogue = check_dialogue(self.config, model, self.scenarios)
         phase("starting Redis")
         url = await self._start_redis()
