@@ -6,7 +6,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test faults browser check bench clean
+.PHONY: setup train test faults browser check bench models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -41,6 +41,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks.asynchrony
+
+# Half a minute a family; writes the tables of docs/models.md.
+models: setup
+	$(BIN)/python -m tests.families.table
 
 clean:
 	rm -rf .venv

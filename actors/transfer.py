@@ -30,6 +30,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.platforms import current_platform
 
 BACKEND = "milepost_file"
 _PR_SET_PDEATHSIG = 1
@@ -84,19 +85,42 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
         if self._staged is None:
             raise RuntimeError("finish_weight_update without verified weights")
         staged, self._staged = self._staged, None
+        _forget_packed_experts(self.model)
         initialize_layerwise_reload(self.model)
         self.model.load_weights(iter(staged))
         finalize_layerwise_reload(self.model, self.model_config)
-        if self.model_config.hf_config.tie_word_embeddings:
-            # A tied output head is loaded through the embedding, so the reload skips it; on CPU its packed copy of
-            # the weights would stay the old one.
-            self.model.lm_head.quant_method.process_weights_after_loading(self.model.lm_head)
+        _repack_tied_heads(self.model)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
     def shutdown(self) -> None:
         """Drop staged weights."""
         self._staged = None
+
+
+def _forget_packed_experts(model: torch.nn.Module) -> None:
+    """Have the reload build experts' kernels anew on CPU: kept ones would get plain weights where they read packed."""
+    if not current_platform.is_cpu():
+        return
+    for layer in model.modules():
+        method = getattr(layer, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None  # type: ignore[union-attr]
+
+
+def _repack_tied_heads(model: torch.nn.Module) -> None:
+    """Pack output heads again that share the embedding's weights.
+
+    They are loaded through the embedding, so the reload skips them; on CPU their packed copy would stay the old one.
+    """
+    # imported here for the reason that `finish_weight_update` gives
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    layers = list(model.modules())
+    embedded = {id(layer.weight) for layer in layers if type(layer) is VocabParallelEmbedding}
+    for layer in layers:
+        if isinstance(layer, ParallelLMHead) and id(layer.weight) in embedded:
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 class GatheredSource(WeightSource):  # type: ignore[misc]

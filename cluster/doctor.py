@@ -152,7 +152,7 @@ def _environment(config: RunConfig) -> Finding:
 
 def _model(config: RunConfig) -> Finding:
     try:
-        found = judge_model(config)
+        found = judge_model(config, Path(config.model.path).expanduser(), trained=True)
     except ConfigError as error:
         return Finding("fail", "model.path", str(error))
     return Finding("ok", f"model {config.model.path}: {found.family}, {found.parameters / 1e6:.1f} M parameters")

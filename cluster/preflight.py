@@ -57,8 +57,9 @@ def check_start(config: RunConfig) -> None:
         )
     try:
         if config.model.source == "folder":
-            judge_model(config)
-            check_dialogue(config, Path(config.model.path).expanduser(), scenarios)
+            folder = Path(config.model.path).expanduser()
+            judge_model(config, folder, trained=True)
+            check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
             asyncio.run(check_url(config.buffer.url, config.buffer))
     except BufferRefused as error:
@@ -75,9 +76,11 @@ def basis_of_credit(config: RunConfig, scenarios: ScenarioSet) -> str | None:
     return None
 
 
-def judge_model(config: RunConfig) -> CheckedModel:
-    """The user's model folder against itself, the engine's context and shared memory. Raises ConfigError."""
-    folder = Path(config.model.path).expanduser()
+def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedModel:
+    """A model folder against itself and the engine's context, and, to be `trained`, against the room in shared memory.
+
+    Raises ConfigError.
+    """
     try:
         found = check_model(
             folder, context_tokens=config.engine.max_model_len, system_prompt=config.actors.system_prompt
@@ -86,7 +89,7 @@ def judge_model(config: RunConfig) -> CheckedModel:
         raise ConfigError(str(error)) from error
     wide = 2 if config.learner.dtype == "bfloat16" else 4
     needed, free = 2 * wide * found.parameters, shutil.disk_usage(_SHARED_MEMORY).free
-    if config.engine.transfer == "file" and needed > free:
+    if trained and config.engine.transfer == "file" and needed > free:
         raise ConfigError(
             f"model: weights on their way to the engines need {needed / 2**30:.1f} GiB of {_SHARED_MEMORY} (an old and "
             f"a new version of {found.parameters / 1e6:.0f} M parameters), {free / 2**30:.1f} GiB are free: give the "

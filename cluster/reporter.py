@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from milepost.cluster.base.exits import Exit
 from milepost.cluster.evaluate import evaluate, record
+from milepost.cluster.preflight import basis_of_credit
 from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.replay.ready import Taken
 from milepost.cluster.runlog.console import LiveView
@@ -98,7 +100,10 @@ class Reporter:
         self._view.note(text)
 
     async def training_begins(self, iteration: int) -> None:
-        """From here on seconds count, and failed episodes."""
+        """Say what credit goes by; from here on seconds count, and failed episodes."""
+        basis = await asyncio.to_thread(basis_of_credit, self._system.config, self._system.scenarios)
+        if basis is not None:
+            self.remark(basis)
         self._iteration = iteration
         self._failed = failed_of(await self._system.ledger.balance())
         self._began = time.monotonic()

@@ -16,7 +16,7 @@ from milepost.cluster.base.exits import Diverged, Stopped
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.policy_checks import check_policy
 from milepost.cluster.pools.learners import LearnerLost
-from milepost.cluster.preflight import basis_of_credit, check_world
+from milepost.cluster.preflight import check_world
 from milepost.cluster.recovery import Progress, Recovery
 from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.console import LiveView
@@ -43,8 +43,6 @@ class Run:
         self._system = System(config, folder, check_world(config))
         self._watch = Watch(config, read_records(folder.metrics))
         self.reporter = Reporter(self._system, view, metrics, self._watch)
-        if (basis := basis_of_credit(config, self._system.scenarios)) is not None:
-            self.reporter.remark(basis)
         self._group_log = GroupLog(folder.groups)
         self.progress = Progress(folder)
         self._stopping = asyncio.Event()

@@ -25,10 +25,11 @@ from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.learner_process import LearnerSpec
 from milepost.cluster.pools.learners import LearnerPool
+from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.cluster.pools.weights import WeightFolder
 from milepost.cluster.pools.worker_process import WorkerSpec
 from milepost.cluster.pools.workers import WorkerPool
-from milepost.cluster.preflight import check_dialogue
+from milepost.cluster.preflight import check_dialogue, judge_model
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, Client, check_server, connect
@@ -37,6 +38,7 @@ from milepost.cluster.replay.own_redis import refresh_expiry
 from milepost.cluster.replay.redis_server import RedisServer
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, config_hash
+from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.learner.loss.objective import Objective
 from milepost.learner.recipe import Recipe
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
 _TEND_EVERY_S = 1.0
 _RENEW_KEYS_EVERY_S = 60.0
+_TRIAL_PROMPTS = 8
 _LOCAL_CPUS = 64
 """Logical: actors are placed by what they are, not by counting cores on a laptop."""
 
@@ -80,6 +83,7 @@ class System:
 
         Raises ConfigError for what the user can mend, DependencyLost for a part that does not come up.
         """
+        judge_model(self.config, model, trained=learner is not None)
         dialogue = await asyncio.to_thread(check_dialogue, self.config, model, self.scenarios)
         phase("starting Redis")
         url = await self._start_redis()
@@ -105,8 +109,21 @@ class System:
             self._ending.push_async_callback(self.learners.stop)
             starts.append(self.learners.start())
         await _side_by_side(starts)
+        if learner and self.config.engine.transfer == "file":
+            phase("trying an update of the weights")
+            await require_updates(self._trial(model, version, dialogue), self.engines, self.weights)
         self.workers = WorkerPool(self._worker_spec(url, model), self.ledger, self.engines.rotation)
         self._ending.push_async_callback(self.workers.stop)
+
+    def _trial(self, model: Path, version: int, dialogue: Dialogue) -> Trial:
+        return Trial(
+            model=model,
+            version=version,
+            prompts=[dialogue.opening(" ".join(map(str, range(k)))) for k in range(1, 1 + _TRIAL_PROMPTS)],
+            temperature=self.config.sampling.temperature,
+            limit=self.config.learner.parity_limit,
+            timeout_s=self.config.engine.update_timeout_s,
+        )
 
     async def _start_redis(self) -> str:
         config = self.config.buffer

@@ -39,7 +39,8 @@ DOORS = {
         "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
     "cluster/pools": {
-        "envs", "reward", "actors", "learner", "learner/credit", "learner/zero", "cluster/base", "cluster/replay",
+        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/zero", "cluster/base",
+        "cluster/replay",
     },
     "cluster/settings": {
         "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
@@ -69,6 +70,7 @@ FRONT_DOORS = {
         "cluster/pools/weights.py",
         "cluster/pools/workers.py",
         "cluster/pools/learners.py",
+        "cluster/pools/trial.py",
         "cluster/system.py",
     },
     "prometheus_client": {"cluster/runlog/metrics.py"},

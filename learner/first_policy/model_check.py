@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -78,7 +79,7 @@ def load_tokenizer(folder: Path) -> Any:
     except Exception as error:  # files of others: transformers and tokenizers raise many kinds
         _refuse_code(folder / "tokenizer_config.json")
         raise ModelError(
-            f"model: the tokenizer files in {folder} cannot be read ({_first_line(error)}); copy them again, or save "
+            f"model: the tokenizer files in {folder} cannot be read ({_in_short(error)}); copy them again, or save "
             "the tokenizer with save_pretrained"
         ) from error
 
@@ -101,14 +102,14 @@ def _load_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the values are anybody's, and each family judges its own
-        raise ModelError(f"model: {path} cannot be used ({_first_line(error)}); copy it again") from error
+        raise ModelError(f"model: {path} cannot be used ({_in_short(error)}); copy it again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ModelError(f"model: {path} is not JSON ({_first_line(error)}); copy it again") from error
+        raise ModelError(f"model: {path} is not JSON ({_in_short(error)}); copy it again") from error
     if not isinstance(told, dict):
         raise ModelError(f"model: {path} holds no JSON object; copy it again")
     return told
@@ -137,7 +138,7 @@ def _require_whole_files(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ModelError(
-                f"model: {path} is not a whole safetensors file ({_first_line(error)}); copy it again, without Git's "
+                f"model: {path} is not a whole safetensors file ({_in_short(error)}); copy it again, without Git's "
                 "pointer files"
             ) from error
 
@@ -157,7 +158,7 @@ def _load_shapes(folder: Path, config: Any) -> Any:
         )
     except Exception as error:  # each family's own code builds it from values that are anybody's
         raise ModelError(
-            f"model: {folder} cannot be built as {config.model_type} ({_first_line(error)}); compare config.json with "
+            f"model: {folder} cannot be built as {config.model_type} ({_in_short(error)}); compare config.json with "
             "the weights"
         ) from error
     if found["missing_keys"]:
@@ -171,7 +172,33 @@ def _load_shapes(folder: Path, config: Any) -> Any:
             f"model: the weights in {folder} are not those that config.json describes: {_listed(shown)}; copy all "
             "files of one model"
         )
+    _require_equal_heads(folder, model)
     return model
+
+
+def _require_equal_heads(folder: Path, model: Any) -> None:
+    """Raises `ModelError` for weights that config.json ties, and that the files hold twice and differing.
+
+    The learner would take both and the engine one. Only such tensors are read.
+    """
+    where = {name: path for path in folder.glob("*.safetensors") for name in _names(path)}
+    for name, other in model.all_tied_weights_keys.items():
+        if name in where and other in where and not torch.equal(_read(where, name), _read(where, other)):
+            raise ModelError(
+                f"model: config.json in {folder} ties {name} to {other}, but the weights of the two differ; set "
+                "tie_word_embeddings to false in it"
+            )
+
+
+def _names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _read(where: dict[str, Path], name: str) -> torch.Tensor:
+    with safe_open(where[name], framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+    return tensor
 
 
 def _require_positions(config: Any, tokenizer: Any, context_tokens: int) -> None:
@@ -211,10 +238,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _first_line(error: Exception) -> str:
-    """The first line of an error with text in it; transformers and pydantic write many."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+def _in_short(error: Exception) -> str:
+    """The beginning of an error on one line; transformers and pydantic write many."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 @contextmanager

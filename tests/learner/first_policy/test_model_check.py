@@ -50,6 +50,12 @@ def without_a_tensor(folder: Path) -> None:
     safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def another_head(folder: Path) -> None:
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def a_shard_away(folder: Path) -> None:
     weight_map = {"model.norm.weight": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -79,6 +85,10 @@ def tokens_without_rows(folder: Path, *, special: bool, template: str = CHATML) 
         (cut_short, r"model\.safetensors is not a whole safetensors file \(.*\); copy it again"),
         (write("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), r"not a whole safetensors file"),
         (without_a_tensor, r"lack model\.norm\.weight, which config\.json asks for; copy all files"),
+        (
+            another_head,
+            r"ties lm_head\.weight to model\.embed_tokens\.weight, but .* differ; set tie_word_embeddings to",
+        ),
         (a_shard_away, r"lacks model-00002-of-00002\.safetensors, which model\.safetensors\.index\.json names"),
         (
             lambda folder: tokens_without_rows(folder, special=False),
