@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 from transformers import LlamaForCausalLM
 
-from milepost.actors import transfer
 from milepost.actors.engine import Completion, EngineError
 from milepost.actors.vllm import VLLMEngine
 from milepost.envs.dialogue import Dialogue
@@ -134,11 +133,6 @@ def test_log_probs_follow_new_weights_through_the_tied_head(
     assert_not_sampled_by(played, initial, updatable)
     assert updatable.engine.version == 1
     assert all(spans(c) == [(1, 0, len(c.response_ids))] for _, c in played)
-
-
-def test_a_model_without_an_output_head_of_its_own_has_none_to_repack() -> None:
-    headless = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(4, 2)})  # as vLLM's Gemma 2 and Cohere
-    transfer._repack_tied_heads(headless)
 
 
 def test_requests_in_flight_survive_an_update_and_say_which_weights_sampled_what(
