@@ -123,9 +123,10 @@ def _pin(policy: Path, place: Path) -> int:
 def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str, Any]:
     """Evaluate a run's newest policy, also while the run goes on; what `milepost eval --json` prints."""
     config = load(folder.resolved)
+    scenarios = check_world(config)
 
     async def go(scratch: RunFolder, policy: Path, version: int) -> Summary:
-        system = System(config, scratch, check_world(config))
+        system = System(config, scratch, scenarios)
         try:
             await system.start(policy, version, learner=None, phase=lambda _: None)
             return await evaluate(system, split, episodes)
@@ -172,9 +173,10 @@ def parity_sample(config: RunConfig) -> float:
     policy.
     """
     model_folder = resolve(config.model, config.env, Path(config.run.runs_dir) / "models", print)
+    scenarios = check_world(config)
 
     async def go(scratch: RunFolder) -> list[Trajectory]:
-        system = System(config, scratch, check_world(config))
+        system = System(config, scratch, scenarios)
         try:
             await system.start(model_folder, 0, learner=None, phase=lambda _: None)
             tasks = tasks_of(system.scenarios, "train", _PARITY_EPISODES)
