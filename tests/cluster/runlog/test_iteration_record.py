@@ -5,11 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from milepost.cluster import evaluate
 from milepost.cluster.replay.buffer import Depth
 from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks, SystemState, iteration_record
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.envs.types import Group
 from milepost.learner.loop import UpdateReport
+from milepost.reward.evaluators import summarize
 from tests.cluster.replay.buffer_rig import task, trajectory
 from tests.cluster.runlog.example_records import cohort
 
@@ -75,4 +77,5 @@ def test_success_is_told_by_cohort() -> None:
     group = Group(group_id="g", task=task(), trajectories=played)
     checks = PolicyChecks(parity=None, information=None)
     line = iteration_record([group], report(), iteration=1, clock=clock(), state=STATE, checks=checks)
-    assert line.cohorts == {"easy": cohort(1, 1), "hard": cohort(1, 1)}
+    evaluated = evaluate.record(summarize(played), split="ood", iteration=3, version=3, time_s=1.0)
+    assert line.cohorts == evaluated.cohorts == {"easy": cohort(1, 1), "hard": cohort(1, 1)}
