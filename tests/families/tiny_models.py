@@ -133,6 +133,7 @@ FAMILIES = {
     "qwen3": Family("Qwen3", tied=True, config=_HEADS),
     "qwen3, untied": Family("Qwen3", tied=False, config=_HEADS),
     "qwen3_moe": Family("Qwen3Moe", tied=False, config=_HEADS | _MOE),
+    "qwen3_moe, redundant head": Family("Qwen3Moe", tied=True, config=_HEADS | _MOE, redundant_head=True),
     "smollm3": Family("SmolLM3", tied=True, config=_ONE_KV),
 }  # fmt: skip
 _OWN_NAMES = {
