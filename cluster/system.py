@@ -21,6 +21,7 @@ import ray
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.failure_streak import FailureStreak
+from milepost.cluster.base.surroundings import make_usable
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.learner_process import LearnerSpec
@@ -271,6 +272,8 @@ def start_ray(address: str) -> bool:
     Returns whether it is our own. Raises DependencyLost.
     """
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    for told in make_usable() if wanted == "local" else ():
+        logger.warning("%s", told)
     path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
     runtime_env = {"env_vars": {"PYTHONPATH": path, "RAY_DEDUP_LOGS": "0"}}
     local = (
@@ -292,7 +295,7 @@ def start_ray(address: str) -> bool:
             logging_level=logging.ERROR,
             **local,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
     return wanted == "local"
