@@ -35,7 +35,7 @@ from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, Client, check_server, connect
 from milepost.cluster.replay.ledger import Ledger
-from milepost.cluster.replay.own_redis import refresh_expiry
+from milepost.cluster.replay.own_redis import keep_from_expiry
 from milepost.cluster.replay.redis_server import RedisServer
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, config_hash
@@ -47,7 +47,6 @@ from milepost.learner.recipe import Recipe
 logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
 _TEND_EVERY_S = 1.0
-_RENEW_KEYS_EVERY_S = 60.0
 _TRIAL_PROMPTS = 8
 _LOCAL_CPUS = 64
 """Logical: actors are placed by what they are, not by counting cores on a laptop."""
@@ -191,7 +190,8 @@ class System:
 
     async def tend(self) -> None:
         """Care without end: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""
-        await _side_by_side([self._tend_redis(), self._tend_expiry(), self._tend_parts()])
+        keys = keep_from_expiry(self.redis, self.folder.run_id, expiry_s=self.config.buffer.expiry_s)
+        await _side_by_side([self._tend_redis(), keys, self._tend_parts()])
 
     async def _tend_redis(self) -> None:
         """By itself: all else may be waiting for Redis to come back."""
@@ -200,11 +200,6 @@ class System:
                 logger.warning("redis-server ended; starting it again on its append-only file")
                 self.redis_process.revive()
             await asyncio.sleep(_TEND_EVERY_S)
-
-    async def _tend_expiry(self) -> None:
-        while expiry_s := self.config.buffer.expiry_s:
-            await refresh_expiry(self.redis, self.folder.run_id, expiry_s=expiry_s)
-            await asyncio.sleep(_RENEW_KEYS_EVERY_S)
 
     async def _tend_parts(self) -> None:
         while True:

@@ -98,6 +98,11 @@ class RunSection(BaseModel):
         "", description="Ray address; empty: a Ray of its own on this machine; auto: the cluster it is started on"
     )
 
+    @property
+    def step_patience_s(self) -> float:
+        """Seconds that a stop waits for the step under way: the rest of its grace is for a checkpoint."""
+        return self.stop_grace_s / 2
+
     @field_validator("runs_dir")
     @classmethod
     def _goes_down_only(cls, value: str) -> str:
