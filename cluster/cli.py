@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from milepost.cluster.base.exits import ConfigError, Exit, disk_failure
-from milepost.cluster.base.output import logging_to, own_stdout
+from milepost.cluster.base.exits import ConfigError, Exit, exit_of
+from milepost.cluster.base.output import logging_to, own_stdout, readers_may_leave
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
@@ -62,7 +62,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Override one value; may be repeated.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.")]
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)
+]
 
 
 @app.command(epilog=_EXAMPLES)
@@ -237,20 +239,29 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is ended in order
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # dotted paths of the user's own environments and rewards start here
+    with readers_may_leave():
+        sys.exit(_ended())
+
+
+def _ended() -> int:
+    """Run the command; the exit code of its end, whose one line is on stderr."""
     try:
         app(prog_name="milepost")
     except Exit as end:
-        for line in str(end).splitlines():
-            print(f"milepost: {line}", file=sys.stderr)
-        sys.exit(end.code)
+        return _told(end)
     except Exception as error:
-        if (lost := disk_failure(error, folder=os.getcwd())) is not None:
-            print(f"milepost: {lost}", file=sys.stderr)
-            sys.exit(lost.code)
+        if (known := exit_of(error, folder=os.getcwd())) is not None:
+            return _told(known)
         traceback.print_exc()
         print(f"milepost: unexpected {type(error).__name__}; please report the lines above", file=sys.stderr)
-        sys.exit(_EXIT_UNEXPECTED)
-    sys.exit(0)
+        return _EXIT_UNEXPECTED
+    return 0
+
+
+def _told(end: Exit) -> int:
+    for line in str(end).splitlines():
+        print(f"milepost: {line}", file=sys.stderr)
+    return end.code
 
 
 def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -> tuple[RunConfig, RunFolder]:

@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,11 @@ class Progress:
     """What was consumed since; it stays in the buffer until the next one."""
 
     @property
+    def unsaved(self) -> int:
+        """Updates that no checkpoint holds."""
+        return self.version - (self.saved or 0)
+
+    @property
     def way_on(self) -> str:
         """For people: how to go on from here after the end."""
         if self.saved is None:
@@ -76,6 +82,7 @@ class Recovery:
         self._whole = asyncio.Event()
         """Set while ranks, progress and ledger agree: not within an update, and not after one that broke off."""
         self._whole.set()
+        self._step_s = 0.0
 
     async def begin(self, start: Start) -> None:
         """Bring learner and ledger to where a driver begins, whatever an earlier one left."""
@@ -90,10 +97,16 @@ class Recovery:
         """Update the ranks' weights; `consume` then makes the rest of the run agree with them."""
         self._reporter.activity("training")
         self._whole.clear()
-        return await self._system.learners.train(groups, self._progress.version, options)
+        began = time.monotonic()
+        report = await self._system.learners.train(groups, self._progress.version, options)
+        self._step_s = time.monotonic() - began
+        return report
 
     async def consume(self, taken: Taken, verdicts: Sequence[Verdict]) -> None:
-        """An update is made: checkpoint it if due, and commit what it consumed."""
+        """An update is made: checkpoint it if due, and commit what it consumed.
+
+        Where a step takes longer than a stop waits for one, every update is saved: a stop loses that step at most.
+        """
         progress, config = self._progress, self._system.config
         outcomes: dict[str, FinalState] = {
             leased.group_id: "trained" if verdict.keep else "filtered"
@@ -103,7 +116,8 @@ class Recovery:
         progress.version += 1
         progress.unsettled_bytes += sum(leased.num_bytes for leased in taken.groups)
         is_due = progress.iteration % config.run.checkpoint_every == 0
-        if is_due or progress.unsettled_bytes > config.buffer.consumed_bytes_limit:
+        is_long = self._step_s > config.run.step_patience_s
+        if is_due or is_long or progress.unsettled_bytes > config.buffer.consumed_bytes_limit:
             await self._save(outcomes)
         await self._system.buffer.commit(progress.version, outcomes)
         await self._histories.remember([leased.group for leased in taken.groups], progress.version)

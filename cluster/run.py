@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 
+from milepost.cluster.base.deadline import unless
 from milepost.cluster.base.exits import Diverged, Stopped
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.policy_checks import check_policy
@@ -31,8 +32,6 @@ from milepost.cluster.system import System, learner_spec
 from milepost.cluster.take import take_groups
 from milepost.cluster.watch import Watch
 from milepost.learner.timing import timed
-
-_STEP_SHARE_OF_GRACE = 0.5
 
 
 class Run:
@@ -59,7 +58,7 @@ class Run:
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if self._in_step:
-                await asyncio.wait({work}, timeout=_STEP_SHARE_OF_GRACE * self._config.run.stop_grace_s)
+                await self._let_step_end(work)
             if not work.done():
                 raise Stopped(f"stopped; {self.progress.way_on}")
             work.result()
@@ -67,6 +66,14 @@ class Run:
             await _end(work, stop)
             self.reporter.phase("stopping")
             await self._system.stop()
+
+    async def _let_step_end(self, work: asyncio.Task[None]) -> None:
+        """Wait for the step under way, beyond the patience of a stop only where more than it would be lost."""
+        patience_s, unsaved = self._config.run.step_patience_s, self.progress.unsaved
+        await asyncio.wait({work}, timeout=patience_s)
+        if unsaved and not work.done():
+            self.reporter.note(f"waiting for a long step, with {unsaved} unsaved before it; once more to kill")
+            await asyncio.wait({work})
 
     async def _work(self, start: Start) -> None:
         """Start, then train while the parts are tended; the first failure of either ends both."""
@@ -134,7 +141,7 @@ class Run:
         await self._give_up_on_collapse()
         every = self._config.run.eval_every
         if every and progress.iteration % every == 0 and progress.iteration < self._config.run.iterations:
-            await self.reporter.evaluation(progress.iteration, progress.version)
+            await unless(self._stopping, self.reporter.evaluation(progress.iteration, progress.version))
             self.reporter.phase("training")
 
     async def _give_up_on_collapse(self) -> None:

@@ -39,6 +39,8 @@ def start_of(config: RunConfig, folder: RunFolder, reporter: Reporter, *, resume
     """The newest checkpoint of a run that is resumed, else the first policy. Raises ConfigError, DependencyLost."""
     wants_reference = config.loss.kl_coef > 0
     found = newest_checkpoint(folder, reporter) if resume else None
+    if resume and found is None:
+        _require_beginning(folder, reporter)
     if found is None:
         policy = _first_policy(config, reporter)
         return Start(policy, policy if wants_reference else None, None)
@@ -46,6 +48,18 @@ def start_of(config: RunConfig, folder: RunFolder, reporter: Reporter, *, resume
     folder.keep_start(found.path / "policy", version)
     folder.keep_policy(found.path / "policy", version)  # a kill may have come between a checkpoint and its policy
     return Start(folder.start, _first_policy(config, reporter) if wants_reference else None, found)
+
+
+def _require_beginning(folder: RunFolder, reporter: Reporter) -> None:
+    """A run without a checkpoint begins again, but not silently, and not where one was written and is gone."""
+    if folder.policy.exists():
+        raise DependencyLost(
+            f"{folder.checkpoints} is empty, though a checkpoint was written: restore it from a copy, or begin a new "
+            f'run from the policy that it held: model.source = "folder", model.path = "{folder.policy}"'
+        )
+    status = folder.read_status()
+    if status is not None and status.iteration:
+        reporter.note(f"{status.iteration} iterations were done and no checkpoint was written: beginning again")
 
 
 def newest_checkpoint(folder: RunFolder, reporter: Reporter) -> checkpoint.Found | None:

@@ -21,6 +21,7 @@ import ray
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.failure_streak import FailureStreak
+from milepost.cluster.base.surroundings import make_usable
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.learner_process import LearnerSpec
@@ -34,7 +35,7 @@ from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, Client, check_server, connect
 from milepost.cluster.replay.ledger import Ledger
-from milepost.cluster.replay.own_redis import refresh_expiry
+from milepost.cluster.replay.own_redis import keep_from_expiry
 from milepost.cluster.replay.redis_server import RedisServer
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, config_hash
@@ -46,7 +47,6 @@ from milepost.learner.recipe import Recipe
 logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
 _TEND_EVERY_S = 1.0
-_RENEW_KEYS_EVERY_S = 60.0
 _TRIAL_PROMPTS = 8
 _LOCAL_CPUS = 64
 """Logical: actors are placed by what they are, not by counting cores on a laptop."""
@@ -190,7 +190,8 @@ class System:
 
     async def tend(self) -> None:
         """Care without end: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""
-        await _side_by_side([self._tend_redis(), self._tend_expiry(), self._tend_parts()])
+        keys = keep_from_expiry(self.redis, self.folder.run_id, expiry_s=self.config.buffer.expiry_s)
+        await _side_by_side([self._tend_redis(), keys, self._tend_parts()])
 
     async def _tend_redis(self) -> None:
         """By itself: all else may be waiting for Redis to come back."""
@@ -199,11 +200,6 @@ class System:
                 logger.warning("redis-server ended; starting it again on its append-only file")
                 self.redis_process.revive()
             await asyncio.sleep(_TEND_EVERY_S)
-
-    async def _tend_expiry(self) -> None:
-        while expiry_s := self.config.buffer.expiry_s:
-            await refresh_expiry(self.redis, self.folder.run_id, expiry_s=expiry_s)
-            await asyncio.sleep(_RENEW_KEYS_EVERY_S)
 
     async def _tend_parts(self) -> None:
         while True:
@@ -271,6 +267,8 @@ def start_ray(address: str) -> bool:
     Returns whether it is our own. Raises DependencyLost.
     """
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    for told in make_usable() if wanted == "local" else ():
+        logger.warning("%s", told)
     path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
     runtime_env = {"env_vars": {"PYTHONPATH": path, "RAY_DEDUP_LOGS": "0"}}
     local = (
@@ -292,7 +290,7 @@ def start_ray(address: str) -> bool:
             logging_level=logging.ERROR,
             **local,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
     return wanted == "local"

@@ -60,5 +60,18 @@ async def while_it_goes_on(work: Coroutine[Any, Any, T], done_so_far: Progress, 
         await asyncio.wait({task})
 
 
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, but leave it where `stopping` is set meanwhile. Raises what it raises."""
+    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        stop.cancel()
+        await asyncio.wait({task, stop})
+
+
 def _raise(error: BaseException) -> NoReturn:
     raise error

@@ -6,6 +6,7 @@ import errno
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Full, over its quota, not writable any more, broken."""
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class Exit(Exception):
@@ -44,12 +45,16 @@ class Diverged(Exit):
     code = 6
 
 
-def disk_failure(error: BaseException, *, folder: object) -> DependencyLost | None:
-    """What an error means that a disk gave, which is nobody's mistake; None for every other error.
+def exit_of(error: BaseException, *, folder: object) -> Exit | None:
+    """What an error of the file system means for the program, in one line; None for every other error.
 
     `folder` is where the program writes: an error of a file that was open does not name it.
     """
-    if not isinstance(error, OSError) or error.errno not in _DISK:
+    if not isinstance(error, OSError):
         return None
     what = error.filename or f"a file in {folder}"
-    return DependencyLost(f"{what} could not be written: {error.strerror}; make room on that disk and start again")
+    if error.errno in _DISK:
+        return DependencyLost(f"{what} could not be written: {error.strerror}; make room on that disk and start again")
+    if error.errno in _NOT_ALLOWED:
+        return ConfigError(f"{what}: {error.strerror}; give a path that this user may read and write")
+    return None

@@ -1,16 +1,17 @@
-"""Where a command's words go: its log, and a stdout that is the caller's alone."""
+"""Where a command's words go: its log, a stdout that is the caller's alone, a reader who may have left."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
-from milepost.cluster.base.exits import Exit, disk_failure
+from milepost.cluster.base.exits import Exit, exit_of
 
 
 class _Log(logging.FileHandler):
@@ -35,8 +36,8 @@ def logging_to(log: Path) -> Iterator[None]:
         raise
     except Exception as error:
         root.exception("unexpected error")
-        if (lost := disk_failure(error, folder=log.parent.parent)) is not None:
-            raise lost from error
+        if (known := exit_of(error, folder=log.parent.parent)) is not None:
+            raise known from error
         reason = " ".join(str(error).split())[:200]
         raise Exit(f"unexpected {type(error).__name__}: {reason}; the traceback is in {log}") from error
     finally:
@@ -46,15 +47,76 @@ def logging_to(log: Path) -> Iterator[None]:
             handler.close()
 
 
+class _Patient(io.TextIOBase):
+    """A stream whose reader may leave, as `head` does: what is written after that goes nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except BrokenPipeError:
+            self._let_go()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """What is still in its buffer, and what others write there, goes nowhere too: also at the process's end."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self._stream.buffer
+
+
 @contextlib.contextmanager
-def own_stdout() -> Iterator[TextIO]:
+def readers_may_leave() -> Iterator[None]:
+    """Nobody who stops reading stdout or stderr, or never opened them, changes how a command ends."""
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # it takes the place of a closed one, which the next file that is opened would get
+    os.close(lowest)
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(_Patient(sys.stdout or nowhere)),
+        contextlib.redirect_stderr(_Patient(sys.stderr or nowhere)),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def own_stdout() -> Iterator[io.TextIOBase]:
     """Give stdout to the caller alone: whatever else is written there, also by child processes, goes to stderr."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
         with open(kept, "w", encoding="utf-8", closefd=False) as stdout, contextlib.redirect_stdout(sys.stderr):
-            yield stdout
+            yield _Patient(stdout)
     finally:
         sys.stdout.flush()
         os.dup2(kept, 1)

@@ -5,6 +5,7 @@ The embedded server needs none of this: nobody else reaches it, and it goes with
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import secrets
@@ -27,6 +28,7 @@ from milepost.cluster.replay.store import Store
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 
 _SCANNED = 1000
+_REFRESH_EVERY_S = 60.0
 _REFRESH_FROM = 0.95
 """Share of the expiry that a key may have left when its time is started again: not every key every minute."""
 
@@ -56,6 +58,13 @@ async def check_url(url: str, config: BufferConfig) -> None:
         await _try_everything(client, config)
     finally:
         await client.aclose()
+
+
+async def keep_from_expiry(client: Client, run_id: str, *, expiry_s: float) -> None:
+    """As long as it is not cancelled, no key of the run expires; returns at once where none would (0)."""
+    while expiry_s:
+        await refresh_expiry(client, run_id, expiry_s=expiry_s)
+        await asyncio.sleep(_REFRESH_EVERY_S)
 
 
 async def refresh_expiry(client: Client, run_id: str, *, expiry_s: float) -> None:

@@ -14,7 +14,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -31,6 +31,7 @@ from milepost.cluster.settings.overrides import apply, leaves
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Split
 from milepost.learner.config import LearnerConfig
+from milepost.learner.credit.baseline import Baseline
 from milepost.learner.credit.filter import FilterConfig
 from milepost.learner.credit.strategies.crbc import CRBCConfig
 from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS, CreditConfig
@@ -97,12 +98,20 @@ class RunSection(BaseModel):
         "", description="Ray address; empty: a Ray of its own on this machine; auto: the cluster it is started on"
     )
 
+    @property
+    def step_patience_s(self) -> float:
+        """Seconds that a stop waits for the step under way: the rest of its grace is for a checkpoint."""
+        return self.stop_grace_s / 2
+
     @field_validator("runs_dir")
     @classmethod
     def _goes_down_only(cls, value: str) -> str:
         if ".." in Path(value).parts:
             raise ValueError("'..' is not allowed here; give an absolute path")
-        return value
+        try:
+            return str(Path(value).expanduser())
+        except RuntimeError as error:
+            raise ValueError(f"{error}; give an absolute path") from error
 
 
 class RewardSection(BaseModel):
@@ -283,4 +292,6 @@ def _unknown_strategy(detail: ErrorDetails, path: Path, overridden: Sequence[str
     named = detail["ctx"]["tag"]
     close = difflib.get_close_matches(named, SETTINGS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
+    if named in get_args(Baseline):
+        hint = f'of whole trajectories it is strategy = "starpo" with credit.baseline = "{named}"'
     return f"{_source('credit.strategy', overridden, path)}: credit.strategy = {named!r}: no such strategy; {hint}"

@@ -127,6 +127,8 @@ def publish(staged: Path, tag: str, record: Record) -> Path:
         _discard(target)
     staged.rename(target)
     _sync(root)
+    if (root / LATEST).is_dir() and not (root / LATEST).is_symlink():  # somebody's copy: it is none of ours to delete
+        (root / LATEST).rename(root / f".{LATEST}-folder")
     _write(root / f".{LATEST}.tmp", tag.encode())
     os.replace(root / f".{LATEST}.tmp", root / LATEST)
     _sync(root)
@@ -220,6 +222,8 @@ def _read_latest(root: Path) -> str:
     """The tag that `latest` holds: a plain name of a folder right in `root`."""
     if (root / LATEST).is_symlink():
         raise CheckpointError(f"{LATEST} is a link, not a file")
+    if not (root / LATEST).is_file():
+        raise CheckpointError(f"{LATEST} is a folder, not a file")
     tag = (root / LATEST).read_bytes()[:200].decode(errors="replace").strip()
     if not TAG_PATTERN.fullmatch(tag):
         raise CheckpointError(f"{LATEST} holds {tag!r}, not a checkpoint's name")
@@ -237,7 +241,7 @@ def _tags(root: Path) -> list[str]:
     """Names of published checkpoints, newest first; staging folders start with a dot."""
     if not root.is_dir():
         return []
-    folders = [path.name for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+    folders = [path.name for path in root.iterdir() if path.is_dir() and not path.is_symlink() and path.name != LATEST]
     return sorted((name for name in folders if TAG_PATTERN.fullmatch(name)), reverse=True)
 
 

@@ -55,10 +55,15 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
 
 @pytest.mark.timeout(720)
 def test_ctrl_c_stops_in_order_and_resume_goes_on(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
-    config = write_config(tmp_path, tiny_policy, run={"iterations": 60, "checkpoint_every": 100})
+    seldom = {"iterations": 60, "checkpoint_every": 100, "stop_grace_s": 6}
+    config = write_config(tmp_path, tiny_policy, run=seldom)
     driver = start("train", config)
     driver.wait_for_iteration(2, START_S)
+    rank = driver.find(r"ray::LearnerActor")[-1]
+    rank.suspend()  # a step that takes longer than the stop would wait, with two before it in no checkpoint
     os.killpg(driver.process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
+    driver.wait_for("more patience", lambda: "waiting for a long step, with" in driver.said(), deadline_s=30)
+    rank.resume()
     assert driver.end(deadline_s=30) == 3, driver.said()
     assert driver.left(deadline_s=5) == []
     assert not list(Path("/dev/shm").glob(f"milepost-{driver.folder.run_id}-*"))

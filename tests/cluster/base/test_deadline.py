@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from milepost.cluster.base.deadline import on_a_thread, while_it_goes_on
+from milepost.cluster.base.deadline import on_a_thread, unless, while_it_goes_on
 
 
 def test_it_returns_and_raises_what_the_call_does() -> None:
@@ -17,7 +17,7 @@ def test_it_returns_and_raises_what_the_call_does() -> None:
 def test_a_call_that_never_returns_is_left_behind_and_the_process_ends() -> None:
     program = """
 import asyncio, threading
-from milepost.cluster.base.deadline import on_a_thread, while_it_goes_on
+from milepost.cluster.base.deadline import on_a_thread, unless, while_it_goes_on
 try:
     asyncio.run(on_a_thread(threading.Event().wait, timeout_s=0.1))
 except TimeoutError:
@@ -65,3 +65,21 @@ def test_work_that_goes_on_may_take_any_time_and_work_that_stalls_may_not() -> N
 
 async def _fails() -> int:
     return 1 // 0
+
+
+def test_work_is_left_where_a_stop_comes_and_done_where_none_does() -> None:
+    async def go(stop_after_s: float) -> list[str]:
+        done, stopping = list[str](), asyncio.Event()
+
+        async def work() -> None:
+            await asyncio.sleep(0.1)
+            done.append("done")
+
+        asyncio.get_running_loop().call_later(stop_after_s, stopping.set)
+        await unless(stopping, work())
+        return done
+
+    assert asyncio.run(go(0.01)) == []
+    assert asyncio.run(go(10)) == ["done"]
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(unless(asyncio.Event(), _fails()))

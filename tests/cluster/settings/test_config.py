@@ -255,3 +255,13 @@ def test_the_configs_that_are_delivered_are_valid():
     for path in delivered:
         assert load(path).run.name
         assert not stat.S_IMODE(path.stat().st_mode) & 0o111
+
+
+def test_a_home_folder_in_runs_dir_is_expanded(toml, monkeypatch):
+    monkeypatch.setenv("HOME", "/somebody")
+    assert load(toml('[run]\nruns_dir = "~/runs"\n')).run.runs_dir == "/somebody/runs"
+
+
+def test_a_baseline_named_as_a_strategy_is_explained(toml):
+    line = complaint(toml('[credit]\nstrategy = "grpo"\n'))
+    assert 'strategy = "starpo" with credit.baseline = "grpo"' in line

@@ -251,3 +251,16 @@ def test_a_kill_at_any_moment_leaves_a_valid_checkpoint(root: Path):
 
 def test_package_versions_name_what_wrote_the_shards():
     assert {"torch", "deepspeed", "transformers"} <= package_versions().keys()
+
+
+def test_a_folder_called_latest_is_passed_over_and_put_aside(root: Path) -> None:
+    (root / LATEST).unlink()
+    (root / "step-00000001").rename(root / LATEST)  # as somebody restores a copy
+    found = newest_valid(root)
+    assert found is not None
+    assert found.path.name == "step-00000003"
+    assert found.problems == ("latest is a folder, not a file",)
+    write(root, 4)
+    assert prune(root, keep=1) == ["step-00000003", "step-00000002"]
+    assert (root / LATEST).read_text() == "step-00000004"
+    assert (root / ".latest-folder" / MANIFEST).is_file()
