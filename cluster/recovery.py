@@ -217,3 +217,15 @@ class Recovery:
         """The checkpoint of this version holds everything so far: buffer and histories forget its groups."""
         await self._system.buffer.settle(self._progress.version)
         await self._histories.settle(self._progress.version)
+
+
+async def let_step_end(work: asyncio.Task[None], patience_s: float, progress: Progress, reporter: Reporter) -> None:
+    """A stop was asked for: wait for the step under way, beyond `patience_s` only where more than it would be lost.
+
+    The step has a deadline of its own, and a second signal kills.
+    """
+    unsaved = progress.unsaved
+    await asyncio.wait({work}, timeout=patience_s)
+    if unsaved and not work.done():
+        reporter.note(f"waiting for a long step, with {unsaved} unsaved before it; once more to kill")
+        await asyncio.wait({work})

@@ -18,7 +18,7 @@ from milepost.cluster.histories import GroupHistories
 from milepost.cluster.policy_checks import check_policy
 from milepost.cluster.pools.learners import LearnerLost
 from milepost.cluster.preflight import check_world
-from milepost.cluster.recovery import Progress, Recovery
+from milepost.cluster.recovery import Progress, Recovery, let_step_end
 from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.group_log import GroupLog
@@ -58,7 +58,7 @@ class Run:
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if self._in_step:
-                await self._let_step_end(work)
+                await let_step_end(work, self._config.run.step_patience_s, self.progress, self.reporter)
             if not work.done():
                 raise Stopped(f"stopped; {self.progress.way_on}")
             work.result()
@@ -66,14 +66,6 @@ class Run:
             await _end(work, stop)
             self.reporter.phase("stopping")
             await self._system.stop()
-
-    async def _let_step_end(self, work: asyncio.Task[None]) -> None:
-        """Wait for the step under way, beyond the patience of a stop only where more than it would be lost."""
-        patience_s, unsaved = self._config.run.step_patience_s, self.progress.unsaved
-        await asyncio.wait({work}, timeout=patience_s)
-        if unsaved and not work.done():
-            self.reporter.note(f"waiting for a long step, with {unsaved} unsaved before it; once more to kill")
-            await asyncio.wait({work})
 
     async def _work(self, start: Start) -> None:
         """Start, then train while the parts are tended; the first failure of either ends both."""

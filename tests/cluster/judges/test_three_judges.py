@@ -17,9 +17,9 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Trajectory
 from tests.actors.checked_envs import ENDINGS
 from tests.actors.episode_rig import play, resources, task
-from tests.cluster.judged_envs import CLOSED
+from tests.cluster.judges.judged_envs import CLOSED
 
-HABIT, CHECKED = "tests.cluster.judged_envs:Habit", "tests.actors.checked_envs"
+HABIT, CHECKED = "tests.cluster.judges.judged_envs:Habit", "tests.actors.checked_envs"
 
 GOOD: list[tuple[str, dict[str, Any]]] = [
     (HABIT, {}),
@@ -45,7 +45,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (HABIT, {"info": "number as action"}, "step: info['action'] must be text"),
     (HABIT, {"info": "tuple as anchor"}, "step: info['anchor'] must be text"),
     (HABIT, {"info": "facts too large"}, "step: info['tool'] must hold what JSON knows"),
-    ("tests.cluster.judged_envs:SetsAnAlarm", {}, "signal only works in main thread"),
+    ("tests.cluster.judges.judged_envs:SetsAnAlarm", {}, "signal only works in main thread"),
     *(
         (f"{CHECKED}:Leaves", {"where": where, "error": ending.__name__}, ending.__name__)
         for where in ("constructor", "reset", "step")
@@ -98,7 +98,7 @@ def test_what_one_of_them_refuses_all_three_refuse_with_the_same_words(
 
 def test_the_check_before_a_run_closes_what_it_builds(tiny_policy: Path) -> None:
     CLOSED.clear()
-    config = RunConfig.model_validate({"env": {"path": "tests.cluster.judged_envs:CountsClosings"}})
+    config = RunConfig.model_validate({"env": {"path": "tests.cluster.judges.judged_envs:CountsClosings"}})
     check_dialogue(config, tiny_policy, check_world(config))
     assert CLOSED == ["episode"] * 2
 
@@ -106,7 +106,10 @@ def test_the_check_before_a_run_closes_what_it_builds(tiny_policy: Path) -> None
 @pytest.mark.parametrize("ending", [ending.__name__ for ending in ENDINGS])
 def test_a_reward_that_would_end_the_program_is_refused_before_a_run(ending: str) -> None:
     config = RunConfig.model_validate(
-        {"env": {"path": "tests.broken_envs:CountingEnv"}, "reward": {"path": f"tests.cluster.judged_rewards:{ending}"}}
+        {
+            "env": {"path": "tests.broken_envs:CountingEnv"},
+            "reward": {"path": f"tests.cluster.judges.judged_rewards:{ending}"},
+        }
     )
     with pytest.raises(ConfigError, match=ending):
         check_world(config)
