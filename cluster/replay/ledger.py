@@ -8,6 +8,7 @@ leases do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -30,6 +31,7 @@ State = Literal[
     "infra_failed",
     "dead_letter",
 ]
+_LONGEST_TICK_S = 5.0
 STATES: tuple[State, ...] = get_args(State)
 
 
@@ -60,6 +62,8 @@ class Ledger:
 
     def __init__(self, client: Client, run_id: str) -> None:
         self._store = Store(client, run_id)
+        self._clock_ms: int | None = None
+        self._ticked_at = time.monotonic()
 
     async def configure(self, *, groups_per_update: int, max_staleness: int, limits: BufferConfig) -> None:
         """Set B (groups per update), eta (versions a group may lag) and the buffer's limits.
@@ -141,12 +145,26 @@ class Ledger:
         for owner in set((await self._owners()).values()):
             await self.release_owner(owner)
 
+    async def tick(self) -> int:
+        """Move the run's clock to now and return it, in milliseconds: for the driver alone, every second or so.
+
+        It adds up what passed on the driver's monotonic clock since the last call, at most 5 s of it: a driver or a
+        Redis that was away for longer kept the owners from renewing, and they get the time to. So no clock that is
+        set, no pause and no restart takes a lease from an owner who lives.
+        """
+        now, base = time.monotonic(), self._clock_ms
+        passed_ms = round(1000 * min(now - self._ticked_at, _LONGEST_TICK_S))
+        clock_ms = (await self._store.now_ms() if base is None else base) + passed_ms
+        await self._store.move("tick", [], clock_ms)
+        self._clock_ms, self._ticked_at = clock_ms, now
+        return clock_ms
+
     async def reclaim(self) -> list[Reissue]:
         """Make groups whose lease is over available to `adopt`; returns those, in the order of their lease ends.
 
         After the last attempt the missing episodes count as infra_failed and the group closes with what it has.
         """
-        now = await self._store.now_ms()
+        now = await self.tick()
         expired = await self._store.command("ZRANGEBYSCORE", self._store.lease, "-inf", now)
         reissues: list[Reissue] = []
         for some in chunks([group_id.decode() for group_id in expired]):

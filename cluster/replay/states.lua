@@ -22,10 +22,9 @@ for i = 1, group_count do
 end
 for i = 3 + group_count, #ARGV do arg[#arg + 1] = ARGV[i] end
 
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
+-- The clock of a run: the time that its driver has driven it. The server's own jumps where somebody sets it, and goes on
+-- where nobody drives; this one does neither.
+local function now_ms() return tonumber(redis.call('HGET', LEDGER, 'clock_ms') or 0) end
 
 -- In a Redis that others use too, a run that nobody drives must not stay for ever. The driver renews what is there; a
 -- key made by this call gets its time at once, for the driver may be killed before it looks again.

@@ -165,6 +165,7 @@ def test_an_overdue_group_closes_with_its_survivors_or_gets_another_owner(redis_
             await run.buffer.put(trajectory("few", 1))
             assert await run.buffer.close_overdue() == 0
             await asyncio.sleep(0.02)
+            await run.ledger.tick()
             impatient = TrajectoryBuffer(run.link, run.run_id, BufferConfig(group_deadline_s=0.01))
             assert await impatient.close_overdue() == 1
             assert ids(await run.take(1)) == ["enough"]
@@ -183,6 +184,8 @@ def test_depth_tells_ready_consumed_and_open_groups_apart(redis_url: str) -> Non
             await run.issue("d")
             await run.take(1)
             await run.buffer.commit(1, {"a": "trained"})
+            await asyncio.sleep(0.01)
+            await run.ledger.tick()
             found = await run.buffer.depth()
             assert (found.ready_groups, found.applied_groups, found.open_groups) == (2, 1, 1)
             assert found.bytes == sum(len(encode(trajectory(g, i))) for g in "abc" for i in range(2))

@@ -180,6 +180,7 @@ class Chaos:
         await self.run.ledger.adopt(self.owner(), 60.0)
 
     async def overdue(self) -> None:
+        await self.run.ledger.tick()
         await self.run.buffer.close_overdue()
 
     async def update(self) -> None:
