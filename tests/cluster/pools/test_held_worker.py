@@ -13,6 +13,7 @@ import ray
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.restarts import RestartConfig
+from milepost.cluster.pools.engines import Rotation
 from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.system import start_ray
@@ -50,7 +51,7 @@ def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_
     )
 
     async def go() -> tuple[list[Trajectory | Failure], float]:
-        pool = WorkerPool(spec, Ledger(), [])  # type: ignore[arg-type]
+        pool = WorkerPool(spec, Ledger(), Rotation([], is_growing=False))  # type: ignore[arg-type]
         try:
             playing = asyncio.ensure_future(pool.play([task(path, place=str(place))], 120))
             while not place.exists():

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from milepost.actors.engine import Completion, EngineConfig, SamplingConfig
 from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.trial import Trial, require_updates
@@ -62,7 +63,7 @@ class ServingModel:
 def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> ServingModel:
     """One trial with one engine; it is returned as the trial leaves it."""
     serving = ServingModel(model, take)
-    monkeypatch.setattr(EnginePool, "_spawn", lambda _: serving)
+    monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec: serving)
     spec = EngineSpec(
         model=model,
         version=VERSION,
@@ -70,6 +71,7 @@ def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> Serving
         sampling=SamplingConfig(),
         stop_token_ids=(),
         seed=0,
+        restarts=RestartConfig(),
     )
     prompts = [[k, 9, 10] for k in range(20, 24)]
     trial = Trial(model=model, version=VERSION, prompts=prompts, temperature=1.0, limit=1e-3, timeout_s=20)
