@@ -1,8 +1,9 @@
 """The embedded Redis of a run on one machine.
 
 It listens on a private loopback port with a random password, keeps an append-only file in its folder
-and ends with the process that started it. A kill of the server loses nothing that was acknowledged; a power cut may
-lose the last second (`appendfsync everysec`). It is not replicated: a cluster brings its own Redis by URL.
+and ends with the process that started it. A kill of the server loses nothing that was acknowledged, unless the disk is
+so slow that a sync is still under way: then Redis holds writes back for up to 2 s. A power cut may lose the last second
+(`appendfsync everysec`). It is not replicated: a cluster brings its own Redis by URL.
 """
 
 from __future__ import annotations
