@@ -12,7 +12,7 @@ from milepost.cluster.system import System
 from milepost.envs.types import Group
 from milepost.learner.credit.assignment import PastTransition, from_group
 from milepost.learner.credit.history import transitions
-from milepost.learner.credit.settings import GraphSettings
+from milepost.learner.credit.settings import GraphSettings, Truncation
 from milepost.learner.recipe import Histories
 
 logger = logging.getLogger(__name__)
@@ -21,16 +21,19 @@ logger = logging.getLogger(__name__)
 class GroupHistories:
     """Of one run. Every call may be repeated. A history that cannot be read or stored is none: credit does without."""
 
-    def __init__(self, history: TaskHistory | None) -> None:
+    def __init__(self, history: TaskHistory | None, *, truncation: Truncation = "failure") -> None:
         """None: the credit strategy keeps no history, and nothing is fetched or remembered."""
         self._history = history
+        self._truncation = truncation
 
     @classmethod
     def of(cls, system: System) -> Self:
         """Of a system whose Redis is up."""
         credit = system.config.credit
-        decay = credit.history_decay if isinstance(credit, GraphSettings) else 0.0
-        return cls(TaskHistory(system.redis, system.folder.run_id, decay=decay) if decay else None)
+        if not isinstance(credit, GraphSettings) or not credit.history_decay:
+            return cls(None)
+        history = TaskHistory(system.redis, system.folder.run_id, decay=credit.history_decay)
+        return cls(history, truncation=credit.truncation)
 
     async def fetch(self, groups: Sequence[Group], version: int) -> Histories | None:
         """What is known of the task of each of `groups`, as it has faded by policy `version`."""
@@ -42,8 +45,9 @@ class GroupHistories:
         """The update that made `version` consumed `groups`; each counts once."""
         if self._history is not None:
             for group in groups:
+                met = transitions(from_group(group), truncation=self._truncation)
                 try:
-                    await self._history.add(group.task, group.group_id, transitions(from_group(group)), version=version)
+                    await self._history.add(group.task, group.group_id, met, version=version)
                 except WireError as error:
                     logger.warning("group %s adds nothing to its task's history: %s", group.group_id, error)
 

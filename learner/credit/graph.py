@@ -1,8 +1,9 @@
 """The empirical transition graph of one group: what all its trajectories together saw of the environment.
 
-Nodes are anchors in which somebody acted, plus two terminals: success, and no success (failure or truncation: a time
-limit counts as part of the task). What earlier groups of the task saw (`CreditGroup.history`) counts like the group's
-own turns, as far as it has not faded. Only counts are kept, so the graph does not depend on the order of the
+Nodes are anchors in which somebody acted, plus two terminals: success, and no success. A trajectory that was cut off
+ends in the latter (a time limit counts as part of the task), or leads on to the state it was cut off in, whose value
+then stands for the rest (`Truncation`). What earlier groups of the task saw (`CreditGroup.history`) counts like the
+group's own turns, as far as it has not faded. Only counts are kept, so the graph does not depend on the order of the
 trajectories. It is an estimate of what the policies met, not a causal model: few visits make it optimistic or
 pessimistic.
 """
@@ -19,6 +20,7 @@ from scipy.sparse.linalg import spsolve
 
 from milepost.learner.credit.assignment import CreditGroup, Floats, PastTransition
 from milepost.learner.credit.history import grounded
+from milepost.learner.credit.settings import Truncation
 
 Ints = NDArray[np.int64]
 
@@ -36,7 +38,8 @@ class TransitionGraph:
     edge_pair: Ints
     """`[E]` row of each edge's pair."""
     edge_target: Ints
-    """`[E]` row of the state an edge leads to; S for success, S + 1 for no success."""
+    """`[E]` row of the state an edge leads to; S for success, S + 1 for no success, S + 2 for a state that nobody acted
+    in, where a trajectory was cut off."""
     edge_count: Floats
     """`[E]` N(s, a, x): the group's turns, plus what has not faded of its history."""
     turn_edge: Ints
@@ -96,10 +99,17 @@ class GraphValues:
     """`[S]` standard deviation of Q(s, a) over the actions as often as they were taken."""
 
 
-def build_graph(group: CreditGroup, *, won: Sequence[bool] | None = None, with_history: bool = True) -> TransitionGraph:
+def build_graph(
+    group: CreditGroup,
+    *,
+    truncation: Truncation = "failure",
+    won: Sequence[bool] | None = None,
+    with_history: bool = True,
+) -> TransitionGraph:
     """Count every transition of `group` and of its history.
 
-    The last turn of a trajectory leads to the terminal of its outcome. States known from the history only are states
+    The last turn of a trajectory leads to the terminal of its outcome, that of a truncated one under `bootstrap` to
+    the state it was cut off in. States known from the history only are states
     of the graph; a past transition into a state that nobody is known to have acted in is left out.
 
     Args:
@@ -120,17 +130,14 @@ def build_graph(group: CreditGroup, *, won: Sequence[bool] | None = None, with_h
     pair_index = {pair: row for row, pair in enumerate(sorted(set(moves)))}
     pair_state = np.array([state_index[anchor] for anchor, _ in pair_index], dtype=np.int64)
     move_pair = np.array([pair_index[move] for move in moves], dtype=np.int64)
-    ends = [t.outcome == "success" for t in group.trajectories] if won is None else won
-    target = np.concatenate(
-        [_targets(group, ends, pair_state[move_pair[: len(turns)]], len(states)), _ends(past, state_index)]
-    )
-    edges, row = np.unique(move_pair * (len(states) + 2) + target, return_inverse=True)
+    target = np.concatenate([_targets(group, state_index, truncation, won), _ends(past, state_index)])
+    edges, row = np.unique(move_pair * (len(states) + 3) + target, return_inverse=True)
     return TransitionGraph(
         states=states,
         pair_index=pair_index,
         pair_state=pair_state,
-        edge_pair=edges // (len(states) + 2),
-        edge_target=edges % (len(states) + 2),
+        edge_pair=edges // (len(states) + 3),
+        edge_target=edges % (len(states) + 3),
         # The group's whole numbers come first: their sums are exact in any order of the trajectories.
         edge_count=_sums(row, np.concatenate([np.ones(len(turns)), [p.count for p in past]]), len(edges)),
         turn_edge=row[: len(turns)],
@@ -147,6 +154,9 @@ def solve_values(graph: TransitionGraph, *, beta: float, reward: Floats | None =
         sigma(s)^2 = sum_a mu (Q - V)^2
 
     Cycles are fine: for 0 < beta < 1 the matrix is strictly diagonally dominant, so the solution exists and is unique.
+    Ours: a state that nobody acted in, where a trajectory was cut off, has the mean of V over all visits, solved for
+    together with V (`mean_value`). Of it nothing is known but that the policy came there; 0 would call it a failure,
+    and to leave the transition out would leave its action without a value beside those that led to a known end.
 
     Args:
         reward: `[E]` what an edge pays; 1 for those that end in success and 0 for all others if None, as published.
@@ -165,9 +175,14 @@ def solve_values(graph: TransitionGraph, *, beta: float, reward: Floats | None =
         (share[inner], (edge_state[inner], graph.edge_target[inner])),
         shape=(num_states, num_states),
     )
-    b = beta * _sums(edge_state, share * pays, num_states)
-    value = spsolve(csc_array(eye_array(num_states) - beta * m), b)
-    if not np.any(pays[inner]):
+    matrix = csc_array(eye_array(num_states) - beta * m)
+    value = spsolve(matrix, beta * _sums(edge_state, share * pays, num_states))
+    unknown = graph.edge_target == num_states + 2
+    if np.any(unknown):
+        # V = value + mean of V * per_mean, and the mean of both sides gives the mean of V.
+        per_mean = spsolve(matrix, beta * _sums(edge_state, share * unknown, num_states))
+        value = value + mean_value(graph, value) / (1 - mean_value(graph, per_mean)) * per_mean
+    if not np.any(pays[inner | unknown]):
         # A value is a discounted mean of what the ends are worth; rounding may leave their range by the last place.
         value = np.clip(value, min(0.0, float(pays.min())), max(0.0, float(pays.max())))
     return _judged(graph, value, _backup(graph, value, beta=beta, reward=pays))
@@ -214,6 +229,17 @@ def backed_up(graph: TransitionGraph, values: GraphValues, *, beta: float, depth
     return _judged(graph, value, q)
 
 
+def mean_value(graph: TransitionGraph, value: Floats) -> float:
+    """Mean over all visits of the graph of `value` `[S]`.
+
+    >>> graph = build_graph(CreditGroup.from_walks("A x A x B y C success"))
+    >>> mean_value(graph, np.array([0.25, 1.0]))
+    0.5
+    """
+    visits = graph.state_visits
+    return float(np.dot(visits, value) / visits.sum())
+
+
 def mean_on_edges(graph: TransitionGraph, values: Floats) -> Floats:
     """`[E]` mean of what was seen in the group's turns on each edge; 0 on edges of the history alone.
 
@@ -231,12 +257,20 @@ def mean_on_edges(graph: TransitionGraph, values: Floats) -> Floats:
     return mean
 
 
-def _targets(group: CreditGroup, won: Sequence[bool], turn_state: Ints, num_states: int) -> Ints:
-    """`[N]` row of the state each turn led to: the next turn's, or the terminal."""
-    target = np.roll(turn_state, -1)
-    last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
-    target[last] = [num_states + (not each) for each in won]
-    return target
+def _targets(
+    group: CreditGroup, state_index: dict[str, int], truncation: Truncation, won: Sequence[bool] | None
+) -> Ints:
+    """`[N]` row of where each turn led: the state of the next turn, a terminal, or where it was cut off."""
+    num_states = len(state_index)
+    rows: list[int] = []
+    for i, trajectory in enumerate(group.trajectories):
+        rows += [state_index[turn.anchor] for turn in trajectory.turns[1:]]
+        has_won = trajectory.outcome == "success" if won is None else won[i]
+        if truncation == "bootstrap" and trajectory.outcome == "truncated" and not has_won:
+            rows.append(state_index.get(trajectory.turns[-1].next_anchor, num_states + 2))
+        else:
+            rows.append(num_states + (not has_won))
+    return np.array(rows, dtype=np.int64)
 
 
 def _ends(past: list[PastTransition], state_index: dict[str, int]) -> Ints:
@@ -247,7 +281,7 @@ def _ends(past: list[PastTransition], state_index: dict[str, int]) -> Ints:
 
 def _backup(graph: TransitionGraph, value: Floats, *, beta: float, reward: Floats) -> Floats:
     """`[P]` beta * expectation of what a pair paid and where it led."""
-    target_value = np.append(value, [0.0, 0.0])[graph.edge_target] + reward
+    target_value = np.append(value, [0.0, 0.0, mean_value(graph, value)])[graph.edge_target] + reward
     backup = _sums(graph.edge_pair, graph.edge_count * target_value, len(graph.pair_index))
     expected: Floats = beta * backup / graph.pair_visits
     return expected

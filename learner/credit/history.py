@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from milepost.learner.credit.assignment import CreditGroup, PastTransition
+from milepost.learner.credit.settings import Truncation
 
 FAINTEST: Final = 0.01
 """What has faded below a hundredth of a visit is forgotten."""
@@ -18,8 +19,10 @@ FAINTEST: Final = 0.01
 Key = tuple[str, str, str | None, bool]
 
 
-def transitions(group: CreditGroup) -> tuple[PastTransition, ...]:
+def transitions(group: CreditGroup, *, truncation: Truncation = "failure") -> tuple[PastTransition, ...]:
     """What the trajectories of `group` saw, each different transition once with its count; not the group's history.
+
+    Under `bootstrap` the last turn of a truncated trajectory leads on to the state it was cut off in.
 
     >>> met = transitions(CreditGroup.from_walks("A x A x B success"))
     >>> [(p.anchor, p.action, p.target, p.won, p.count) for p in met]
@@ -30,7 +33,8 @@ def transitions(group: CreditGroup) -> tuple[PastTransition, ...]:
         for turn in trajectory.turns[:-1]:
             counts[turn.anchor, turn.action, turn.next_anchor, False] += 1
         last = trajectory.turns[-1]
-        counts[last.anchor, last.action, None, trajectory.outcome == "success"] += 1
+        goes_on = truncation == "bootstrap" and trajectory.outcome == "truncated"
+        counts[last.anchor, last.action, last.next_anchor if goes_on else None, trajectory.outcome == "success"] += 1
     return _sorted(PastTransition(*key, count=float(n)) for key, n in counts.items())
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from milepost.learner.credit.baseline import Baseline
 from milepost.learner.credit.modulators import ModulatorConfig
+
+Truncation = Literal["bootstrap", "failure"]
+"""What a trajectory that was cut off counts as: unfinished, or failed."""
 
 
 class CreditSettings(BaseModel):
@@ -48,6 +51,12 @@ class StepSettings(TrajectorySettings):
 
 class GraphSettings(StepSettings):
     """Of strategies that judge turns on a transition graph."""
+
+    truncation: Truncation = Field(
+        "failure",
+        description="Truncation handling: bootstrap, a trajectory that was cut off is worth what the state it was cut "
+        "off in is worth; failure, a time limit is part of the task",
+    )
 
     history_decay: float = Field(
         0.0,

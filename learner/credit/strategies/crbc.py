@@ -26,7 +26,7 @@ from milepost.learner.credit.graph import (
     visit_local_values,
 )
 from milepost.learner.credit.returns import at_ends
-from milepost.learner.credit.settings import GraphSettings
+from milepost.learner.credit.settings import GraphSettings, Truncation
 
 Objective = Literal["auto", "success", "return"]
 
@@ -43,9 +43,14 @@ class CRBCConfig(GraphSettings):
     w_step: float = Field(5.0, ge=0, description="Weight of the step advantage")
     beta: float = Field(0.98, gt=0, lt=1, description="Discount factor per turn, of what a trajectory ends with")
     sigma_min: float = Field(
-        0.1,
+        0.01,
         gt=0,
         description="Minimum standard deviation of Q over a state's actions that a step advantage is divided by",
+    )
+    truncation: Truncation = Field(
+        "bootstrap",
+        description="Truncation handling: bootstrap, a trajectory that was cut off is worth what the state it was cut "
+        "off in is worth; failure, a time limit is part of the task",
     )
     objective: Objective = Field(
         "auto",
@@ -80,9 +85,15 @@ class CRBC:
         A[i, t]  = w_trajectory * A_i + w_step * A_S(s, a)
 
     V, Q and sigma come from `solve_values`; A_i from `trajectory_advantages`. All occurrences of (s, a) share their
-    credit, and A_S averages to 0 over all visits of a state. Published: the closure, the scale, the weights (1, 5),
-    beta .98, and `depth` K: V^(K) = T^K V^(0), Q^(K) = B V^(K-1), where V^(0)(s) is the mean of beta^(T-t) R over the
-    visits of s; for K = 0, Q^(0) is that mean over the visits of (s, a).
+    credit, and A_S averages to 0 over all visits of a state. Published: the closure, the scale with `sigma_min` .1, a
+    truncated trajectory as a failed one (`truncation = "failure"`), the weights (1, 5), beta .98, and `depth` K:
+    V^(K) = T^K V^(0), Q^(K) = B V^(K-1), where V^(0)(s) is the mean of beta^(T-t) R over the visits of s; for K = 0,
+    Q^(0) is that mean over the visits of (s, a).
+
+    Ours by default, because the published values throw signal away where ways are long: `sigma_min` .01, since far from
+    the goal all values lie close together, and `truncation = "bootstrap"`. A trajectory that was cut off leads on to
+    the state it was cut off in: V is solved as if the group went on from there, and a state that nobody acted in has
+    the mean value of the group (`solve_values`). V^(0) of a finite depth counts it as having earned nothing more.
 
     Ours: an unparsable response is an action of its own (`INVALID`), so it is compared with the valid ones; success
     is the outcome that the environment reported instead of R = 1, so shaped rewards move the trajectory advantage only;
@@ -128,9 +139,10 @@ class CRBC:
             )
         by_success = config.objective == "success" or (config.objective == "auto" and group.reports_success)
         rewards = _rewards(group, by_success=by_success)
-        graph = build_graph(group, with_history=by_success)
+        graph = build_graph(group, truncation=config.truncation, with_history=by_success)
         values = self._values(group, graph, rewards, by_success=by_success)
-        unit = 1.0 if by_success else float(np.max(np.abs(group.returns))) or 1.0
+        largest = float(np.max(np.abs(group.returns)))
+        unit = 1.0 if by_success or largest < ROUNDING else largest
         pair_adv = self._pair_advantages(graph, values, unit)
         pair_covered = graph.num_actions[graph.pair_state] >= 2
         turn_pair = graph.turn_pair

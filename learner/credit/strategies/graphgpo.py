@@ -18,7 +18,7 @@ from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need
 from milepost.learner.credit.comparison import Ints, combined, compare
 from milepost.learner.credit.graph import TransitionGraph, build_graph
 from milepost.learner.credit.returns import end_worth
-from milepost.learner.credit.settings import GraphSettings
+from milepost.learner.credit.settings import GraphSettings, Truncation
 
 
 class GraphGPOConfig(GraphSettings):
@@ -26,6 +26,11 @@ class GraphGPOConfig(GraphSettings):
 
     strategy: Literal["graphgpo"] = Field(
         "graphgpo", description="Graph-based Group Policy Optimization: distance to success, by the group's known paths"
+    )
+    truncation: Truncation = Field(
+        "bootstrap",
+        description="Truncation handling: bootstrap, a trajectory that was cut off leads to the state it was cut off "
+        "in; failure, it leads nowhere",
     )
     omega: float = Field(
         0.1, gt=0, lt=1, description="Discount factor per turn of distance to success; small makes only the best count"
@@ -42,7 +47,8 @@ class GraphGPO:
         A_S[i,t] = (R[i,t] - mean) / std (ddof=1) over all visits of the anchor; one visit only: 0
         A[i,t]   = w_trajectory * A_i + w_step * A_S[i,t]
 
-    The last turn of a failure leads to the real state it left, so a time-out is not punished for being one. Without a
+    The last turn of a failure leads to the real state it left, so a time-out is not punished for being one (ours:
+    `truncation = "failure"` leads that of a truncated trajectory nowhere). Without a
     known success all distances are equal and step advantages 0. Transitions in `CreditGroup.history` shorten
     distances; they never enter a mean. Published: omega .1 on ALFWorld, .2 on WebShop, .8 on Sokoban, weights (1, 1).
 
@@ -73,7 +79,7 @@ class GraphGPO:
         config = self._config
         won = (end_worth(group) == 1).tolist()
         graph = build_graph(group, won=won, with_history=group.reports_success)
-        anchors, targets = graph.pair_state[graph.turn_pair], _targets(group, graph, won)
+        anchors, targets = graph.pair_state[graph.turn_pair], _targets(group, graph, won, config.truncation)
         distance = _distances(graph, anchors, targets)
         known = np.isfinite(distance)
         filled = np.where(known, distance, distance[known].max() + 1)
@@ -94,7 +100,7 @@ class GraphGPO:
         )
 
 
-def _targets(group: CreditGroup, graph: TransitionGraph, won: Sequence[bool]) -> Ints:
+def _targets(group: CreditGroup, graph: TransitionGraph, won: Sequence[bool], truncation: Truncation) -> Ints:
     """`[N]` row of where each turn led: a state, S for success, S + 1 for a state in which nobody acted.
 
     The graph ends failures in a terminal; here they end in the state they really left.
@@ -103,7 +109,8 @@ def _targets(group: CreditGroup, graph: TransitionGraph, won: Sequence[bool]) ->
     targets = graph.edge_target[graph.turn_edge]
     last = np.cumsum([len(trajectory.turns) for trajectory in group.trajectories]) - 1
     for row, trajectory, ended_well in zip(last, group.trajectories, won, strict=True):
-        if not ended_well:
+        goes_on = trajectory.outcome == "failure" or truncation == "bootstrap"
+        if not ended_well and goes_on:
             targets[row] = index.get(trajectory.turns[-1].next_anchor, len(graph.states) + 1)
     return targets
 

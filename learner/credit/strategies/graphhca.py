@@ -14,7 +14,7 @@ from pydantic import Field
 from milepost.learner.credit.agreement import graph_diagnostics
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.comparison import combined, compare
-from milepost.learner.credit.graph import TransitionGraph, build_graph, mean_on_edges, solve_values
+from milepost.learner.credit.graph import TransitionGraph, build_graph, mean_on_edges, mean_value, solve_values
 from milepost.learner.credit.returns import at_ends, end_worth
 from milepost.learner.credit.settings import GraphSettings
 
@@ -48,7 +48,8 @@ class GraphHCA:
     nats down, and sets the mean and the deviation of its state. A useless self-loop in the middle of such a trajectory
     then looks good beside the same action at its end (+.576 against -.845 in our example of four rollouts), and
     `floor` sets how much. We keep the comparison per transition, because that is the method; `CRBC` averages over the
-    occurrences of an action first and does not have this fault.
+    occurrences of an action first and does not have this fault. Ours: `truncation = "bootstrap"` takes a truncated
+    trajectory to the state it was cut off in instead.
 
     Ours: A_i is computed as in `StarPO`; an unparsable response is an action of its own. A history enters Phi; turns
     are compared with the group's turns only. Where the environment reports no success, an end is worth its return's
@@ -70,7 +71,12 @@ class GraphHCA:
         """
         config = self._config
         worth = end_worth(group)
-        graph = build_graph(group, won=(worth == 1).tolist(), with_history=group.reports_success)
+        graph = build_graph(
+            group,
+            truncation=config.truncation,
+            won=(worth == 1).tolist(),
+            with_history=group.reports_success,
+        )
         reward = graph.won if group.reports_success else mean_on_edges(graph, at_ends(group, worth))
         phi = solve_values(graph, beta=config.beta, reward=reward).value
         change = log_changes(graph, phi, reward=reward, floor=config.floor)
@@ -102,6 +108,6 @@ def log_changes(graph: TransitionGraph, phi: Floats, *, reward: Floats, floor: f
     >>> log_changes(graph, phi, reward=graph.won, floor=0.125).round(3).tolist()  # log 4, log 1, log 2
     [1.386, 0.0, 0.693]
     """
-    ahead = np.append(phi, [0.0, 0.0])[graph.edge_target] + reward
+    ahead = np.append(phi, [0.0, 0.0, mean_value(graph, phi)])[graph.edge_target] + reward
     change: Floats = np.log(np.maximum(ahead, floor)) - np.log(np.maximum(phi, floor))[graph.edge_state]
     return change

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from milepost.learner.credit.assignment import Credit, CreditGroup, Floats, Need, Scaling
 from milepost.learner.credit.comparison import combined, flat_turns
 from milepost.learner.credit.gae import discounted_sums
-from milepost.learner.credit.graph import build_graph, mean_on_edges, solve_values
+from milepost.learner.credit.graph import build_graph, mean_on_edges, mean_value, solve_values
 from milepost.learner.credit.readings import mean_by_anchor, required, turn_rewards
 from milepost.learner.credit.settings import GraphSettings
 
@@ -37,17 +37,18 @@ def shaping(potential: Floats, *, gamma: float) -> Floats:
     return gamma * potential[1:] - potential[:-1]
 
 
-def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float) -> Floats:
+def shaped_returns(rewards: Floats, potential: Floats, *, gamma: float, rest: float = 0.0) -> Floats:
     """Discounted returns-to-go `[T]` of `r + F`, which telescope to `G_t - Phi(s_t)`.
 
     Args:
         rewards: `[T]`.
-        potential: `[T]`, of the state before each turn. Every terminal has 0: success, failure and truncation.
+        potential: `[T]`, of the state before each turn.
+        rest: potential after the last turn; every terminal has 0, what was cut off may have more.
 
     >>> shaped_returns(np.array([0.0, 1.0]), np.array([0.0, 0.5]), gamma=0.5).tolist()  # 0.5 - 0 and 1 - 0.5
     [0.5, 0.5]
     """
-    return discounted_sums(rewards + shaping(np.append(potential, 0.0), gamma=gamma), rate=gamma)
+    return discounted_sums(rewards + shaping(np.append(potential, rest), gamma=gamma), rate=gamma)
 
 
 class PBRSConfig(GraphSettings):
@@ -69,6 +70,8 @@ class PBRSConfig(GraphSettings):
             raise ValueError("gamma is 1, but values of a graph with loops need a discount: choose gamma < 1")
         if self.potential != "graph" and self.history_decay:
             raise ValueError(f"history_decay has no effect on potential {self.potential}: set it to 0")
+        if self.potential != "graph" and self.truncation == "bootstrap":
+            raise ValueError(f"truncation = bootstrap needs potential graph: {self.potential} says nothing of the rest")
         return self
 
 
@@ -88,8 +91,9 @@ class PBRS:
     invariance. Ours: the choice of potentials, and the use as a step advantage. It is not standardised within states or
     groups, because only a constant per state is harmless. With gamma = 1 and trajectory returns alone, shaping would
     add -Phi(s_0) and change nothing; so it is consumed turn by turn. An invalid turn loses `invalid_penalty` from its
-    reward. Every turn counts as covered: its state's potential is an estimate of its own. A critic that serves as
-    potential learns the returns G_t.
+    reward. Under `truncation = "bootstrap"` (ours) a truncated trajectory does not end: Phi of the state it was cut off
+    in stands for the rest, in V and in A_S. Every turn counts as covered: its state's potential is an estimate of its
+    own. A critic that serves as potential learns the returns G_t.
     """
 
     def __init__(self, config: PBRSConfig) -> None:
@@ -119,10 +123,12 @@ class PBRS:
         [[0.5, 0.5]]
         """
         config = self._config
-        potential, state_value = self._potential(group)
+        potential, rest, state_value = self._potential(group)
         step_adv = [
-            shaped_returns(turn_rewards(trajectory, invalid_penalty=config.invalid_penalty), phi, gamma=config.gamma)
-            for trajectory, phi in zip(group.trajectories, potential, strict=True)
+            shaped_returns(
+                turn_rewards(trajectory, invalid_penalty=config.invalid_penalty), phi, gamma=config.gamma, rest=last
+            )
+            for trajectory, phi, last in zip(group.trajectories, potential, rest, strict=True)
         ]
         flat = np.concatenate(step_adv)
         credit = combined(
@@ -138,18 +144,27 @@ class PBRS:
         returns = [adv + phi for adv, phi in zip(step_adv, potential, strict=True)]
         return replace(credit, value_targets=tuple(tuple(np.split(g, len(g))) for g in returns))
 
-    def _potential(self, group: CreditGroup) -> tuple[tuple[Floats, ...], dict[str, float]]:
-        """G arrays `[T_i]` of Phi before each turn, and the estimated value of every state, if there is one."""
+    def _potential(self, group: CreditGroup) -> tuple[tuple[Floats, ...], list[float], dict[str, float]]:
+        """G arrays `[T_i]` of Phi before each turn, G of it after the last, and every state's estimate, if any."""
+        ended = [0.0] * len(group.trajectories)
         if self._config.potential == "progress":
-            return tuple(np.append(0.0, after[:-1]) for after in required(group, "progress")), {}
+            return tuple(np.append(0.0, after[:-1]) for after in required(group, "progress")), ended, {}
         if self._config.potential == "value":
             values = required(group, "value")
-            return values, mean_by_anchor(group, values)
+            return values, ended, mean_by_anchor(group, values)
         reports = group.reports_success
-        graph = build_graph(group, with_history=reports)
+        graph = build_graph(group, truncation=self._config.truncation, with_history=reports)
         reward = None if reports else mean_on_edges(graph, np.array([turn.reward for turn in flat_turns(group)]))
         solved = solve_values(graph, beta=self._config.gamma, reward=reward).value
         state_value = dict(zip(graph.states, solved.tolist(), strict=True))
-        return tuple(
+        potential = tuple(
             np.array([state_value[turn.anchor] for turn in trajectory.turns]) for trajectory in group.trajectories
-        ), state_value
+        )
+        if self._config.truncation == "failure":
+            return potential, ended, state_value
+        usual = mean_value(graph, solved)
+        rest = [
+            state_value.get(t.turns[-1].next_anchor, usual) if t.outcome == "truncated" else 0.0
+            for t in group.trajectories
+        ]
+        return potential, rest, state_value

@@ -76,7 +76,7 @@ def test_the_graph_shows_states_with_values_both_ends_and_every_transition(tab: 
     nodes = tab.locator("#graph .node")
     assert nodes.count() == 5
     texts = [node.locator("text").all_text_contents() for node in nodes.all()]
-    assert texts == [["0.47", "A"], ["0.73", "B"], ["0.24", "C"], ["✓", "success"], ["✕", "no success"]]
+    assert texts == [["0.88", "A"], ["0.94", "B"], ["0.87", "C"], ["✓", "success"], ["✕", "no success"]]
     assert sorted(tab.locator("#graph .edge text").all_text_contents()) == ["p", "q", "r", "w", "w", "x", "y"]
     inside = tab.locator("#graph").bounding_box()
     for node in nodes.all():
@@ -128,7 +128,7 @@ def test_a_trajectory_is_walked_by_click_and_by_keys(tab: Page) -> None:
 def test_a_state_is_opened_by_keyboard_alone(tab: Page) -> None:
     tab.locator("#graph .node").nth(2).focus()
     tab.keyboard.press("Enter")
-    expect(tab.locator("#details")).to_contain_text("met 4 times · value 0.2371 by crbc")
+    expect(tab.locator("#details")).to_contain_text("met 4 times · value 0.8654 by crbc")
     cells = [row.inner_text().split() for row in tab.locator("#details table tr").all()[1:]]
     assert cells == [["w", "no", "success", "2", "−3.753"], ["r", "B", "1", "+9.526"], ["w", "C", "1", "−3.753"]]
 

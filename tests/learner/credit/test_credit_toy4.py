@@ -16,7 +16,20 @@ TOTAL = ([5.8660, 4.4016], [4.1340, -7.9371, -3.7528], [-4.1340, 9.5263, 4.4016]
 
 @pytest.fixture(scope="module")
 def credit() -> Credit:
-    return build(CRBCConfig()).assign(toy4())
+    """With the published settings, by which a trajectory that was cut off has failed."""
+    return build(CRBCConfig(sigma_min=0.1, truncation="failure")).assign(toy4())
+
+
+def test_a_trajectory_that_was_cut_off_leads_on_to_where_it_was_by_default() -> None:
+    # V(C) = .98 (V(B) / 4 + 3 V(C) / 4), V(B) = .98 (2 + V(C)) / 3, V(A) = .98 (V(B) + V(C)) / 2.
+    credit = build(CRBCConfig()).assign(toy4())
+    assert credit.state_value == pytest.approx({"A": 0.882689, "B": 0.936025, "C": 0.865381}, abs=5e-7)
+    graph = build_graph(toy4(), truncation="bootstrap")
+    values = solve_values(graph, beta=0.98)
+    np.testing.assert_allclose(values.sigma, [0.034615, 0.062191, 0.029978], atol=5e-7, rtol=0)
+    # All sigmas are over .01; of two actions, how far they are apart does not matter then.
+    assert_turns_equal(credit.step_adv, STEP)
+    assert_turns_equal(credit.total, TOTAL)
 
 
 def test_the_trajectory_advantage_is_the_return_in_units_of_the_groups_deviation(credit: Credit) -> None:

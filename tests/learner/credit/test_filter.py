@@ -45,7 +45,7 @@ def spread(score: float) -> CreditGroup:
 
 
 def judge(groups: list[CreditGroup], *, w_step: float = 5.0, **config: object) -> list[Verdict]:
-    strategy = build(CRBCConfig(w_step=w_step))
+    strategy = build(CRBCConfig(w_step=w_step, sigma_min=0.1))
     return keep_groups(groups, [strategy.assign(group) for group in groups], FilterConfig(**config))
 
 

@@ -64,11 +64,15 @@ def test_all_occurrences_of_an_action_in_a_state_share_their_credit(group: Credi
 @given(group=groups(), beta=st.sampled_from([0.5, 0.98, 0.9999]))
 def test_a_states_value_is_the_discounted_mean_of_where_its_visits_led(group: CreditGroup, beta: float) -> None:
     credit = build(CRBCConfig(beta=beta)).assign(group)
+    usual = np.mean([credit.state_value[turn.anchor] for t in group.trajectories for turn in t.turns])
     led_to = defaultdict(list)
     for trajectory in group.trajectories:
         for turn in trajectory.turns[:-1]:
             led_to[turn.anchor].append(credit.state_value[turn.next_anchor])
-        led_to[trajectory.turns[-1].anchor].append(1.0 if trajectory.outcome == "success" else 0.0)
+        last = trajectory.turns[-1]
+        cut_off = credit.state_value.get(last.next_anchor, usual)
+        end = {"success": 1.0, "failure": 0.0, "truncated": cut_off}[trajectory.outcome]
+        led_to[last.anchor].append(end)
     assert credit.state_value.keys() == led_to.keys()
     for state, values in led_to.items():
         assert 0.0 <= credit.state_value[state] <= 1.0
@@ -86,12 +90,12 @@ def test_a_duplicated_group_earns_the_same_step_credit(group: CreditGroup, copie
 
 @unhurried
 @given(group=groups())
-def test_failure_and_truncation_end_in_the_same_terminal(group: CreditGroup) -> None:
+def test_where_a_time_limit_is_part_of_the_task_truncation_ends_where_failure_does(group: CreditGroup) -> None:
     renamed = tuple(
         CreditTrajectory("failure" if t.outcome == "truncated" else t.outcome, t.turns) for t in group.trajectories
     )
-    credit, other = build(CRBCConfig()).assign(group), build(CRBCConfig()).assign(CreditGroup("g", renamed))
-    assert other.state_value == credit.state_value
+    strategy = build(CRBCConfig(truncation="failure"))
+    assert strategy.assign(CreditGroup("g", renamed)).state_value == strategy.assign(group).state_value
 
 
 @unhurried
@@ -130,7 +134,7 @@ def test_a_cycle_nobody_leaves_is_worth_nothing() -> None:
 def test_of_two_ways_to_succeed_the_shorter_earns_more() -> None:
     short = path("success", ("A", "x", "B"))
     long = path("success", ("A", "y", "B"), ("B", "x", "C"), ("C", "x", "D"))
-    credit = build(CRBCConfig()).assign(CreditGroup("g", (short, long)))
+    credit = build(CRBCConfig(sigma_min=0.1)).assign(CreditGroup("g", (short, long)))
     # Q(A, x) = .98, Q(A, y) = .98 ** 3, V their mean; their distance is under sigma_min = .1.
     half = (0.98 - 0.98**3) / 2
     assert credit.step_adv[0][0] == pytest.approx(half / 0.1)

@@ -23,6 +23,8 @@ from milepost.learner.credit.strategies.crbc import CRBC, CRBCConfig
 from tests.learner.credit.random_groups import assert_finite, groups, path, unhurried
 from tests.learner.credit.toy4 import assert_turns_equal, toy4
 
+PUBLISHED = {"sigma_min": 0.1, "truncation": "failure"}
+"""What the paper sets and our defaults do not."""
 VARIANTS = [
     CRBCConfig(depth=0),
     CRBCConfig(depth=3),
@@ -56,7 +58,7 @@ def by_pair(group: CreditGroup, credit: Credit) -> dict[tuple[str, str], float]:
     ],
 )
 def test_finite_depths_match_the_worked_example(depth: int, values: list[float]) -> None:
-    credit = assign(toy4(), depth=depth)
+    credit = assign(toy4(), depth=depth, **PUBLISHED)
     np.testing.assert_allclose([credit.state_value[s] for s in "ABC"], values, atol=5e-5, rtol=0)
 
 
@@ -66,7 +68,7 @@ def test_without_a_backup_every_visit_is_judged_by_its_own_future() -> None:
     gap = (0.98**2 - 0.98**3) / 4
     a = gap / 0.1
     expected = ([a, 0.7071], [a, -1.4142, -0.5774], [-a, 1.7321, 0.7071], [-a, -0.5774, -0.5774])
-    assert_turns_equal(assign(toy4(), depth=0).step_adv, expected)
+    assert_turns_equal(assign(toy4(), depth=0, sigma_min=0.1).step_adv, expected)
 
 
 def test_without_a_backup_the_gaps_are_the_means_of_peers_with_the_same_action() -> None:
@@ -89,7 +91,7 @@ def test_depth_zero_equals_averages_over_visits(group: CreditGroup, objective: s
             realised = sum(0.9 ** (k - t + 1) * pays[k] for k in range(t, len(pays)))
             seen[turn.anchor].append(realised)
             chosen[turn.anchor, turn.action].append(realised)
-    credit = assign(group, depth=0, beta=0.9, objective=objective)
+    credit = assign(group, depth=0, beta=0.9, objective=objective, sigma_min=0.1)
     assert credit.state_value == pytest.approx({s: np.mean(x) for s, x in seen.items()}, rel=1e-9, abs=1e-12)
     for (state, action), advantage in by_pair(group, credit).items():
         pairs = {a: chosen[s, a] for s, a in chosen if s == state}
@@ -184,7 +186,7 @@ def test_a_past_success_credits_the_way_to_it_in_a_group_without_one() -> None:
     # beta = .5 and one past win of B-p: V(A) = .0625, Q(A, x) - V(A) = .0625 under sigma_min; B: 0 - .25 over .25.
     group = CreditGroup("g", (path("failure", ("A", "x", "B"), ("B", "q", "D")), path("failure", ("A", "y", "C"))))
     assert not np.any(np.concatenate(assign(group).step_adv))
-    told = assign(replace(group, history=(PastTransition("B", "p", None, True, 1.0),)), beta=0.5)
+    told = assign(replace(group, history=(PastTransition("B", "p", None, True, 1.0),)), beta=0.5, sigma_min=0.1)
     assert told.state_value == pytest.approx({"A": 0.0625, "B": 0.25})
     np.testing.assert_allclose(np.concatenate(told.step_adv), [0.625, -1.0, -0.625])
     assert [covered.tolist() for covered in told.coverage] == [[1, 1], [1]]
@@ -281,7 +283,7 @@ def test_taking_actions_more_often_the_better_their_credit_makes_no_state_worse(
     group: CreditGroup, strength: float
 ) -> None:
     # Proposition 2 of the paper, on the empirical process.
-    credit = assign(group)
+    credit = assign(group, truncation="failure")
     turns = [turn for trajectory in group.trajectories for turn in trajectory.turns]
     steps = np.concatenate(credit.step_adv)
     pairs = [(turn.anchor, turn.action) for turn in turns]
