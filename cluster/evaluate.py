@@ -1,7 +1,7 @@
 """How good a policy is: episodes on a split, played through the inference engine, outside the ledger.
 
 The policy samples as it does in training, at `sampling.temperature`. Failed episodes are not failures of the policy:
-they are counted apart, and too many of them are an error.
+where they are many they are played again, and only if they go on failing they are an error.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -20,14 +21,15 @@ from typing import Any
 import msgspec
 import torch
 
-from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
+from milepost.cluster.base.failure_streak import patience_s
 from milepost.cluster.preflight import check_world
 from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, load
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioSet
-from milepost.envs.types import Split, Task, Trajectory
+from milepost.envs.types import Failure, Split, Task, Trajectory
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import samples
 from milepost.learner.first_policy.model import resolve
@@ -35,6 +37,8 @@ from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.reward.evaluators import Summary, summarize
 
 _FAILED_SHARE = 0.2
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 10.0
 _PARITY_EPISODES = 8
 _PIN_TRIES = 10
 _PIN_PAUSE_S = 0.1
@@ -51,21 +55,33 @@ def tasks_of(scenarios: ScenarioSet, split: Split, episodes: int) -> list[Task]:
 async def evaluate(system: System, split: Split, episodes: int) -> Summary:
     """Play and summarise.
 
-    Raises ConfigError if a fifth of the episodes fails in the environment or the reward, DependencyLost if they fail
-    elsewhere or no worker is left, WatchdogExpired at the deadline.
+    Raises ConfigError if a fifth of the episodes goes on failing in the environment or the reward, DependencyLost if
+    they fail elsewhere or no worker is left, WatchdogExpired at the deadline.
     """
-    tasks = tasks_of(system.scenarios, split, episodes)
-    results = await system.workers.play(tasks, system.config.run.stall_timeout_s)
-    played = [result for result in results if isinstance(result, Trajectory)]
-    failed = [result for result in results if not isinstance(result, Trajectory)]
-    if len(failed) > _FAILED_SHARE * len(results):
-        first = failed[0]
-        cause = (
-            f"{len(failed)} of {len(results)} evaluation episodes failed; the first in {first.boundary}: "
-            f"{first.error}: {first.message}"
-        )
-        raise ConfigError(cause) if first.boundary in ("env", "reward") else DependencyLost(cause)
-    return summarize(played)
+    tasks = list(enumerate(tasks_of(system.scenarios, split, episodes)))
+    played: list[Trajectory] = []
+    began, pause_s = math.inf, _FIRST_PAUSE_S
+    while True:
+        results = await system.workers.play(tasks, system.config.run.stall_timeout_s)
+        played += [result for result in results if isinstance(result, Trajectory)]
+        failed = [result for result in results if isinstance(result, Failure)]
+        if len(failed) <= _FAILED_SHARE * episodes:
+            return summarize(played)
+        began = min(began, time.monotonic())
+        if time.monotonic() - began >= patience_s(system.config.actors.give_up_after_s, was_good=bool(played)):
+            raise _too_many_failed(failed, episodes)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        tasks = [(failure.index, failure.task) for failure in failed]
+
+
+def _too_many_failed(failed: list[Failure], episodes: int) -> Exit:
+    first = failed[0]
+    cause = (
+        f"{len(failed)} of {episodes} evaluation episodes failed; the first in {first.boundary}: "
+        f"{first.error}: {first.message}"
+    )
+    return ConfigError(cause) if first.boundary in ("env", "reward") else DependencyLost(cause)
 
 
 def record(summary: Summary, *, split: Split, iteration: int, version: int, time_s: float) -> EvalRecord:
@@ -179,7 +195,7 @@ def parity_sample(config: RunConfig) -> float:
         system = System(config, scratch, scenarios)
         try:
             await system.start(model_folder, 0, learner=None, phase=lambda _: None)
-            tasks = tasks_of(system.scenarios, "train", _PARITY_EPISODES)
+            tasks = list(enumerate(tasks_of(system.scenarios, "train", _PARITY_EPISODES)))
             results = await system.workers.play(tasks, config.run.stall_timeout_s)
             return [result for result in results if isinstance(result, Trajectory)]
         finally:

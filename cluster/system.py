@@ -73,7 +73,7 @@ class System:
 
     def __post_init__(self) -> None:
         self._failing = FailureStreak(
-            episodes=_HOPELESS_GROUPS * self.config.run.group_size, patience_s=self.config.actors.give_up_after_s
+            episodes=_HOPELESS_GROUPS * self.config.run.group_size, give_up_after_s=self.config.actors.give_up_after_s
         )
 
     async def start(

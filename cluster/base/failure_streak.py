@@ -15,6 +15,11 @@ _LONGEST_GAP_S = 60.0
 """A longer time without a failure counts as this: nothing may have been played then."""
 
 
+def patience_s(give_up_after_s: float, *, was_good: bool) -> float:
+    """Seconds in which nothing but failures is borne; `was_good` says whether an episode ever came through."""
+    return give_up_after_s if was_good else min(give_up_after_s, _NEVER_GOOD_S)
+
+
 @dataclass(frozen=True, slots=True)
 class Streak:
     """Failed episodes in a row."""
@@ -31,9 +36,9 @@ class Streak:
 class FailureStreak:
     """What failed since the last episode that came through."""
 
-    def __init__(self, *, episodes: int, patience_s: float) -> None:
+    def __init__(self, *, episodes: int, give_up_after_s: float) -> None:
         self._episodes = episodes
-        self._patience_s = patience_s
+        self._give_up_after_s = give_up_after_s
         self._good: int | None = None
         self._env = self._infra = self._last_infra = 0
         """Counts at the last episode that came through; what was excused since is added."""
@@ -56,6 +61,6 @@ class FailureStreak:
             self._seconds += min(now - self._last, _LONGEST_GAP_S) if self._failed else 0.0
             self._last = now
         self._failed = failed
-        patience_s = self._patience_s if good else min(self._patience_s, _NEVER_GOOD_S)
-        is_hopeless = failed >= self._episodes and self._seconds >= patience_s
+        enough_s = patience_s(self._give_up_after_s, was_good=good > 0)
+        is_hopeless = failed >= self._episodes and self._seconds >= enough_s
         return Streak(by_env, by_infra, self._seconds) if is_hopeless else None

@@ -83,15 +83,15 @@ class WorkerPool:
             slot.running = asyncio.ensure_future(slot.handle.run.remote())
         return slot
 
-    async def play(self, tasks: Sequence[Task], stall_timeout_s: float) -> list[Trajectory | Failure]:
-        """Play tasks once each, outside the ledger, spread over the workers; what a lost worker had is played again.
+    async def play(self, tasks: Sequence[tuple[int, Task]], stall_timeout_s: float) -> list[Trajectory | Failure]:
+        """Play numbered tasks once each, outside the ledger, spread over the workers; what was lost is played again.
 
         Raises WatchdogExpired where no episode ends for `stall_timeout_s`, DependencyLost where too many workers are
         lost.
         """
         results: list[Trajectory | Failure] = []
         try:
-            work = self._play_all(list(enumerate(tasks)), results)
+            work = self._play_all(list(tasks), results)
             await while_it_goes_on(work, self._played, stall_timeout_s=stall_timeout_s)
         except TimeoutError:
             raise WatchdogExpired(

@@ -1,13 +1,19 @@
-"""When a run gives up: with the watch's verdict (saved, and how to go on), or where episodes do nothing but fail."""
+"""When a run gives up: with the watch's verdict (saved, and how to go on), or where episodes do nothing but fail.
+
+The same holds in an evaluation: what fails there is played again, until it is clear that all is lost.
+"""
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from milepost.actors.worker import ActorConfig
+from milepost.cluster import evaluate
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.recovery import Recovery
@@ -18,10 +24,15 @@ from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.settings import config as configs
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
-from milepost.envs.types import Boundary
+from milepost.envs.types import Boundary, Failure, Task, Trajectory
 from milepost.learner.health.collapse import CollapseConfig
+from milepost.reward.evaluators import Summary
 from tests.cluster.replay.buffer_rig import Rig, failure, rig, trajectory
 from tests.cluster.runlog.example_records import iteration_record
+
+EPISODES = 10
+Fails = Callable[[int, int], Boundary | None]
+"""Round and number of an episode -> what it fails in, None if it is played to its end."""
 
 
 @pytest.mark.parametrize("action", ["stop", "warn"])
@@ -83,3 +94,56 @@ def test_episodes_that_do_nothing_but_fail_end_a_run_and_the_last_ones_say_whose
                 await groups(run, "worse", 1, "env")
 
     asyncio.run(failing())
+
+
+class Workers:
+    """Workers whose episodes fail as `fails` says."""
+
+    def __init__(self, fails: Fails) -> None:
+        self.rounds: list[list[int]] = []
+        self.fails = fails
+
+    async def play(self, tasks: list[tuple[int, Task]], _stall_timeout_s: float) -> list[Trajectory | Failure]:
+        self.rounds.append([number for number, _ in tasks])
+        ends = [(number, self.fails(len(self.rounds), number)) for number, _ in tasks]
+        return [
+            failure("eval", number, boundary) if boundary else trajectory("eval", number) for number, boundary in ends
+        ]
+
+
+def evaluated(workers: Workers, give_up_after_s: float) -> Summary:
+    config = configs.RunConfig(
+        env=ScenarioConfig(train_size=4, heldout_size=2), actors=ActorConfig(give_up_after_s=give_up_after_s)
+    )
+    system: Any = SimpleNamespace(workers=workers, scenarios=ScenarioSet(config.env), config=config)
+    return asyncio.run(evaluate.evaluate(system, "heldout", EPISODES))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(evaluate, "_LONGEST_PAUSE_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_outage_during_an_evaluation_costs_it_no_episode() -> None:
+    workers = Workers(lambda round_, number: "env" if round_ < 4 and number >= 3 else None)
+    assert evaluated(workers, give_up_after_s=60).episodes == EPISODES
+    assert workers.rounds == [list(range(10)), *[list(range(3, 10))] * 3]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_fifth_that_fails_is_left_out_and_not_played_again() -> None:
+    workers = Workers(lambda _, number: "env" if number < 2 else None)
+    assert evaluated(workers, give_up_after_s=60).episodes == 8
+    assert len(workers.rounds) == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("boundary", "end"), [("env", ConfigError), ("engine", DependencyLost)])
+def test_what_goes_on_failing_ends_it_with_the_first_failure(boundary: Boundary, end: type[Exception]) -> None:
+    workers = Workers(lambda _, number: boundary if number else None)
+    with pytest.raises(end, match=f"^9 of 10 evaluation episodes failed; the first in {boundary}: "):
+        evaluated(workers, give_up_after_s=0.05)
+    assert len(workers.rounds) > 1
+    assert workers.rounds[-1] == list(range(1, 10))

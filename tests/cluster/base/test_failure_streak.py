@@ -26,7 +26,7 @@ class Run:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.rule = FailureStreak(episodes=64, patience_s=240)
+        self.rule = FailureStreak(episodes=64, give_up_after_s=240)
         self.good = self.by_env = self.by_infra = 0
         self.look()
 

@@ -53,7 +53,7 @@ def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_
     async def go() -> tuple[list[Trajectory | Failure], float]:
         pool = WorkerPool(spec, Ledger(), Rotation([], is_growing=False))  # type: ignore[arg-type]
         try:
-            playing = asyncio.ensure_future(pool.play([task(path, place=str(place))], 120))
+            playing = asyncio.ensure_future(pool.play([(0, task(path, place=str(place)))], 120))
             while not place.exists():
                 await asyncio.sleep(0.05)
             started, group = time.monotonic(), psutil.Process(int(place.read_text()))

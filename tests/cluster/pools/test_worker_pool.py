@@ -189,6 +189,6 @@ def test_what_a_lost_worker_had_to_play_is_played_by_the_others_while_it_pauses(
     async def play() -> list[Any]:
         pool = pool_of(Ledger(), num_workers=2, max_per_worker=0)
         made[0].die()
-        return await pool.play([task(), task(target=1), task(target=2)], 10)
+        return await pool.play(list(enumerate([task(), task(target=1), task(target=2)])), 10)
 
     assert len(asyncio.run(play())) == 3
