@@ -16,10 +16,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from milepost.actors.engine import EngineConfig, SamplingConfig, environment
+from milepost.cluster.base.surroundings import make_usable
 from milepost.envs.answer import write_answer
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.frozen_lake import MOVES, FrozenLakeText
 from tests.actors.running_engine import RunningEngine
+
+list(make_usable())  # as a run does: engines of the tests make sockets too
 
 # On a busy machine an example may take any time: hypothesis is to look for wrong values, not for slow ones.
 hypothesis.settings.register_profile("milepost", deadline=None)
