@@ -16,7 +16,7 @@ from milepost.learner.loop import LearnerRank
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.objective import Objective
 from milepost.learner.recipe import Recipe
-from tests.learner.credit.own_strategies import HERE
+from tests.learner.credit.strategies.own_strategies import HERE
 from tests.learner.test_proximal_steps import VERSION, VOCABULARY, BigramEngine
 
 TASK = Task(env="x:Y", seed=0, split="train")

@@ -15,7 +15,7 @@ from milepost.cluster.settings.own_credit import check_credit
 from milepost.learner.credit.interchange import encode
 from milepost.learner.credit.strategies.crbc import CRBCConfig
 from milepost.learner.credit.strategies.custom import CustomConfig
-from tests.learner.credit.own_strategies import HERE
+from tests.learner.credit.strategies.own_strategies import HERE
 from tests.learner.credit.toy4 import toy4
 
 ROOT = Path(__file__).resolve().parents[3]

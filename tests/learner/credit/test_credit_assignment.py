@@ -128,7 +128,7 @@ def test_every_strategy_the_config_can_name_is_built() -> None:
     rollouts = {"starpo", "gigpo", "hgpo", "graphgpo", "g2po", "graphhca", "crbc", "salt"}
     assert set(SETTINGS) == rollouts | {"stapo", "steppo", "bilevel_gae", "pbrs", "custom"}
     for name, kind in SETTINGS.items():
-        own = {"path": "tests.learner.credit.own_strategies:LateTurns"} if name == "custom" else {}
+        own = {"path": "tests.learner.credit.strategies.own_strategies:LateTurns"} if name == "custom" else {}
         config = settings(strategy=name, **own)
         assert isinstance(config, kind)
         assert build(config).scaling in get_args(Scaling)

@@ -20,7 +20,7 @@ BASELINES = ("grpo", "rloo", "dr_grpo")
 CONFIGS = [
     *(StarPOConfig(baseline=baseline) for baseline in BASELINES),
     *(credit_settings(strategy=name) for name in SETTINGS if name not in ("starpo", "custom")),
-    credit_settings(path="tests.learner.credit.own_strategies:LateTurns"),
+    credit_settings(path="tests.learner.credit.strategies.own_strategies:LateTurns"),
 ]
 
 

@@ -5,7 +5,7 @@ import pytest
 from milepost.learner.credit.strategies.custom import Custom, CustomConfig
 from milepost.learner.credit.strategies.registry import SETTINGS, build, settings
 from milepost.learner.credit.trial import StrategyError, trial
-from tests.learner.credit.own_strategies import HERE
+from tests.learner.credit.strategies.own_strategies import HERE
 
 
 def own(name: str, **options: float) -> Custom:

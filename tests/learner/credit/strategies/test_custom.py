@@ -10,7 +10,7 @@ from milepost.learner.credit.assignment import INVALID, CreditGroup, CreditTraje
 from milepost.learner.credit.strategies.custom import Custom, CustomConfig
 from milepost.learner.credit.strategies.registry import build, settings
 from milepost.learner.credit.trial import StrategyError
-from tests.learner.credit.own_strategies import HERE
+from tests.learner.credit.strategies.own_strategies import HERE
 
 
 def trajectory(reward: float, *actions: str) -> CreditTrajectory:

@@ -10,7 +10,7 @@ import numpy as np
 from milepost.learner.credit.assignment import Credit, CreditGroup
 from milepost.learner.credit.baseline import trajectory_advantages
 
-HERE = "tests.learner.credit.own_strategies"
+HERE = "tests.learner.credit.strategies.own_strategies"
 NOT_A_CLASS = object()
 
 
