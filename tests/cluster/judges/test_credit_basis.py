@@ -1,12 +1,15 @@
 """What credit goes by is said before a run: success where the environment reports it, else returns."""
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.preflight import basis_of_credit
+from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.run import Run
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.console import LiveView
@@ -64,13 +67,19 @@ def test_a_strategy_that_reads_no_success_says_nothing(credit: dict[str, object]
     assert said(SILENT, **credit) is None
 
 
-def test_preflight_of_a_run_says_it_on_the_screen(tmp_path: Path) -> None:
+def test_a_run_says_it_on_the_screen_before_it_trains(tmp_path: Path) -> None:
     config = RunConfig(env=ScenarioConfig(path=SILENT, train_size=4, heldout_size=2))
     folder = runs.create(tmp_path, "silent")
     said: list[str] = []
+
+    async def nothing_yet() -> Balance:
+        return Balance(0, {"env_failed": 0, "infra_failed": 0})
+
     with Metrics(folder.metrics) as metrics, LiveView(run_id=folder.run_id, iterations=8) as view:
         view.note = said.append
-        Run(config, folder, view, metrics)
+        run = Run(config, folder, view, metrics)
+        run._system.ledger = SimpleNamespace(balance=nothing_yet)
+        asyncio.run(run.reporter.training_begins(0))
     assert said == ['credit: returns, because the environment reports no success to learn from (info["success"])']
 
 
