@@ -160,7 +160,7 @@ class _Episode:
             turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
             self.turns.append(turn)
             anchor = step.anchor
-            self.success_reported |= step.success is not None
+            self.success_reported |= step.success is not None and step.success_trains
             outcome = _outcome(step, self.turns, limits.max_turns)
             if outcome is not None:
                 return outcome

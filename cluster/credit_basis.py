@@ -35,13 +35,16 @@ def credit_basis(config: RunConfig, task: Task, *, seconds: float) -> str | None
         )
     return {
         True: "credit: success as the environment reports it",
-        False: 'credit: returns, because the environment reports no success (info["success"])',
+        False: 'credit: returns, because the environment reports no success to learn from (info["success"])',
         None: 'credit: success if an episode\'s end reports it (info["success"]), else returns; the first steps do not',
     }[reported]
 
 
 def reports_success(task: Task, *, seconds: float) -> bool | None:
-    """Whether an episode of `task` says if it is solved; None where none of its first steps does and it goes on."""
+    """Whether an episode of `task` says, to be learnt from, if it is solved.
+
+    None where none of its first steps does and it goes on.
+    """
     deadline = time.monotonic() + seconds
     try:
         env = build_env(task.env, task.options)
@@ -53,7 +56,7 @@ def reports_success(task: Task, *, seconds: float) -> bool | None:
                 returned = env.step(response)
                 step = observe_step(returned, response)
                 if step.success is not None:
-                    return True
+                    return step.success_trains
                 if step.terminated or step.truncated:
                     return False
                 if time.monotonic() > deadline:

@@ -24,10 +24,11 @@ _PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 
 
 class TwoArmedBandit(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untyped for mypy here
-    """`max_steps` pulls; success means that more than half of the turns pulled the arm with the higher mean.
+    """`max_steps` pulls. What there is to learn from is what they pay, as in any bandit.
 
-    The calm arm pays 0.1; the wild one pays 1 with probability 0.25. `swapped` gives the calm names to the wild arm: a
-    policy that learned names instead of payouts fails there. Raises ValueError for options out of range.
+    For people, success means that more than half of the turns pulled the arm with the higher mean. The calm arm pays
+    0.1; the wild one pays 1 with probability 0.25. `swapped` gives the calm names to the wild arm: a policy that
+    learned names instead of payouts fails there. Raises ValueError for options out of range.
     """
 
     def __init__(self, *, max_steps: int = 1, swapped: bool = False) -> None:
@@ -66,7 +67,7 @@ class TwoArmedBandit(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untyp
             "admissible_actions": self._actions(),
         }
         if terminated:
-            info["success"] = self._wild_pulls * 2 > self._turn
+            info["success"], info["success_trains"] = self._wild_pulls * 2 > self._turn, False
         pulled = "No machine was pulled." if action is None else f"{action.capitalize()} paid {reward:g}."
         return f"{pulled} Again?", reward, terminated, False, info
 

@@ -16,6 +16,8 @@ Optional info keys, each used where it is given:
     progress            float  share of the way to the goal, in [0, 1]
     success             bool   at the end: was the task solved? default: whether the rewards add up to more than 0, for
                                people; credit then goes by returns
+    success_trains      bool   with success: False where that judges the choice by what it is worth on average, not by
+                               what came of it; it is for people then, and credit goes by returns
     admissible_actions  list   of str: what could be done now
     tool                dict   facts about a tool call, of values that JSON knows
     cohort              str    at reset: the kind of task (difficulty, map family) by which success is told, up to 64
@@ -74,6 +76,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None
     success: bool | None
     """As the environment says; None if it says nothing."""
+    success_trains: bool
+    """Whether that success is something to learn from."""
     tool: dict[str, Any] | None
     """Facts about a tool call, of values that JSON knows; None where there was none."""
 
@@ -139,6 +143,7 @@ def observe_step(returned: object, response: str) -> Step:
         action=_action(info, response),
         progress=_progress(info),
         success=None if info.get("success") is None else _flag(info["success"], "step: info['success']"),
+        success_trains=_flag(info.get("success_trains", True), "step: info['success_trains']"),
         tool=_tool(info),
     )
 

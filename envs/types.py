@@ -130,8 +130,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cohort: Cohort = ""
     """As the environment said at reset, else as the task's options say."""
     success_reported: bool = True
-    """Whether the environment said at any turn if the task is solved. Where it did not, an outcome that is not
-    `truncated` follows from the sum of the rewards: it is for people, and no measure of graded rewards."""
+    """Whether the environment said at any turn if the task is solved, and meant it to be learnt from. Where it did not,
+    the outcome is for people: what the environment says to them, else the sign of the sum of the rewards."""
 
     def __post_init__(self) -> None:
         if not self.turns:

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from milepost.actors.context import Context
 from milepost.actors.engine import Completion, SamplingConfig
 from milepost.envs import chance
-from milepost.envs.bandit import CALM_REWARD, WILD_NAMES, WILD_PROBABILITY, WILD_REWARD
+from milepost.envs.bandit import WILD_NAMES
 from milepost.envs.contract import build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
@@ -41,7 +41,6 @@ from milepost.learner.loss.objective import Entropies, Objective, objective_term
 from milepost.learner.steps import ParityError
 from milepost.learner.update_metrics import add, mean, parity_sums
 from milepost.learner.zero.policy import batch_logprobs, load_policy
-from milepost.reward.reward import apply
 
 # The settings, in a run's own types (cluster/settings/config.py holds them all); what is not named has its default.
 SCENARIOS = ScenarioConfig(path="milepost.envs.bandit:TwoArmedBandit", options={"max_steps": 3}, train_size=256)
@@ -109,6 +108,7 @@ class Episode:
         self.prompt, self.anchor = self.context.open(reset.observation), reset.anchor
         self.turns: list[Turn] = []
         self.outcome: Outcome | None = None
+        self.success_reported = False
 
     def step(self, completion: Completion, text: str) -> None:
         """Let the environment answer a response."""
@@ -126,7 +126,8 @@ class Episode:
             )
         )
         if step.terminated:
-            self.outcome = "success" if step.success else "failure"
+            self.outcome = "success" if step.success else "failure"  # whether it pulled the better arm, for people
+            self.success_reported = step.success_trains  # it is not: credit goes by what the pulls paid
         self.anchor = step.anchor
         self.prompt = self.context.extend(completion.response_ids, completion.stopped, step.observation)
 
@@ -136,15 +137,6 @@ def arm(turn: Turn) -> str:
     if turn.action is None:
         return "no valid answer"
     return "better arm" if turn.action.capitalize() in WILD_NAMES else "other arm"
-
-
-def expected_payout(trajectory: Trajectory) -> list[float]:
-    """What each pull pays on average: a reward of our own, which a run names in `[reward] path` (reward/reward.py).
-
-    What a pull did pay is mostly luck: the better arm pays nothing three times in four.
-    """
-    pays = {"better arm": WILD_REWARD * WILD_PROBABILITY, "other arm": CALM_REWARD, "no valid answer": 0.0}
-    return [pays[arm(turn)] for turn in trajectory.turns]
 
 
 def play(policy: Policy, tasks: dict[str, Task]) -> list[Group]:
@@ -158,8 +150,16 @@ def play(policy: Policy, tasks: dict[str, Task]) -> list[Group]:
     played: dict[str, list[Trajectory]] = {name: [] for name in tasks}
     for name, i, episode in episodes:
         assert episode.outcome is not None
-        as_played = Trajectory(task=tasks[name], group_id=name, index=i, turns=episode.turns, outcome=episode.outcome)
-        played[name].append(apply(expected_payout, as_played))
+        played[name].append(
+            Trajectory(
+                task=tasks[name],
+                group_id=name,
+                index=i,
+                turns=episode.turns,
+                outcome=episode.outcome,
+                success_reported=episode.success_reported,
+            )
+        )
     return [Group(group_id=name, task=tasks[name], trajectories=found) for name, found in played.items()]
 
 

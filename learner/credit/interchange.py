@@ -3,11 +3,11 @@
     {"task_id": "t", "trajectories": [{"outcome": "success", "turns": [
         {"anchor": "A", "action": "x", "next_anchor": "B", "reward": 1.0, "num_tokens": 3}]}]}
 
-A trajectory may also have `success_reported`: false where its outcome was guessed from its rewards; then credit goes by
-returns. A turn may also have `invalid`, `progress`, `entropy`, `history_gain`, `value` and `token_values`, as in
-`CreditTurn`. Where `invalid` is true, `action` may be missing or null, and is not looked at. Nothing else is accepted:
-a misspelt field is refused, not ignored. Files are read line by line and never held whole. What earlier groups of a
-task met (`CreditGroup.history`) is not part of the format.
+A trajectory may also have `success_reported`: false where its outcome was guessed from its rewards or is for people
+alone; then credit goes by returns. A turn may also have `invalid`, `progress`, `entropy`, `history_gain`, `value` and
+`token_values`, as in `CreditTurn`. Where `invalid` is true, `action` may be missing or null, and is not looked at.
+Nothing else is accepted: a misspelt field is refused, not ignored. Files are read line by line and never held whole.
+What earlier groups of a task met (`CreditGroup.history`) is not part of the format.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from milepost.envs.bandit import TwoArmedBandit
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Trajectory
-from tests.actors.episode_rig import HERE, play, resources, task
+from tests.actors.episode_rig import HERE, ScriptedEngine, play, resources, task
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,20 @@ def test_the_outcome_is_what_the_environment_says(options: dict[str, Any], outco
     found = asyncio.run(one())
     assert (found.outcome, len(found.turns)) == (outcome, 1)
     assert found.success_reported == ("success" in options)
+
+
+def test_a_success_that_is_for_people_is_the_outcome_and_nothing_to_learn_from(dialogue: Dialogue) -> None:
+    async def one() -> Trajectory:
+        env = TwoArmedBandit()
+        env.reset(seed=0)
+        engine = ScriptedEngine(dialogue, lambda _: f"<answer>{env._wild}</answer>")
+        async with resources(dialogue, engine=engine) as here:
+            found = await play(here, task("milepost.envs.bandit:TwoArmedBandit"))
+            assert isinstance(found, Trajectory)
+            return found
+
+    found = asyncio.run(one())
+    assert (found.outcome, found.success_reported) == ("success", False)
 
 
 def test_an_episode_with_no_turns_left_is_truncated(dialogue: Dialogue) -> None:

@@ -42,6 +42,13 @@ def test_success_needs_more_than_half_of_the_turns_on_the_better_arm() -> None:
     assert (info["action"], info["action_valid"], info["success"]) == (None, False, False)
 
 
+def test_what_people_are_told_of_the_arms_is_nothing_to_learn_from() -> None:
+    env = TwoArmedBandit(max_steps=2)
+    env.reset(seed=0)
+    assert "success_trains" not in env.step("hm")[4]
+    assert env.step("hm")[4]["success_trains"] is False
+
+
 def test_names_and_their_order_vary_with_the_seed() -> None:
     env = TwoArmedBandit()
     starts = {env.reset(seed=seed)[0] for seed in range(300)}

@@ -31,6 +31,7 @@ def test_without_info_keys_the_observation_is_the_anchor_and_the_stripped_respon
     assert observe_reset(("hello", {})).anchor == "hello"
     seen = step({})
     assert (seen.anchor, seen.action, seen.progress, seen.success) == ("seen", "go north", None, None)
+    assert seen.success_trains
 
 
 def test_info_keys_are_taken_over() -> None:
@@ -85,6 +86,7 @@ def test_a_number_too_long_to_be_shown_is_refused_all_the_same() -> None:
         ({"progress": 1.5}, "progress"),
         ({"progress": math.nan}, "progress"),
         ({"success": 1}, "success"),
+        ({"success": True, "success_trains": 1}, "success_trains"),
         ({"admissible_actions": "north"}, "admissible_actions"),
         ({"anchor": "half \ud83d"}, "anchor.* holds half a character at 5"),
         ({"tool": "search"}, "tool"),

@@ -31,8 +31,12 @@ def test_a_strategy_that_goes_by_success_says_whether_there_is_any(strategy: str
     assert said(TELLS, strategy=strategy) == "credit: success as the environment reports it"
     assert said("milepost.envs.key_door:KeyDoorText", strategy=strategy) == said(TELLS)  # at the end only
     assert said(SILENT, strategy=strategy) == (
-        'credit: returns, because the environment reports no success (info["success"])'
+        'credit: returns, because the environment reports no success to learn from (info["success"])'
     )
+
+
+def test_success_that_is_for_people_is_none_to_learn_from() -> None:
+    assert said("milepost.envs.bandit:TwoArmedBandit") == said(SILENT)
 
 
 def test_an_end_that_is_too_far_away_leaves_the_question_open() -> None:
@@ -67,7 +71,7 @@ def test_preflight_of_a_run_says_it_on_the_screen(tmp_path: Path) -> None:
     with Metrics(folder.metrics) as metrics, LiveView(run_id=folder.run_id, iterations=8) as view:
         view.note = said.append
         Run(config, folder, view, metrics)
-    assert said == ['credit: returns, because the environment reports no success (info["success"])']
+    assert said == ['credit: returns, because the environment reports no success to learn from (info["success"])']
 
 
 def test_a_later_step_that_hangs_leaves_the_question_to_the_episodes() -> None:
