@@ -14,7 +14,7 @@ from milepost.cluster.runlog import figures
 from milepost.cluster.runlog.console import SPLITS
 from milepost.cluster.runlog.figures import Line
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record, iterations, read_records
-from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.runlog.runs import RunFolder, removed_unless_done
 
 _CSS = """
 :root{color-scheme:light}
@@ -67,8 +67,9 @@ def write_report(folder: RunFolder) -> Path:
     """
     records = read_records(folder.metrics)
     scratch = folder.path / f".report-{os.getpid()}.tmp"
-    scratch.write_text(_page(records, folder), encoding="utf-8")
-    os.replace(scratch, folder.report)
+    with removed_unless_done(scratch):
+        scratch.write_text(_page(records, folder), encoding="utf-8")
+        os.replace(scratch, folder.report)
     return folder.report
 
 

@@ -109,7 +109,7 @@ class RunFolder:
         """Replace the status file atomically and stamp it with the wall-clock time."""
         stamped = msgspec.structs.replace(status, updated_at=datetime.now().isoformat(timespec="seconds"))
         scratch = self.path / f".status-{os.getpid()}.tmp"
-        with _removed_unless_done(scratch):
+        with removed_unless_done(scratch):
             scratch.write_bytes(msgspec.json.encode(stamped))
             os.replace(scratch, self.status)
 
@@ -147,7 +147,7 @@ class RunFolder:
         """Put a policy in place of `target`, as links to the same files."""
         scratch = self.path / f".{target.name}-{os.getpid()}.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
-        with _removed_unless_done(scratch):
+        with removed_unless_done(scratch):
             shutil.copytree(saved, scratch, copy_function=os.link)
             (scratch / "milepost.json").write_text(json.dumps({"policy_version": version, "run": self.run_id}))
             shutil.rmtree(target, ignore_errors=True)
@@ -167,7 +167,7 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def _removed_unless_done(scratch: Path) -> Iterator[None]:
+def removed_unless_done(scratch: Path) -> Iterator[None]:
     """Take away a file or folder that could not be finished: names hold the process id, and would pile up."""
     try:
         yield

@@ -13,6 +13,7 @@ import pytest
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.evaluate import pinned_policy
 from milepost.cluster.runlog import runs
+from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
 
 
@@ -175,4 +176,6 @@ def test_what_a_full_disk_does_not_take_leaves_no_scratch_file(tmp_path, monkeyp
         folder.write_status(Status(pid=1, phase="training"))
     with pytest.raises(OSError, match="No space"):
         folder.keep_policy(saved, 1)
+    with pytest.raises(OSError, match="No space"):
+        write_report(folder)
     assert set(folder.path.iterdir()) == before

@@ -54,7 +54,8 @@ def test_the_closures_matrix_and_immediate_success_of_toy4() -> None:
 def test_crbcs_raw_credit_is_the_mean_shaping_reward_of_the_estimated_potential() -> None:
     # Phi = V, gamma = beta; a success is worth 1, so it is both terminal potential and reward.
     group, beta = toy4(), 0.98
-    credit = CRBC(CRBCConfig(sigma_min=1.0)).assign(group)  # sigma is below 1 everywhere: raw Q - V
+    config = CRBCConfig(sigma_min=1.0, truncation="failure")  # sigma is below 1 everywhere: raw Q - V
+    credit = CRBC(config).assign(group)
     shaped, raw = defaultdict(list), {}
     for trajectory, steps in zip(group.trajectories, credit.step_adv, strict=True):
         for t, (turn, step) in enumerate(zip(trajectory.turns, steps, strict=True)):
