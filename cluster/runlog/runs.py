@@ -150,8 +150,7 @@ class RunFolder:
         with removed_unless_done(scratch):
             shutil.copytree(saved, scratch, copy_function=os.link)
             (scratch / "milepost.json").write_text(json.dumps({"policy_version": version, "run": self.run_id}))
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(scratch, target)
+            _swap(scratch, target)
 
     def is_driven(self) -> bool:
         """Whether a living driver holds the folder."""
@@ -164,6 +163,21 @@ class RunFolder:
     def _owner(self) -> str:
         status = self.read_status()
         return f" (pid {status.pid}); stop it first or resume another run" if status else "; stop it first"
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put a folder in place of `target`, which is never there in part: who reads it may have begun before."""
+    old = new.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
