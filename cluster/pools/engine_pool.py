@@ -157,7 +157,9 @@ class EnginePool:
             (prompt, slot.handle.generate.remote(prompt)) for slot in self._slots if slot.serving for prompt in prompts
         ]
         answers = await asyncio.gather(*(_answer(call) for _, call in calls))
-        return [_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None]
+        return [
+            lone_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None
+        ]
 
     async def probe(self) -> list[float]:
         """Ask every engine in rotation how it is; one that died, or answers no probe or no request, is replaced.
@@ -282,7 +284,8 @@ async def _answer(call: Awaitable[Completion]) -> Completion | None:
         return None
 
 
-def _turn(prompt: list[int], answer: Completion) -> Turn:
+def lone_turn(prompt: list[int], answer: Completion) -> Turn:
+    """A response as a turn of no environment, for comparing log-probs."""
     return Turn(
         prompt_ids=prompt,
         response_ids=answer.response_ids,

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.vllm import VLLMEngine
+from milepost.cluster.pools.engine_pool import lone_turn
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Turn
 from milepost.learner.batch.pack import collate
@@ -76,20 +77,7 @@ async def _sample(engine: VLLMEngine, dialogue: Dialogue) -> list[Turn]:
     pairs = list(zip(prompts, answers, strict=True))
     prompts += [p + answer.response_ids + dialogue.continuation("Again?", answer.stopped) for p, answer in pairs]
     answers += await asyncio.gather(*(engine.generate(prompt) for prompt in prompts[_PROMPTS:]))
-    return [_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-
-
-def _turn(prompt: list[int], answer: Any) -> Turn:
-    return Turn(
-        prompt_ids=prompt,
-        response_ids=answer.response_ids,
-        logprobs=answer.logprobs,
-        versions=answer.versions,
-        anchor="",
-        next_anchor="",
-        action=None,
-        reward=0.0,
-    )
+    return [lone_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 def _gap(model: Any, turns: list[Turn]) -> float:
