@@ -101,18 +101,22 @@ class System:
         )
         self.engines = EnginePool(spec)
         self._ending.push_async_callback(self.engines.stop)
-        starts = [self.engines.start()]
         if learner:
             self.weights = WeightFolder(self.folder.run_id)
             self._ending.callback(self.weights.close)
             self.learners = LearnerPool(learner, self.weights)
             self._ending.push_async_callback(self.learners.stop)
-            starts.append(self.learners.start())
-        await _side_by_side(starts)
+        await _side_by_side([self.engines.start(), self._start_players(learner, self._worker_spec(url, model))])
         if learner and self.config.engine.transfer == "file":
             phase("trying an update of the weights")
             await require_updates(self._trial(model, version, dialogue), self.engines, self.weights)
-        self.workers = WorkerPool(self._worker_spec(url, model), self.ledger, self.engines.rotation)
+        await self.workers.tend(self.engines.rotation)
+
+    async def _start_players(self, learner: LearnerSpec | None, spec: WorkerSpec) -> None:
+        """The learner, then the workers: both are there before the engine is, which takes longest."""
+        if learner:
+            await self.learners.start()
+        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation)
         self._ending.push_async_callback(self.workers.stop)
 
     def _trial(self, model: Path, version: int, dialogue: Dialogue) -> Trial:

@@ -34,8 +34,8 @@ from milepost.learner.credit.assignment import Credit, from_group
 from milepost.learner.credit.filter import FilterConfig, Verdict, keep_groups, weighted
 from milepost.learner.credit.scaling import scaled
 from milepost.learner.credit.strategies.registry import build, settings
-from milepost.learner.first_policy.model import ModelConfig, resolve
-from milepost.learner.first_policy.warmup import WarmupConfig
+from milepost.learner.first_policy.config import ModelConfig, WarmupConfig
+from milepost.learner.first_policy.model import resolve
 from milepost.learner.loss.loss import Policies, denominator, token_logprobs, turn_weights
 from milepost.learner.loss.objective import Entropies, Objective, objective_terms
 from milepost.learner.steps import ParityError

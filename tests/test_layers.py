@@ -170,6 +170,7 @@ def test_every_heavy_dependency_has_one_front_door() -> None:
     ("module", "unwanted"),
     [
         ("milepost.envs.types", HEAVY),
+        ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed")),
         ("milepost.cluster.train", ("vllm", "deepspeed")),
     ],
 )

@@ -35,7 +35,7 @@ from milepost.learner.credit.baseline import Baseline
 from milepost.learner.credit.filter import FilterConfig
 from milepost.learner.credit.strategies.crbc import CRBCConfig
 from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS, CreditConfig
-from milepost.learner.first_policy.model import ModelConfig
+from milepost.learner.first_policy.config import ModelConfig
 from milepost.learner.health.collapse import CollapseConfig
 from milepost.learner.health.selection_bias import SelectionBiasConfig
 from milepost.learner.loss.critic import CriticConfig

@@ -14,11 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from milepost.envs import chance
@@ -28,40 +26,8 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Task
 from milepost.learner.first_policy import byte_tokenizer, demonstrations, imitation
+from milepost.learner.first_policy.config import WarmupConfig
 from milepost.learner.first_policy.model_cache import build_once
-
-
-class WarmupConfig(BaseModel):
-    """A small model and the demonstrations it imitates. The defaults take about 50 CPU seconds on FrozenLake 4x4."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hidden_size: int = Field(128, ge=16, description="Hidden size: width of the model, a multiple of head_dim")
-    num_layers: int = Field(4, ge=1, description="Number of transformer blocks")
-    head_dim: int = Field(
-        32, ge=8, multiple_of=2, description="Head dimension: width of an attention head; vLLM wants 32 or more"
-    )
-    intermediate_size: int = Field(384, ge=16, description="Intermediate size: width of the feed-forward layers")
-    vocab_size: int = Field(
-        512, ge=300, description="Vocabulary size: most tokens the tokenizer may have; 261 are bytes and control"
-    )
-    max_positions: int = Field(2048, ge=64, description="Context length in tokens")
-    episodes: int = Field(1500, ge=1, description="Demonstration episodes, over the tasks of the training split")
-    noise: float = Field(
-        0.6, ge=0, le=1, description="Expert noise epsilon: probability of a random action, so how badly it plays"
-    )
-    draws: int = Field(16, ge=1, description="Expert queries per state; the first answer is played")
-    epochs: int = Field(1, ge=1, description="Epochs: passes over the demonstrations")
-    learning_rate: float = Field(2e-3, gt=0, description="Learning rate at the peak of a linear rise and fall")
-    batch_tokens: int = Field(512, ge=64, description="Batch size in tokens per optimizer step, with padding")
-    num_threads: int = Field(1, ge=1, description="CPU threads; more only pay on idle cores")
-    seed: int = Field(0, ge=0, le=2**31, description="Random seed of demonstrations, weights and order")
-
-    @model_validator(mode="after")
-    def _whole_heads(self) -> Self:
-        if self.hidden_size % self.head_dim:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of head_dim {self.head_dim}")
-        return self
 
 
 def warm_up(

@@ -10,7 +10,7 @@ from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder, Status
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.start import start_of
-from milepost.learner.first_policy.model import ModelConfig
+from milepost.learner.first_policy.config import ModelConfig
 
 
 @pytest.fixture

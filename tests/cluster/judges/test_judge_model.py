@@ -14,7 +14,7 @@ from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
-from milepost.learner.first_policy.model import ModelConfig
+from milepost.learner.first_policy.config import ModelConfig
 
 
 def about_the_model(folder: Path) -> Finding:

@@ -9,7 +9,7 @@ from milepost.cluster.settings import config as configs
 from milepost.cluster.settings.config import RunConfig, config_hash, dump, load, refuse_change
 from milepost.learner.credit.modulators import AEMConfig, EMPGConfig
 from milepost.learner.credit.strategies.registry import SETTINGS
-from milepost.learner.first_policy.warmup import WarmupConfig
+from milepost.learner.first_policy.config import WarmupConfig
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.learner.first_policy import model as model_module
-from milepost.learner.first_policy.model import ModelConfig, resolve
+from milepost.learner.first_policy.config import ModelConfig
+from milepost.learner.first_policy.model import resolve
 from milepost.learner.first_policy.model_check import ModelError
 
 

@@ -17,9 +17,10 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.frozen_lake import MOVES, FrozenLakeText
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.learner.first_policy.byte_tokenizer import train_tokenizer
+from milepost.learner.first_policy.config import WarmupConfig
 from milepost.learner.first_policy.demonstrations import DemonstratedTurn, DemonstrationError, demonstrate
 from milepost.learner.first_policy.imitation import encode_transcripts, imitation_loss, make_batches, new_llama
-from milepost.learner.first_policy.warmup import WarmupConfig, warm_up
+from milepost.learner.first_policy.warmup import warm_up
 
 TINY = WarmupConfig(
     hidden_size=64,
