@@ -266,13 +266,14 @@ def _told(end: Exit) -> int:
 
 def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -> tuple[RunConfig, RunFolder]:
     """The config to train with and the run's folder, new or resumed."""
-    from milepost.cluster import preflight  # heavy front door
     from milepost.cluster.settings import config as configs
 
     if resume is None:
         if path is None:
             raise ConfigError("train: give a CONFIG, e.g. deploy/configs/local.toml, or --resume RUN")
         resolved = configs.load(path, overrides)
+        from milepost.cluster import preflight  # heavier still: a wrong config is told of first
+
         preflight.check_start(resolved)
         return resolved, runs.create(Path(resolved.run.runs_dir), resolved.run.name)
     runs_dir = Path(configs.load(path, overrides).run.runs_dir) if path else Path("runs")

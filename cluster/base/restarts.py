@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-_RECENT_S = 600.0
-"""A restart longer ago than this doubles no pause."""
+_RECENT_SHARE = 1 / 6
+"""Of the window: a restart longer ago than this doubles no pause."""
 _FALSE_STARTS = 5
 """In a row: what never came up so often does not come up the next time."""
 
@@ -62,7 +62,7 @@ class RestartBudget:
         if len(spent) >= self._limit or self._since_up[slot] >= _FALSE_STARTS:
             return None
         self._since_up[slot] += 1
-        recent = sum(now - at < _RECENT_S for at in spent)
+        recent = sum(now - at < _RECENT_SHARE * self._window_s for at in spent)
         spent.append(now)
         self.total += 1
         return min(_FIRST_PAUSE_S * 2.0 ** min(recent - 1, 10), _LONGEST_PAUSE_S) if recent else 0.0

@@ -8,7 +8,7 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Task, Trajectory
 from tests.actors.episode_rig import ScriptedEngine, resources, trajectory
 
-GROUPS, SIZE = 200, 8
+GROUPS, SIZE = 80, 8
 
 
 def pulls_of_the_wild_arm(dialogue: Dialogue, episodes: list[tuple[int, int]]) -> list[Trajectory]:
@@ -31,8 +31,8 @@ def pulls_of_the_wild_arm(dialogue: Dialogue, episodes: list[tuple[int, int]]) -
 def test_the_pulls_of_one_arm_in_a_group_do_not_all_pay_the_same(dialogue: Dialogue) -> None:
     played = pulls_of_the_wild_arm(dialogue, [(group, index) for group in range(GROUPS) for index in range(SIZE)])
     paid = [[t.reward for t in played[k : k + SIZE]] for k in range(0, len(played), SIZE)]
-    # All eight alike with probability .75**8 + .25**8 = .10: 20 +- 4 of 200 groups, with shared luck all of them.
-    assert 5 <= sum(len(set(rewards)) == 1 for rewards in paid) <= 40
+    # All eight alike with probability .75**8 + .25**8 = .10: 8 +- 3 of 80 groups, with shared luck all of them.
+    assert 1 <= sum(len(set(rewards)) == 1 for rewards in paid) <= 24
     assert 0.2 < sum(map(sum, paid)) / len(played) < 0.3
     starts = [{tuple(t.turns[0].prompt_ids) for t in played[k : k + SIZE]} for k in range(0, len(played), SIZE)]
     assert all(len(start) == 1 for start in starts)

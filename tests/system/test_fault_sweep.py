@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from milepost.cluster.replay import redis_server
+from milepost.cluster.replay.client import connect_sync
 from milepost.learner.zero import checkpoint
 from tests.system.driving import START_S, Driver, is_alive, write_config
 
@@ -83,3 +89,111 @@ def test_an_engine_that_is_lost_and_slow_to_come_back_costs_no_run(
     driver.process.terminate()
     assert driver.end(START_S) == 3, driver.said()
     assert driver.left(deadline_s=10) == []
+
+
+@pytest.mark.timeout(1200)
+def test_an_update_of_six_minutes_is_waited_for(
+    tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver]
+) -> None:
+    driver = start("train", write_config(tmp_path, tiny_policy, run={"iterations": _NEVER}))
+    driver.wait_for_iteration(3, START_S)
+    [learner] = driver.find(r"ray::LearnerActor")
+    learner.suspend()
+    began = time.monotonic()
+    driver.wait_for("the slow update", lambda: time.monotonic() > began + 360, 400)
+    held = driver.records()[-1]
+    learner.resume()
+    driver.wait_for_iteration(held.iteration + 3, START_S)
+    slow, last = max(driver.records(), key=lambda record: record.train_s or 0), driver.records()[-1]
+    assert slow.iteration == held.iteration + 1
+    assert (slow.train_s or 0) > 350
+    assert last.learner_restarts == last.ledger["infra_failed"] == last.ledger["env_failed"] == 0
+    driver.process.terminate()
+    assert driver.end(START_S) == 3, driver.said()
+    assert newest_checkpoint(driver) == driver.records()[-1].iteration
+
+
+@pytest.mark.timeout(1800)
+def test_thirty_workers_killed_within_an_hour_cost_no_episode(
+    tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver]
+) -> None:
+    config = write_config(
+        tmp_path,
+        tiny_policy,
+        run={"iterations": _NEVER},
+        restarts={"window_s": 360},  # an hour in six minutes: pauses shrink with it
+    )
+    driver = start("train", config)
+    driver.wait_for_iteration(2, START_S)
+    killed: set[psutil.Process] = set()
+    while len(killed) < 30:
+        driver.wait_for("a worker", lambda: bool({*driver.find(r"ray::WorkerActor")} - killed), START_S)
+        driver.wait_for_iteration(driver.records()[-1].iteration + 2, START_S)
+        [worker] = {*driver.find(r"ray::WorkerActor")} - killed
+        worker.kill()
+        killed.add(worker)
+    driver.wait_for("the last loss to count", lambda: driver.records()[-1].worker_restarts == 30, START_S)
+    driver.wait_for_iteration(driver.records()[-1].iteration + 3, START_S)
+    ledger = driver.records()[-1].ledger
+    assert ledger["infra_failed"] == ledger["env_failed"] == 0
+    driver.process.terminate()
+    assert driver.end(START_S) == 3, driver.said()
+    assert newest_checkpoint(driver) == driver.records()[-1].iteration
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 96 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount: {mounted.stderr.decode()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.timeout(900)
+def test_a_disk_that_fills_ends_a_run_with_its_last_step_saved_and_room_lets_it_go_on(
+    tmp_path: Path, small_disk: Path, tiny_policy: Path, start: Callable[..., Driver]
+) -> None:
+    runs = tmp_path / "runs"
+    runs.symlink_to(small_disk)
+    config = write_config(tmp_path, tiny_policy, run={"iterations": _NEVER, "checkpoint_every": 1})
+    driver = start("train", config)
+    driver.wait_for_iteration(3, START_S)
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    assert os.statvfs(small_disk).f_bavail == 0
+    assert driver.end(START_S) == 4, driver.said()
+    [line] = [line for line in driver.out.read_text().splitlines() if line.startswith("milepost: ")]
+    assert "No space left on device" in line, line
+    assert newest_checkpoint(driver) >= driver.records()[-1].iteration > 2
+    assert driver.left(deadline_s=10) == []
+    filler.unlink()
+    done = newest_checkpoint(driver)
+    resumed = start("train", config, "--resume", "latest", "--set", f"run.iterations={done + 2}")
+    assert resumed.end(START_S) == 0, resumed.said()
+    assert newest_checkpoint(resumed) == done + 2
+
+
+@pytest.mark.timeout(900)
+def test_a_redis_killed_while_it_rewrites_half_a_gigabyte_serves_all_of_it_again(tmp_path: Path) -> None:
+    with redis_server.start(tmp_path, maxmemory_bytes=2 << 30) as server, connect_sync(server.url) as client:
+        for i in range(500):
+            client.set(f"key-{i}", os.urandom(1 << 20))
+        client.config_set("rdb-key-save-delay", 50_000)  # 25 s for the rewrite
+        client.bgrewriteaof()
+        process = psutil.Process(server._process.pid)  # type: ignore[union-attr]
+        deadline = time.monotonic() + 30
+        while not (forks := process.children()):
+            assert time.monotonic() < deadline, "no rewrite began"
+            time.sleep(0.05)
+        process.kill()
+        psutil.wait_procs([process], timeout=10)
+        assert forks[0].is_running(), "the rewrite ended with its server: nothing is tested"
+        server.revive()
+        assert not forks[0].is_running()
+        assert connect_sync(server.url).dbsize() == 500

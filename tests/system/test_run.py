@@ -96,7 +96,8 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, tiny_policy: Path, start: Start) 
     driver.wait_for("the first one to be heard", lambda: "once more to kill" in driver.said(), deadline_s=20)
     os.kill(driver.process.pid, signal.SIGINT)
     assert driver.end(deadline_s=5) == -signal.SIGINT, driver.said()
-    assert driver.left(deadline_s=90) == []  # Ray's workers notice once they have finished importing
+    # Ray's workers notice once they have finished importing; its agents look for its dead head for a minute more.
+    assert driver.left(deadline_s=60, besides=r"(?i)agent") == []
 
 
 def engine_and_learner_agree(records: list[IterationRecord]) -> None:
