@@ -55,35 +55,38 @@ def write_records(folder, count, **changes):
         metrics.record_eval(eval_record(count, "heldout", 0.8))
 
 
-def test_the_report_shows_numbers_curves_ledger_and_config(folder):
-    write_records(folder, 12)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The page of a run that measured everything."""
+    folder = runs.create(tmp_path_factory.mktemp("whole"), "lake")
+    folder.resolved.write_text("")
+    phases = ("credit", "measure", "pack", "proximal", "update", "critic", "other")
+    cohorts = {"easy": cohort(8, 6), "<b>hard": cohort(8, 2)}
+    write_records(folder, 12, update_s=dict.fromkeys(phases, 0.5), commit_s=0.2, check_s=1.2, cohorts=cohorts)
     folder.write_status(Status(pid=1, phase="finished", iteration=12, iterations=12))
-    page = write_report(folder).read_text()
-    document = Document(page)
+    return write_report(folder).read_text()
+
+
+def test_the_report_shows_numbers_curves_ledger_and_config(whole):
+    document = Document(whole)
     assert document.tags.count("svg") == 17
     for expected in ("20% → 80%", "finished, 12 of 12", "768", "75.0% – 85.0%", "Ledger", "resolved.toml"):
         assert expected in document.text
     assert "576" in document.text, "trained episodes of the last record's ledger"
 
 
-def test_success_by_cohort_is_a_table_where_there_are_cohorts(folder):
-    write_records(folder, 2)
-    assert "Success by cohort" not in write_report(folder).read_text()
-    write_records(folder, 1, cohorts={"easy": cohort(8, 6), "<b>hard": cohort(8, 2)})
-    page = write_report(folder).read_text()
-    assert "&lt;b&gt;hard" in page
+def test_success_by_cohort_is_a_table(whole):
+    assert "&lt;b&gt;hard" in whole
     for expected in ("Success by cohort", "rollouts", "75.0%", "25.0%"):
-        assert expected in Document(page).text
+        assert expected in Document(whole).text
 
 
-def test_the_report_needs_nothing_from_outside(folder):
-    write_records(folder, 3)
-    page = write_report(folder).read_text()
-    document = Document(page)
+def test_the_report_needs_nothing_from_outside(whole):
+    document = Document(whole)
     assert all(reference.startswith("#") for reference in document.references)
     assert not {"script", "link", "iframe", "img"} & set(document.tags)
-    assert not re.search(r"url\((?!#)", page)
-    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", whole)
+    assert "@import" not in whole
 
 
 def test_the_config_is_shown_as_text_not_as_markup(folder):
@@ -96,11 +99,13 @@ def test_a_run_without_any_record_has_a_report(folder):
     assert "No iteration is recorded yet" in Document(write_report(folder).read_text()).text
 
 
-def test_a_run_with_one_iteration_and_a_torn_line_has_a_report(folder):
+def test_a_run_with_one_iteration_no_cohort_and_a_torn_line_has_a_report(folder):
     write_records(folder, 1)
     with open(folder.metrics, "ab") as file:
         file.write(b'{"kind":"iter')
-    assert Document(write_report(folder).read_text()).tags.count("svg") == 17
+    document = Document(write_report(folder).read_text())
+    assert document.tags.count("svg") == 17
+    assert "Success by cohort" not in document.text
 
 
 def test_values_that_were_not_finite_leave_gaps(folder):
@@ -110,12 +115,10 @@ def test_values_that_were_not_finite_leave_gaps(folder):
     assert ">nan<" not in page
 
 
-def test_the_time_card_shows_every_phase_of_an_iteration_and_of_its_update(folder):
-    phases = ("credit", "measure", "pack", "proximal", "update", "critic", "other")
-    write_records(folder, 3, update_s=dict.fromkeys(phases, 0.5), commit_s=0.2, check_s=1.2)
-    page = write_report(folder).read_text()
-    card = page[page.index("<h2>Time</h2>") : page.index("<h2>A turn</h2>")]
-    for label in ("wait for groups", *phases[:6], "other training", "commit", "publish weights", "check parity"):
+def test_the_time_card_shows_every_phase_of_an_iteration_and_of_its_update(whole):
+    card = whole[whole.index("<h2>Time</h2>") : whole.index("<h2>A turn</h2>")]
+    update = ("credit", "measure", "pack", "proximal", "update", "critic", "other training")
+    for label in ("wait for groups", *update, "commit", "publish weights", "check parity"):
         assert label in card, label
 
 
