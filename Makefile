@@ -3,6 +3,8 @@
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 PYTHON ?= python3.11
 BIN := .venv/bin
+# pip keeps what it builds below the home folder, also where that cannot be written.
+PIP := HOME="$$(test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)/.venv")" $(BIN)/pip
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
@@ -12,9 +14,9 @@ setup: .venv/ready
 .venv/ready: deploy/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "milepost: needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-deps --requirement deploy/requirements.lock
+	$(PIP) install --quiet --no-deps --requirement deploy/requirements.lock
 	@$(BIN)/python -c 'import torch' || { echo "milepost: this build of torch does not start here. Where CUDA's libraries are not installed it must be PyTorch's CPU build: set PIP_EXTRA_INDEX_URL to the index of those, then make clean and again"; exit 2; }
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 train: setup
