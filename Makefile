@@ -14,9 +14,10 @@ setup: .venv/ready
 .venv/ready: deploy/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "milepost: needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --no-deps --requirement deploy/requirements.lock
+	@echo 'installing what deploy/requirements.lock names into .venv: a few minutes'
+	@$(PIP) install --quiet --no-deps --requirement deploy/requirements.lock
 	@$(BIN)/python -c 'import torch' || { echo "milepost: this build of torch does not start here. Where CUDA's libraries are not installed it must be PyTorch's CPU build: set PIP_EXTRA_INDEX_URL to the index of those, then make clean and again"; exit 2; }
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 train: setup
