@@ -36,6 +36,7 @@ class Reporter:
 
     def __init__(self, system: System, view: LiveView, metrics: Metrics, watch: Watch) -> None:
         self._system = system
+        system.note = self.note
         self._view = view
         self._metrics = metrics
         self._watch = watch

@@ -67,9 +67,9 @@ class System:
     workers: WorkerPool = field(init=False)
     weights: WeightFolder = field(init=False)
     redis_process: RedisServer | None = None
+    note: Callable[[str], None] = logger.warning  # is told of what this waits for
     _failing: FailureStreak = field(init=False)
-    _ending: AsyncExitStack = field(default_factory=AsyncExitStack)
-    """How to end what was started so far, last started first."""
+    _ending: AsyncExitStack = field(default_factory=AsyncExitStack)  # of what was started so far, last started first
 
     def __post_init__(self) -> None:
         self._failing = FailureStreak(
@@ -136,7 +136,7 @@ class System:
                 self.redis_process = redis_server.start(self.folder.redis, maxmemory_bytes=config.maxmemory_bytes)
                 self._ending.callback(self.redis_process.stop)
             url = self.redis_process.url if self.redis_process else config.url
-            self.redis = connect(url, patience_s=self.config.run.stall_timeout_s)
+            self.redis = connect(url, patience_s=self.config.run.stall_timeout_s, note=self.note)
             self._ending.push_async_callback(self.redis.aclose)
             await check_server(self.redis, maxmemory_bytes=config.maxmemory_bytes)
             self.ledger = Ledger(self.redis, self.folder.run_id)

@@ -9,8 +9,10 @@ neither of them needs to: either one ends the program with its reason.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ from redis.retry import Retry
 
 from milepost.cluster.base.exits import DependencyLost
 
+logger = logging.getLogger(__name__)
 Argument = str | bytes | int | float
 
 BLOCK_S = 2.0
@@ -29,6 +32,8 @@ BLOCK_S = 2.0
 _SOCKET_TIMEOUT_S = BLOCK_S + 3.0
 _RETRIES = 3
 _PAUSE_S = 1.0
+_SILENT_S = 3.0
+"""A wait as long as a restart of Redis takes is not worth a word."""
 _PASSING = {"MISCONF", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS"}
 """What Redis answers in a condition that passes: its disk is full, a script runs, a node is away or not the master."""
 _CODE = re.compile(r"^(?:.*: -)?([A-Z]+) ", re.DOTALL)
@@ -58,9 +63,12 @@ class BufferRefused(DependencyLost):
 class Client:
     """One connection, as `connect` makes it."""
 
-    def __init__(self, connection: AsyncRedis, *, patience_s: float) -> None:
+    def __init__(self, connection: AsyncRedis, *, patience_s: float, note: Callable[[str], None]) -> None:
         self.connection = connection
         self._patience_s = patience_s
+        self._note = note
+        self._is_away = False
+        """Redis, and `note` was told."""
 
     async def command(self, *words: Argument) -> Any:
         """Run one Redis command, again and again while the client is patient and Redis away.
@@ -68,15 +76,24 @@ class Client:
         Raises BufferFull at the memory limit, BufferUnavailable where Redis does not answer or is in a state that
         passes, BufferRefused for every other refusal, ScriptUnknown for an EVALSHA that must become an EVAL.
         """
-        deadline = time.monotonic() + self._patience_s
+        began = time.monotonic()
         while True:
             try:
-                return await self._once(*words)
+                answer = await self._once(*words)
             except BufferUnavailable as error:
-                if time.monotonic() + _PAUSE_S > deadline:
+                waited_s = time.monotonic() - began
+                if waited_s + _PAUSE_S > self._patience_s:
                     if not self._patience_s:
                         raise
                     raise BufferUnavailable(f"waited {self._patience_s:g} s for Redis to come back: {error}") from error
+                if waited_s > _SILENT_S and not self._is_away:
+                    self._is_away = True
+                    self._note(f"waiting for Redis, {self._patience_s:g} s at most: {error}")
+            else:
+                if self._is_away:
+                    self._is_away = False
+                    self._note("Redis is back")
+                return answer
             await asyncio.sleep(_PAUSE_S)
 
     async def _once(self, *words: Argument) -> Any:
@@ -96,10 +113,11 @@ class Client:
         await self.connection.aclose()
 
 
-def connect(url: str, *, patience_s: float = 0.0) -> Client:
+def connect(url: str, *, patience_s: float = 0.0, note: Callable[[str], None] = logger.warning) -> Client:
     """Asyncio client for `url`: binary replies, no endless wait, few retries (all our calls can be repeated).
 
-    `patience_s`: how long a command may wait for a Redis that is away; 0 fails at once. Raises BufferRefused for what
+    `patience_s`: how long a command may wait for a Redis that is away; 0 fails at once. `note` is told of a wait that
+    lasts, and of its end. Raises BufferRefused for what
     is no URL, without a piece of it: it may be a piece of the password.
     """
     if not _is_url(url):
@@ -115,7 +133,7 @@ def connect(url: str, *, patience_s: float = 0.0) -> Client:
         )
     except (ValueError, TypeError):
         raise BufferRefused(_BAD_URL) from None
-    return Client(connection, patience_s=patience_s)
+    return Client(connection, patience_s=patience_s, note=note)
 
 
 def _is_url(url: str) -> bool:

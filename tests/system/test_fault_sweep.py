@@ -159,7 +159,9 @@ def test_a_disk_that_fills_ends_a_run_with_its_last_step_saved_and_room_lets_it_
 ) -> None:
     runs = tmp_path / "runs"
     runs.symlink_to(small_disk)
-    config = write_config(tmp_path, tiny_policy, run={"iterations": _NEVER, "checkpoint_every": 1})
+    config = write_config(
+        tmp_path, tiny_policy, run={"iterations": _NEVER, "checkpoint_every": 1, "stall_timeout_s": 90}
+    )
     driver = start("train", config)
     driver.wait_for_iteration(3, START_S)
     filler = small_disk / "filler"
@@ -169,7 +171,8 @@ def test_a_disk_that_fills_ends_a_run_with_its_last_step_saved_and_room_lets_it_
     assert os.statvfs(small_disk).f_bavail == 0
     assert driver.end(START_S) == 4, driver.said()
     [line] = [line for line in driver.out.read_text().splitlines() if line.startswith("milepost: ")]
-    assert "make room and go on" in line or "No space left on device" in line, line  # torch has its own words for it
+    # Who meets it first, a checkpoint, a log or Redis, is chance; torch has words of its own for it.
+    assert any(words in line for words in ("make room and go on", "No space left on device", "waited 90 s for Redis"))
     assert newest_checkpoint(driver) >= driver.records()[-1].iteration > 2
     assert driver.left(deadline_s=10) == []
     filler.unlink()

@@ -7,27 +7,38 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.replay import client as client_module
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, ScriptUnknown, connect
 
 
-def test_a_patient_client_waits_until_redis_is_back(tmp_path: Path) -> None:
+def test_a_patient_client_waits_until_redis_is_back_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_SILENT_S", 0.5)
+    said: list[str] = []
+
     async def ask(server: redis_server.RedisServer) -> None:
-        client = connect(server.url, patience_s=60)
+        client = connect(server.url, patience_s=60, note=said.append)
         try:
             await client.command("SET", "key", "kept")
             server.stop()
-            asking = asyncio.create_task(client.command("GET", "key"))
-            await asyncio.sleep(1.5)
-            assert not asking.done(), "Redis is away, and somebody answered"
+            asking = [asyncio.create_task(client.command("GET", "key")) for _ in range(2)]
+            async with asyncio.timeout(30):
+                while not said:
+                    await asyncio.sleep(0.1)
+            assert not any(task.done() for task in asking), "Redis is away, and somebody answered"
             server.revive()
             async with asyncio.timeout(30):
-                assert await asking == b"kept"
+                assert await asyncio.gather(*asking) == [b"kept", b"kept"]
         finally:
             await client.aclose()
 
     with redis_server.start(tmp_path) as server:
         asyncio.run(ask(server))
+    [waiting, back] = said
+    assert waiting.startswith("waiting for Redis, 60 s at most: Redis does not answer GET")
+    assert back == "Redis is back"
 
 
 @pytest.mark.parametrize(("patience_s", "said"), [(0.0, "does not answer GET"), (2.0, "waited 2 s for Redis")])
