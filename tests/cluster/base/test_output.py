@@ -29,8 +29,17 @@ def test_a_log_on_a_full_disk_fills_no_screen(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("command", "code"), [("config", 0), ("status nothing", 2)])
-@pytest.mark.parametrize("streams", ["| true", ">&- 2>&- <&-", "2>&1 | true"])
+@pytest.mark.parametrize(
+    ("command", "code", "streams"),
+    [
+        ("config", 0, "| true"),
+        ("--help", 0, ">&- 2>&- <&-"),
+        ("--help", 0, "2>&1 | true"),
+        ("status nothing", 2, "| true"),
+        ("status nothing", 2, ">&- 2>&- <&-"),
+        ("status nothing", 2, "2>&1 | true"),
+    ],
+)
 def test_a_reader_who_left_or_never_came_changes_no_exit_code_and_is_told_nothing(
     tmp_path: Path, command: str, code: int, streams: str
 ) -> None:
