@@ -145,9 +145,10 @@ def test_an_evaluation_reads_one_policy_while_a_run_replaces_it(tmp_path):
     try:
         for _ in range(20):
             with pinned_policy(folder) as (policy, version):
-                seen = newest
-                time.sleep(0.03)
-                assert newest > seen, "a checkpoint came meanwhile"
+                seen, deadline = newest, time.monotonic() + 30
+                while newest < seen + 2:
+                    assert time.monotonic() < deadline, "no checkpoint came meanwhile"
+                    time.sleep(0.005)
                 parts = {path.name: path.read_text() for path in policy.iterdir() if path.name != "milepost.json"}
                 assert parts == dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), str(version))
             assert not policy.exists()
