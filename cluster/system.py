@@ -106,13 +106,13 @@ class System:
             self._ending.callback(self.weights.close)
             self.learners = LearnerPool(learner, self.weights)
             self._ending.push_async_callback(self.learners.stop)
-        await _side_by_side([self.engines.start(), self._start_players(learner, self._worker_spec(url, model))])
+        await _side_by_side([self.engines.start(), self._start_rest(learner, self._worker_spec(url, model))])
         if learner and self.config.engine.transfer == "file":
             phase("trying an update of the weights")
             await require_updates(self._trial(model, version, dialogue), self.engines, self.weights)
         await self.workers.tend(self.engines.rotation)
 
-    async def _start_players(self, learner: LearnerSpec | None, spec: WorkerSpec) -> None:
+    async def _start_rest(self, learner: LearnerSpec | None, spec: WorkerSpec) -> None:
         """The learner, then the workers: both are there before the engine is, which takes longest."""
         if learner:
             await self.learners.start()

@@ -68,7 +68,7 @@ class Client:
         self._patience_s = patience_s
         self._note = note
         self._is_away = False
-        """Redis, and `note` was told."""
+        """Whether `note` was told of a wait that has not ended."""
 
     async def command(self, *words: Argument) -> Any:
         """Run one Redis command, again and again while the client is patient and Redis away.
@@ -117,8 +117,8 @@ def connect(url: str, *, patience_s: float = 0.0, note: Callable[[str], None] = 
     """Asyncio client for `url`: binary replies, no endless wait, few retries (all our calls can be repeated).
 
     `patience_s`: how long a command may wait for a Redis that is away; 0 fails at once. `note` is told of a wait that
-    lasts, and of its end. Raises BufferRefused for what
-    is no URL, without a piece of it: it may be a piece of the password.
+    lasts, and of its end. Raises BufferRefused for what is no URL, without a piece of it: it may be a piece of the
+    password.
     """
     if not _is_url(url):
         raise BufferRefused(_BAD_URL)

@@ -125,10 +125,8 @@ class Driver:
 
     def left(self, deadline_s: float, besides: str = r"$^") -> list[str]:
         """Processes of the run, `besides` a pattern of commands, that still live `deadline_s` after its end."""
-        deadline, others = (
-            time.monotonic() + deadline_s,
-            [p for p in self.seen if not re.search(besides, command_of(p))],
-        )
+        deadline = time.monotonic() + deadline_s
+        others = [p for p in self.seen if not re.search(besides, command_of(p))]
         while (living := [p for p in others if is_alive(p)]) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return [f"{process.pid}: {command_of(process)[:100]}" for process in living]

@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from milepost.cluster.replay import redis_server
-from milepost.cluster.replay.client import connect_sync
 from milepost.learner.zero import checkpoint
 from tests.system.driving import START_S, Driver, is_alive, write_config
 
@@ -180,23 +178,3 @@ def test_a_disk_that_fills_ends_a_run_with_its_last_step_saved_and_room_lets_it_
     resumed = start("train", config, "--resume", "latest", "--set", f"run.iterations={done + 2}")
     assert resumed.end(START_S) == 0, resumed.said()
     assert newest_checkpoint(resumed) == done + 2
-
-
-@pytest.mark.timeout(900)
-def test_a_redis_killed_while_it_rewrites_half_a_gigabyte_serves_all_of_it_again(tmp_path: Path) -> None:
-    with redis_server.start(tmp_path, maxmemory_bytes=2 << 30) as server, connect_sync(server.url) as client:
-        for i in range(500):
-            client.set(f"key-{i}", os.urandom(1 << 20))
-        client.config_set("rdb-key-save-delay", 50_000)  # 25 s for the rewrite
-        client.bgrewriteaof()
-        process = psutil.Process(server._process.pid)  # type: ignore[union-attr]
-        deadline = time.monotonic() + 30
-        while not (forks := process.children()):
-            assert time.monotonic() < deadline, "no rewrite began"
-            time.sleep(0.05)
-        process.kill()
-        psutil.wait_procs([process], timeout=10)
-        assert forks[0].is_running(), "the rewrite ended with its server: nothing is tested"
-        server.revive()
-        assert not forks[0].is_running()
-        assert connect_sync(server.url).dbsize() == 500

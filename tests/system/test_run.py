@@ -97,7 +97,7 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, tiny_policy: Path, start: Start) 
     os.kill(driver.process.pid, signal.SIGINT)
     assert driver.end(deadline_s=5) == -signal.SIGINT, driver.said()
     # Ray's workers notice once they have finished importing; its agents look for its dead head for a minute more.
-    assert driver.left(deadline_s=60, besides=r"(?i)agent") == []
+    assert driver.left(deadline_s=60, besides=r"ray::\w+Agent|/ray/(dashboard|_private/runtime_env)/agent") == []
 
 
 def engine_and_learner_agree(records: list[IterationRecord]) -> None:

@@ -124,6 +124,17 @@ def test_a_folder_whose_server_was_killed_during_a_rewrite_serves_the_next_run(t
         assert connect_sync(server.url).dbsize() == 200
 
 
+@pytest.mark.sweep
+def test_a_server_killed_while_it_rewrites_half_a_gigabyte_serves_all_of_it_again(tmp_path: Path) -> None:
+    with redis_server.start(tmp_path) as server, connect_sync(server.url) as client:
+        for i in range(500):
+            client.set(f"big-{i}", os.urandom(1 << 20))
+        fork = kill_during_a_rewrite(server)
+        server.revive()
+        assert not fork.is_running()
+        assert connect_sync(server.url).dbsize() == 700
+
+
 def test_a_server_that_loads_its_file_for_long_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis_server.start(tmp_path) as server:
         client = connect_sync(server.url)

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from milepost.learner.credit.assignment import INVALID, Credit, CreditGroup, CreditTrajectory, CreditTurn
 
 OUTCOMES = ("success", "failure", "truncated")
-# Each property holds for a dozen strategies, so it sees some hundreds of groups.
-unhurried = settings(max_examples=30)
+unhurried = settings(max_examples=60)
+# For a property that is tried with a dozen strategies, and so sees some hundreds of groups.
+for_every_strategy = settings(max_examples=30)
 
 
 @st.composite

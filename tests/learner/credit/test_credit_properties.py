@@ -12,7 +12,7 @@ from milepost.learner.credit.settings import CreditSettings, StepSettings
 from milepost.learner.credit.strategies.registry import SETTINGS, build
 from milepost.learner.credit.strategies.registry import settings as credit_settings
 from milepost.learner.credit.strategies.starpo import StarPOConfig
-from tests.learner.credit.random_groups import assert_finite, groups, unhurried
+from tests.learner.credit.random_groups import assert_finite, for_every_strategy, groups
 
 BASELINES = ("grpo", "rloo", "dr_grpo")
 
@@ -35,7 +35,7 @@ every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.str
 
 
 @every_config
-@unhurried
+@for_every_strategy
 @given(group=groups())
 def test_every_output_is_finite_and_has_the_shape_of_the_group(config: CreditSettings, group: CreditGroup) -> None:
     credit = build(config).assign(group)
@@ -48,7 +48,7 @@ def test_every_output_is_finite_and_has_the_shape_of_the_group(config: CreditSet
 
 
 @every_config
-@unhurried
+@for_every_strategy
 @given(data=st.data(), group=groups())
 def test_the_order_of_the_trajectories_does_not_matter(
     config: CreditSettings, data: st.DataObject, group: CreditGroup
@@ -93,7 +93,7 @@ def test_a_group_of_eight_long_trajectories_through_four_hundred_states_is_credi
 
 
 @pytest.mark.parametrize("config", STEP_CONFIGS, ids=lambda c: f"{c.strategy}-{c.baseline}")
-@unhurried
+@for_every_strategy
 @given(group=groups())
 def test_without_a_step_weight_a_strategy_is_starpo(config: StepSettings, group: CreditGroup) -> None:
     credit = build(config).assign(group)
@@ -103,14 +103,14 @@ def test_without_a_step_weight_a_strategy_is_starpo(config: StepSettings, group:
 
 
 @every_config
-@unhurried
+@for_every_strategy
 @given(group=groups(max_size=1))
 def test_a_group_of_one_has_no_trajectory_advantage(config: CreditSettings, group: CreditGroup) -> None:
     assert build(config).assign(group).traj_adv.tolist() == [0.0]
 
 
 @every_config
-@unhurried
+@for_every_strategy
 @given(group=groups())
 def test_trajectory_advantages_of_a_group_sum_to_zero(config: CreditSettings, group: CreditGroup) -> None:
     advantages = build(config).assign(group).traj_adv
@@ -118,7 +118,7 @@ def test_trajectory_advantages_of_a_group_sum_to_zero(config: CreditSettings, gr
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-@unhurried
+@for_every_strategy
 @given(group=groups(), copies=st.integers(2, 4))
 def test_a_duplicated_group_earns_the_same_trajectory_advantage_up_to_ddof(
     baseline: str, group: CreditGroup, copies: int
