@@ -167,10 +167,12 @@ def check_env(
     options: dict[str, Any] = {}
     for override in overrides:
         apply(options, override)
-    findings = check.check_env(path, options, episodes=episodes)
-    for finding in findings:
+    report = check.check_env(path, options, episodes=episodes)
+    if report.episode:
+        typer.echo("\n".join(["an episode:", *report.episode, ""]))
+    for finding in report.findings:
         typer.echo(f"{finding.level:<8} {finding.what}" + (f": {finding.fix}" if finding.fix else ""))
-    errors = sum(finding.level == "error" for finding in findings)
+    errors = sum(finding.level == "error" for finding in report.findings)
     if errors:
         raise ConfigError(f"{path}: {errors} error(s); fix them before training on it")
 

@@ -59,7 +59,7 @@ def played(dialogue: Dialogue, *, seeds: int) -> list[Trajectory | Failure]:
 @pytest.mark.usefixtures("folder")
 def test_the_environment_of_the_readme_has_under_40_lines_and_keeps_the_contract() -> None:
     assert len(PYTHON[0].splitlines()) < 40
-    assert {finding.level for finding in check_env(ENV, {"top": 15, "max_steps": 4})} == {"ok"}
+    assert {finding.level for finding in check_env(ENV, {"top": 15, "max_steps": 4}).findings} == {"ok"}
 
 
 @pytest.mark.usefixtures("folder")
