@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Failure, Split, Task, Trajectory
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import samples
+from milepost.learner.first_policy.config import ResponseLimits
 from milepost.learner.first_policy.model import resolve
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.reward.evaluators import Summary, summarize
@@ -184,11 +185,24 @@ def sentence(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def first_policy(config: RunConfig, progress: Callable[[str], None]) -> Path:
+    """The folder of the policy that a new run begins with, made where it is not there. Raises ConfigError."""
+    limits = ResponseLimits(
+        max_tokens=config.sampling.max_tokens,
+        max_turns=config.actors.max_turns,
+        temperature=config.sampling.temperature,
+    )
+    try:
+        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", limits, progress)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def parity_sample(config: RunConfig) -> float:
     """Mean |log-prob of the learner's model - of the engine|, in nats per token, over a few episodes of the first
     policy.
     """
-    model_folder = resolve(config.model, config.env, Path(config.run.runs_dir) / "models", print)
+    model_folder = first_policy(config, print)
     scenarios = check_world(config)
 
     async def go(scratch: RunFolder) -> list[Trajectory]:
