@@ -23,7 +23,7 @@ import torch
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
-from milepost.cluster.preflight import check_world
+from milepost.cluster.preflight import check_world, judge_model
 from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, load
@@ -41,6 +41,7 @@ _FAILED_SHARE = 0.2
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 _PARITY_EPISODES = 8
+_POLICY_RECORD = "milepost.json"
 _PIN_TRIES = 10
 _PIN_PAUSE_S = 0.1
 
@@ -103,7 +104,7 @@ def record(summary: Summary, *, split: Split, iteration: int, version: int, time
 def policy_version(policy: Path) -> int:
     """The version that a saved policy folder says it is. Raises ConfigError."""
     try:
-        return int(json.loads((policy / "milepost.json").read_text())["policy_version"])
+        return int(json.loads((policy / _POLICY_RECORD).read_text())["policy_version"])
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{policy} holds no policy of ours ({error}); train the run first") from error
 
@@ -139,10 +140,26 @@ def _pin(policy: Path, place: Path) -> int:
 
 def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str, Any]:
     """Evaluate a run's newest policy, also while the run goes on; what `milepost eval --json` prints."""
-    config = load(folder.resolved)
+    with pinned_policy(folder) as (policy, version):
+        found = _played(load(folder.resolved), policy, version, split=split, episodes=episodes)
+    return {"run": folder.run_id} | found
+
+
+def evaluate_model(config: RunConfig, model: Path, *, split: Split, episodes: int) -> dict[str, Any]:
+    """Evaluate a model folder of anybody's on the environment of `config`, as a run would begin with it; the same.
+
+    `run` is the folder, `policy_version` 0 unless it is a run's. Raises ConfigError for a folder that cannot serve.
+    """
+    judge_model(config, model, trained=False)
+    version = policy_version(model) if (model / _POLICY_RECORD).exists() else 0
+    return {"run": str(model)} | _played(config, model, version, split=split, episodes=episodes)
+
+
+def _played(config: RunConfig, policy: Path, version: int, *, split: Split, episodes: int) -> dict[str, Any]:
+    """Start an engine on `policy` and play; what there is to tell besides where the policy comes from."""
     scenarios = check_world(config)
 
-    async def go(scratch: RunFolder, policy: Path, version: int) -> Summary:
+    async def go(scratch: RunFolder) -> Summary:
         system = System(config, scratch, scenarios)
         try:
             await system.start(policy, version, learner=None, phase=lambda _: None)
@@ -152,10 +169,9 @@ def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str,
 
     started = time.monotonic()
     # A place of its own: the run may be going on, and its buffer is none of an evaluation's business.
-    with pinned_policy(folder) as (policy, version), tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
-        summary = asyncio.run(go(RunFolder(Path(place)), policy, version))
+    with tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
+        summary = asyncio.run(go(RunFolder(Path(place))))
     return {
-        "run": folder.run_id,
         "split": split,
         "success": summary.success_rate,
         "success_ci": [summary.success_low, summary.success_high],
