@@ -171,7 +171,7 @@ def check_env(
     overrides: Annotated[list[str], typer.Option("--set", metavar="K=V", help="Constructor option.")] = [],  # noqa: B006
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 3,
 ) -> None:
-    """Check that an environment keeps the contract, and say what to fix."""
+    """Show an episode of an environment, check that it keeps the contract, and say what to fix."""
     from milepost.actors import check  # heavy front door: gymnasium
 
     options: dict[str, Any] = {}

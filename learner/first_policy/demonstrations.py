@@ -17,7 +17,7 @@ import msgspec
 from milepost.envs import chance
 from milepost.envs.contract import ContractError, Demonstrator, build_env, observe_reset, observe_step
 from milepost.envs.types import Task
-from milepost.learner.first_policy.progress import Progress
+from milepost.learner.first_policy.countdown import Countdown
 
 logger = logging.getLogger(__name__)
 _MAX_TURNS = 100
@@ -49,7 +49,7 @@ def demonstrate(
     if not tasks:
         raise DemonstrationError("the warm-up needs at least one training task; raise env.train_size")
     env = build_env(tasks[0].env, tasks[0].options)
-    transcripts, clock = [], Progress("warm-up", episodes, progress)
+    transcripts, clock = [], Countdown("warm-up", episodes, progress)
     try:
         _require_demonstrator(env, tasks[0].env)
         for episode in range(episodes):

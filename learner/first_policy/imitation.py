@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from milepost.envs.dialogue import Dialogue
+from milepost.learner.first_policy.countdown import Countdown
 from milepost.learner.first_policy.demonstrations import DemonstratedTurn, DemonstrationError
-from milepost.learner.first_policy.progress import Progress
 
 _WARM_UP_SHARE = 0.05
 _LAST_LR_SHARE = 0.02
@@ -155,7 +155,7 @@ def imitate(
     share = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_share(step, len(schedule)))
     model.train()
     losses: deque[float] = deque(maxlen=_MEAN_OF_LAST)
-    clock = Progress("warm-up", len(schedule), progress)
+    clock = Countdown("warm-up", len(schedule), progress)
     for step, index in enumerate(schedule, start=1):
         loss = imitation_loss(model, batches[index])
         optimizer.zero_grad()

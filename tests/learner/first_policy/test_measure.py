@@ -12,8 +12,8 @@ from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Task
 from milepost.learner.first_policy import measure as measuring
 from milepost.learner.first_policy.config import ResponseLimits, WarmupConfig
+from milepost.learner.first_policy.countdown import Countdown
 from milepost.learner.first_policy.measure import Measured, measure
-from milepost.learner.first_policy.progress import Progress
 from milepost.learner.first_policy.warmup import warm_up
 from tests.broken_envs import CountingEnv
 
@@ -106,9 +106,9 @@ def test_a_policy_that_cannot_be_taught_is_called_so(tmp_path: Path) -> None:
 
 def test_progress_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("milepost.learner.first_policy.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("milepost.learner.first_policy.countdown.time.monotonic", lambda: now)
     lines: list[str] = []
-    clock = Progress("warm-up", 400, lines.append)
+    clock = Countdown("warm-up", 400, lines.append)
     for count in range(1, 401):
         now = 100.0 + count / 20
         clock.done(count, "steps", ", loss 0.5")

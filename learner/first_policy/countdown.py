@@ -8,7 +8,7 @@ from collections.abc import Callable
 _EVERY_S = 10.0
 
 
-class Progress:
+class Countdown:
     """Says a line every few seconds, and estimates from what is done how long the rest takes."""
 
     def __init__(self, name: str, total: int, say: Callable[[str], None]) -> None:
