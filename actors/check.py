@@ -1,14 +1,15 @@
 """`check_env`: an environment's contract as something its author runs before a training does.
 
-It plays a few short episodes through the code that a run plays them with (`milepost.actors.rehearsal`): a new
-environment and a thread for each, two of them side by side, under deadlines. Not promised: that an environment which
-passes is solvable or honest.
+It plays short episodes through the code that a run plays them with (`milepost.actors.rehearsal`): a new environment and
+a thread for each, some of them side by side, under deadlines. Twenty of them are random, five for each of four tasks:
+there it looks how often states are met again. Not promised: that an environment which passes is solvable or honest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -17,6 +18,7 @@ import gymnasium
 import msgspec
 
 from milepost.actors.luck import shared
+from milepost.actors.recurrence import recurrence
 from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.worker import ActorConfig
@@ -32,6 +34,9 @@ _CONTROL = re.compile(
 """Control tokens of the policies that this project makes and of widely used ones."""
 _LIKE_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<pad>|\[/?INST\]")
 """What might be one of others."""
+_RANDOM_TASKS, _RANDOM_EPISODES = 4, 5
+_RANDOM_S = 60.0
+"""After which no further task is begun at random."""
 _MOST_FIRST_CHARS = 2**16
 """Of a first observation: about 16 000 tokens. A check knows no engine, so it cannot know the room there is."""
 _ACTORS = ActorConfig()
@@ -55,6 +60,15 @@ class Finding(msgspec.Struct, frozen=True):
     """What the author should do; empty if all is well."""
 
 
+class Report(msgspec.Struct, frozen=True):
+    """What `check_env` found."""
+
+    findings: list[Finding]
+    """Errors come first, then warnings."""
+    episode: list[str]
+    """An episode that was played, in lines for people; empty where none could be begun."""
+
+
 class _Seed(msgspec.Struct):
     """One task: as it was played first, the same episode again, and another episode with the same responses."""
 
@@ -67,43 +81,62 @@ class _Seed(msgspec.Struct):
         return (self.first, self.again, self.other)
 
 
-def check_env(path: str, options: Mapping[str, OptionValue] | None = None, *, episodes: int = 3) -> list[Finding]:
-    """What is right and wrong with the environment at `package.module:Class`, on `episodes` >= 1 seeds.
-
-    Errors come first, then warnings.
-    """
+def check_env(path: str, options: Mapping[str, OptionValue] | None = None, *, episodes: int = 3) -> Report:
+    """What is right and wrong with the environment at `package.module:Class`, on `episodes` >= 1 seeds."""
     try:
         load_env_class(path)
         tasks = [Task(env=path, seed=seed, split="train", options=dict(options or {})) for seed in range(episodes)]
     except (EnvPathError, ValueError) as error:
-        return [Finding("error", str(error), "correct the path, the module or the options")]
+        return Report([Finding("error", str(error), "correct the path, the module or the options")], [])
     order: tuple[Level, ...] = ("error", "warning", "ok")
-    return sorted(asyncio.run(_examined(tasks)), key=lambda finding: order.index(finding.level))
+    findings, shown = asyncio.run(_examined(tasks))
+    return Report(sorted(findings, key=lambda finding: order.index(finding.level)), shown.transcript())
 
 
-async def _examined(tasks: Sequence[Task]) -> list[Finding]:
+async def _examined(tasks: Sequence[Task]) -> tuple[list[Finding], Rehearsal]:
+    """What was found, and the episode to show: the first one, or the one that failed."""
     seeds: list[_Seed] = []
     for task in tasks:
         first = await _played(task)
         if first.complaint:
-            return [_failed(first), *_closing([first])]
+            return [_failed(first), *_closing([first])], first
         again, other = await asyncio.gather(_played(task, first.responses), _played(task, first.responses, index=1))
         seeds.append(_Seed(first, again, other))
         for rehearsal in (again, other):
             if rehearsal.complaint:
-                return [_failed(rehearsal, "played again: "), *_closing([rehearsal])]
+                return [_failed(rehearsal, "played again: "), *_closing([rehearsal])], rehearsal
+    groups = await _random_groups(tasks[0])
+    played = [rehearsal for group in groups for rehearsal in group]
+    for rehearsal in played:
+        if rehearsal.complaint:
+            return [_failed(rehearsal, "played at random: "), *_closing([rehearsal])], rehearsal
     findings = [
         Finding("ok", "it loads and can be built twice"),
         Finding("ok", f"{len(tasks)} seeds, played again, keep the contract"),
     ]
     findings += _spaces(seeds[0].first) + await _garbage(tasks[0])
-    findings += _determinism(seeds) + _luck(seeds) + _anchors(seeds) + _endings(seeds) + _texts(seeds)
-    return findings + _closing([rehearsal for seed in seeds for rehearsal in seed.all])
+    findings += _determinism(seeds) + _luck(seeds) + (_anchors(seeds) or _recurrence(groups))
+    findings += _endings(seeds) + _texts(seeds)
+    return findings + _closing([rehearsal for seed in seeds for rehearsal in seed.all] + played), seeds[0].first
 
 
-async def _played(task: Task, script: Sequence[str] | None = None, index: int = 0) -> Rehearsal:
+async def _random_groups(task: Task) -> list[list[Rehearsal]]:
+    """Random episodes of the first few tasks, those of a task side by side."""
+    groups: list[list[Rehearsal]] = []
+    latest = time.monotonic() + _RANDOM_S
+    for seed in range(_RANDOM_TASKS):
+        one = msgspec.structs.replace(task, seed=seed)
+        group = await asyncio.gather(*(_played(one, index=index, says=index + 1) for index in range(_RANDOM_EPISODES)))
+        groups.append(group)
+        if any(rehearsal.complaint for rehearsal in group) or time.monotonic() > latest:
+            break
+    return groups
+
+
+async def _played(task: Task, script: Sequence[str] | None = None, index: int = 0, says: int = 0) -> Rehearsal:
+    """One episode; `says` tells random responses of one task apart."""
     layout = Characters()
-    rehearsal = Rehearsal(layout=layout, decode=layout.decode, script=script, seed=task.seed)
+    rehearsal = Rehearsal(layout=layout, decode=layout.decode, script=script, seed=task.seed + 1000 * says)
     limits = _LIMITS if script is None else replace(_LIMITS, max_turns=len(script))
     return await rehearse(rehearsal, task, limits=limits, index=index)
 
@@ -200,7 +233,15 @@ def _anchors(seeds: Sequence[_Seed]) -> list[Finding]:
         pairs.append((_states(seed.again)[0], _states(seed.other)[0]))
         if any(a[0] == b[0] and a[1] != b[1] for a, b in pairs):
             return [Finding("warning", f"seed {number} played twice: equal observations, other anchors", fix)]
-    return [Finding("ok", "anchors look like keys of states")]
+    return []
+
+
+def _recurrence(groups: Sequence[Sequence[Rehearsal]]) -> list[Finding]:
+    """Whether states are met again, as credit by state transition needs it."""
+    found = recurrence([[rehearsal.anchors for rehearsal in group] for group in groups])
+    if found.complaint is not None:
+        return [Finding("warning", *found.complaint)]
+    return [Finding("ok", f"anchors look like keys of states: {found.in_words}")]
 
 
 def _states(rehearsal: Rehearsal) -> list[tuple[str, str]]:
@@ -219,8 +260,14 @@ def _endings(seeds: Sequence[_Seed]) -> list[Finding]:
         what = f"none of {len(seeds)} episodes ended within {MAX_TURNS} turns"
         return [Finding("warning", what, "return truncated=True after a number of turns of your choice")]
     if any(step.success is None for step in ended):
-        return [Finding("warning", "an episode ended without info['success']", "say whether the task was solved")]
-    return [Finding("ok", "episodes end and say whether they succeeded")]
+        what = (
+            "an episode ended without info['success']: credit goes by returns, and an episode whose rewards add up to "
+            "more than 0 counts as a success"
+        )
+        return [Finding("warning", what, "say whether the task was solved")]
+    if not all(step.success_trains for step in ended):
+        return [Finding("ok", "episodes end and say whether they succeeded, for people: credit goes by returns")]
+    return [Finding("ok", "episodes end and say whether they succeeded: credit goes by that")]
 
 
 def _texts(seeds: Sequence[_Seed]) -> list[Finding]:

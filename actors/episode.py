@@ -16,7 +16,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,10 +25,11 @@ from milepost.actors.context import Context
 from milepost.actors.engine import Completion, EngineError
 from milepost.actors.episode_thread import EpisodeThread
 from milepost.actors.resources import RolloutResources
+from milepost.actors.user_code import answered, ask_reward, count_if_hung, first_line, overdue
 from milepost.envs import chance
 from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
-from milepost.reward.reward import apply
+from milepost.reward.reward import TurnText
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class _Episode:
     thread: EpisodeThread = field(default_factory=EpisodeThread)
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
+    texts: list[TurnText] = field(default_factory=list)
     cohort: str = ""
     success_reported: bool = False
     waits_for: str = ""
@@ -91,11 +92,10 @@ class _Episode:
                 value, raised = await asyncio.shield(asyncio.wrap_future(job))
         except TimeoutError:
             self.resources.hung += 1
-            message = f"{what} did not return within actors.env_timeout_s = {limit:g}"
-            raise _EpisodeError(boundary, TimeoutError(message)) from None
+            raise _EpisodeError(boundary, overdue(what, limit)) from None
         except asyncio.CancelledError:
             if not job.cancel():  # it runs, and its own time is not over
-                _count_if_hung(self.resources, job)
+                count_if_hung(self.resources, job)
             raise
         if raised is not None:
             raise _EpisodeError(boundary, raised) from raised
@@ -136,13 +136,15 @@ class _Episode:
         return ids
 
     async def score(self, trajectory: Trajectory) -> Trajectory:
-        reward = self.resources.reward
-        if reward is None:
+        if self.resources.reward is None:
             return trajectory
-        scored: Trajectory = await self.in_thread(
-            "reward", lambda: apply(reward, trajectory), boundary="reward", gate=self.resources.places
-        )
-        return scored
+        ask = partial(ask_reward, self.resources, trajectory, self.texts)
+        asked = await self.in_thread("reward", ask, boundary="reward", gate=self.resources.places)
+        scored, raised = (asked, None) if isinstance(asked, Trajectory) else await answered(self.resources, asked)
+        if raised is not None:
+            raise _EpisodeError("reward", raised) from raised
+        result: Trajectory = scored
+        return result
 
     async def play(self) -> Outcome:
         """Take turns until the end; fills `turns`."""
@@ -150,16 +152,19 @@ class _Episode:
         reset = await self.reset()
         context = Context(self.resources.dialogue, window_turns=limits.window_turns)
         prompt = await self.lay_out(partial(context.open, reset.observation))
-        anchor = reset.anchor
+        anchor, observation = reset.anchor, reset.observation
         while True:
             if len(prompt) > limits.max_prompt_tokens:
                 return self.cut_short(len(prompt))
             completion, seconds = await self.respond(prompt)
             started = time.monotonic()
-            step = await self.step(self.resources.decode(completion.response_ids))
+            response = self.resources.decode(completion.response_ids)
+            step = await self.step(response)
             turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
             self.turns.append(turn)
-            anchor = step.anchor
+            text = TurnText(observation=observation, response=response, next_observation=step.observation)
+            self.texts.append(text)
+            anchor, observation = step.anchor, step.observation
             self.success_reported |= step.success is not None and step.success_trains
             outcome = _outcome(step, self.turns, limits.max_turns)
             if outcome is not None:
@@ -194,7 +199,7 @@ class _Episode:
                 observer.closed(failed)
 
         with contextlib.suppress(RuntimeError):  # there was no thread to be had, so there is no environment
-            _count_if_hung(self.resources, self.thread.submit(close, self.resources.places))
+            count_if_hung(self.resources, self.thread.submit(close, self.resources.places))
         self.thread.end()
 
 
@@ -263,18 +268,10 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         index=index,
         boundary=boundary,
         error=type(error.__cause__ if isinstance(error, EnvPathError) and error.__cause__ else error).__name__,
-        message=_first_line(error),
+        message=first_line(error),
         turn=len(episode.turns),
         cohort=episode.cohort,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # a user's exception may fail at that, too
-        text = "(its message cannot be read)"
-    return (text.splitlines() or [""])[0][:300].encode(errors="replace").decode()
 
 
 def _closing_error(env: Any) -> BaseException | None:
@@ -282,15 +279,6 @@ def _closing_error(env: Any) -> BaseException | None:
         env.close()
     except BaseException as error:
         # The episode is over and counted; what close() raises can change nothing about it.
-        logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
+        logger.warning("environment close() raised %s: %s", type(error).__name__, first_line(error))
         return error
     return None
-
-
-def _count_if_hung(resources: RolloutResources, job: Future[Any]) -> None:
-    """Count a call that nobody waits for any more, once a call's time is over."""
-
-    def count() -> None:
-        resources.hung += job.running()
-
-    asyncio.get_running_loop().call_later(resources.limits.env_timeout_s, count)

@@ -27,6 +27,10 @@ _NOISE = 0.5
 """How often a demonstration is random: bad states are to be seen, too."""
 _MOST_CHARS = 100
 """Of a response that an action space made up."""
+_SHOWN_TURNS = 6
+_SHOWN_CHARS = 600
+_SHOWN_LINES = 12
+"""Of one text in a transcript."""
 _SAY_WHERE = ("ContractError", "ObservationError", "TemplateError", "RewardError")
 """Errors of our own, whose messages say where they come from."""
 
@@ -105,6 +109,28 @@ class Rehearsal:
         failed = self.result
         return self.start is None and isinstance(failed, Failure) and failed.message.startswith("environment ")
 
+    @property
+    def anchors(self) -> list[str]:
+        """Of the states in which a turn began."""
+        return [seen.anchor for seen in (self.start, *self.steps) if seen is not None][: len(self.steps)]
+
+    def transcript(self) -> list[str]:
+        """The episode in lines for people: its first and last turns, long texts cut, no control characters."""
+        if self.start is None:
+            return []
+        lines = [*_shown("observation", self.start.observation), *_shown("anchor", self.start.anchor)]
+        for turn, (response, step) in enumerate(zip(self.responses, self.steps, strict=True)):
+            if _SHOWN_TURNS // 2 <= turn < len(self.steps) - _SHOWN_TURNS // 2:
+                left_out = len(self.steps) - 2 * (_SHOWN_TURNS // 2)
+                lines += [f"... {left_out} turns left out"] * (turn == _SHOWN_TURNS // 2)
+                continue
+            lines += [f"turn {turn}", *_shown("response", response)]
+            lines += _shown("action", "(no valid one)" if step.action is None else step.action)
+            lines += [*_shown("observation", step.observation), *_shown("anchor", step.anchor)]
+            ends = [name for name in ("terminated", "truncated", "success") if getattr(step, name)]
+            lines.append(f"  {'reward':<12} {step.reward:g}" + "".join(f", {name}" for name in ends))
+        return lines
+
     async def generate(self, prompt_ids: list[int]) -> Completion:
         """The next response, in place of an engine's."""
         assert prompt_ids
@@ -165,3 +191,11 @@ async def rehearse(
     if not resources.hung:
         await asyncio.to_thread(rehearsal.has_closed.wait, limits.env_timeout_s)
     return rehearsal
+
+
+def _shown(name: str, text: str) -> list[str]:
+    """`text` under its name, as much of it as a person looks at."""
+    kept = "\n".join(text[:_SHOWN_CHARS].splitlines()[:_SHOWN_LINES])
+    cut = f" ... ({len(text)} characters)" if len(kept) < len(text.rstrip()) else ""
+    plain = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in kept) + cut
+    return [f"  {'' if row else name:<12} {line}" for row, line in enumerate(plain.split("\n"))]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from milepost.actors.context import Layout
+from milepost.actors.coroutine_thread import CoroutineThread
 from milepost.actors.engine import Engine
 from milepost.envs.contract import Reset, Step
 from milepost.reward.reward import Reward
@@ -52,6 +53,8 @@ class RolloutResources:
     """One for each call into user code that may run at a time."""
     limits: Limits
     reward: Reward | None = None
+    coroutines: CoroutineThread = field(default_factory=CoroutineThread)
+    """Where async rewards run."""
     observer: Observer | None = None
     hung: int = 0
     """Calls into user code that did not come back in time."""

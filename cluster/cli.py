@@ -85,18 +85,28 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Id, path or 'latest'.")],
+    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run: id, path or 'latest'. Or a model folder.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="What to play, and how: TOML, for a model folder.")
+    ] = None,
     split: Annotated[Split, typer.Option(help="Which tasks to play.")] = "heldout",
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Play episodes with a run's policy through the inference engine and report success."""
-    folder = runs.find(runs_dir, name)
-    with own_stdout() as stdout, logging_to(folder.driver_log):
+    """Play episodes with the policy of a run, or of a model folder, through the engine and report success."""
+    from milepost.cluster.settings import config as configs
+
+    if config is None and (Path(name) / "config.json").is_file():
+        raise ConfigError(f"eval {name}: a model folder is no run; add --config CONFIG, which says what it plays")
+    run = runs.find(runs_dir, name) if config is None else configs.load(config)
+    with own_stdout() as stdout, logging_to(run.driver_log if isinstance(run, RunFolder) else runs_dir / "eval.log"):
         from milepost.cluster import evaluate as evaluation  # heavy front door
 
-        result = evaluation.evaluate_run(folder, split=split, episodes=episodes)
+        if isinstance(run, RunFolder):
+            result = evaluation.evaluate_run(run, split=split, episodes=episodes)
+        else:
+            result = evaluation.evaluate_model(run, Path(name).expanduser(), split=split, episodes=episodes)
         print(json.dumps(result, allow_nan=False) if as_json else evaluation.sentence(result), file=stdout, flush=True)
 
 
@@ -161,16 +171,18 @@ def check_env(
     overrides: Annotated[list[str], typer.Option("--set", metavar="K=V", help="Constructor option.")] = [],  # noqa: B006
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 3,
 ) -> None:
-    """Check that an environment keeps the contract, and say what to fix."""
+    """Show an episode of an environment, check that it keeps the contract, and say what to fix."""
     from milepost.actors import check  # heavy front door: gymnasium
 
     options: dict[str, Any] = {}
     for override in overrides:
         apply(options, override)
-    findings = check.check_env(path, options, episodes=episodes)
-    for finding in findings:
+    report = check.check_env(path, options, episodes=episodes)
+    if report.episode:
+        typer.echo("\n".join(["an episode:", *report.episode, ""]))
+    for finding in report.findings:
         typer.echo(f"{finding.level:<8} {finding.what}" + (f": {finding.fix}" if finding.fix else ""))
-    errors = sum(finding.level == "error" for finding in findings)
+    errors = sum(finding.level == "error" for finding in report.findings)
     if errors:
         raise ConfigError(f"{path}: {errors} error(s); fix them before training on it")
 

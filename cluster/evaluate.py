@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
-from milepost.cluster.preflight import check_world
+from milepost.cluster.preflight import check_world, judge_model
 from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, load
@@ -32,6 +32,7 @@ from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Failure, Split, Task, Trajectory
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import samples
+from milepost.learner.first_policy.config import ResponseLimits
 from milepost.learner.first_policy.model import resolve
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.reward.evaluators import Summary, summarize
@@ -40,6 +41,7 @@ _FAILED_SHARE = 0.2
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 _PARITY_EPISODES = 8
+_POLICY_RECORD = "milepost.json"
 _PIN_TRIES = 10
 _PIN_PAUSE_S = 0.1
 
@@ -102,7 +104,7 @@ def record(summary: Summary, *, split: Split, iteration: int, version: int, time
 def policy_version(policy: Path) -> int:
     """The version that a saved policy folder says it is. Raises ConfigError."""
     try:
-        return int(json.loads((policy / "milepost.json").read_text())["policy_version"])
+        return int(json.loads((policy / _POLICY_RECORD).read_text())["policy_version"])
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{policy} holds no policy of ours ({error}); train the run first") from error
 
@@ -138,10 +140,26 @@ def _pin(policy: Path, place: Path) -> int:
 
 def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str, Any]:
     """Evaluate a run's newest policy, also while the run goes on; what `milepost eval --json` prints."""
-    config = load(folder.resolved)
+    with pinned_policy(folder) as (policy, version):
+        found = _played(load(folder.resolved), policy, version, split=split, episodes=episodes)
+    return {"run": folder.run_id} | found
+
+
+def evaluate_model(config: RunConfig, model: Path, *, split: Split, episodes: int) -> dict[str, Any]:
+    """Evaluate a model folder of anybody's on the environment of `config`, as a run would begin with it; the same.
+
+    `run` is the folder, `policy_version` 0 unless it is a run's. Raises ConfigError for a folder that cannot serve.
+    """
+    judge_model(config, model, trained=False)
+    version = policy_version(model) if (model / _POLICY_RECORD).exists() else 0
+    return {"run": str(model)} | _played(config, model, version, split=split, episodes=episodes)
+
+
+def _played(config: RunConfig, policy: Path, version: int, *, split: Split, episodes: int) -> dict[str, Any]:
+    """Start an engine on `policy` and play; what there is to tell besides where the policy comes from."""
     scenarios = check_world(config)
 
-    async def go(scratch: RunFolder, policy: Path, version: int) -> Summary:
+    async def go(scratch: RunFolder) -> Summary:
         system = System(config, scratch, scenarios)
         try:
             await system.start(policy, version, learner=None, phase=lambda _: None)
@@ -151,10 +169,9 @@ def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str,
 
     started = time.monotonic()
     # A place of its own: the run may be going on, and its buffer is none of an evaluation's business.
-    with pinned_policy(folder) as (policy, version), tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
-        summary = asyncio.run(go(RunFolder(Path(place)), policy, version))
+    with tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
+        summary = asyncio.run(go(RunFolder(Path(place))))
     return {
-        "run": folder.run_id,
         "split": split,
         "success": summary.success_rate,
         "success_ci": [summary.success_low, summary.success_high],
@@ -184,11 +201,24 @@ def sentence(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def first_policy(config: RunConfig, progress: Callable[[str], None]) -> Path:
+    """The folder of the policy that a new run begins with, made where it is not there. Raises ConfigError."""
+    limits = ResponseLimits(
+        max_tokens=config.sampling.max_tokens,
+        max_turns=config.actors.max_turns,
+        temperature=config.sampling.temperature,
+    )
+    try:
+        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", limits, progress)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def parity_sample(config: RunConfig) -> float:
     """Mean |log-prob of the learner's model - of the engine|, in nats per token, over a few episodes of the first
     policy.
     """
-    model_folder = resolve(config.model, config.env, Path(config.run.runs_dir) / "models", print)
+    model_folder = first_policy(config, print)
     scenarios = check_world(config)
 
     async def go(scratch: RunFolder) -> list[Trajectory]:

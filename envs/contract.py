@@ -31,6 +31,7 @@ equal episodes (`check.check_env` looks for that), or that an environment return
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
@@ -104,12 +105,13 @@ def load_env_class(path: str) -> type[Any]:
 def build_env(path: str | type[Any], options: Mapping[str, object]) -> Any:
     """An environment made with `options` as keyword arguments; raises `EnvPathError` if its constructor raises.
 
-    The option `cohort` says what kind of task it is and goes to the constructor only where that names it.
+    The option `cohort` says what kind of task it is and goes to the constructor only where that names it. Lists and
+    tables are the environment's own copies.
     """
     env_class = load_env_class(path) if isinstance(path, str) else path
     given = {name: value for name, value in options.items() if name != "cohort" or _names_cohort(env_class)}
     try:
-        return env_class(**given)
+        return env_class(**copy.deepcopy(given))
     except (Exception, SystemExit, GeneratorExit) as error:  # a user's constructor may raise anything
         raise EnvPathError(
             f"environment {env_class.__name__} cannot be built with options {dict(options)}: "

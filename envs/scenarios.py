@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from milepost.envs import chance
 from milepost.envs.contract import build_env, observe_reset
-from milepost.envs.types import COHORT_RULE, OptionValue, Split, Task, is_cohort
+from milepost.envs.types import OptionValue, Split, Task, check_options
 
 SEEDS_PER_SPLIT = 2**20
 _TRIES_PER_TASK = 50
@@ -33,10 +33,11 @@ class ScenarioConfig(BaseModel):
     path: str = Field("milepost.envs.frozen_lake:FrozenLakeText", description="Environment class, package.module:Class")
     options: dict[str, OptionValue] = Field(
         {},
-        description="Environment options: keyword arguments of its constructor, and cohort, to tell success by",
+        description="Environment options: keyword arguments of its constructor, lists and tables included, and cohort, "
+        "to tell success by",
     )
     ood_options: dict[str, OptionValue] = Field(
-        {}, description="Out-of-distribution options: what that split changes in options"
+        {}, description="Out-of-distribution options: what that split changes in options; a table replaces a whole one"
     )
     train_size: int = Field(512, description="Training split size, in tasks", ge=1, le=SEEDS_PER_SPLIT)
     heldout_size: int = Field(64, description="Held-out split size, in tasks", ge=0, le=SEEDS_PER_SPLIT)
@@ -52,9 +53,8 @@ class ScenarioConfig(BaseModel):
 
     @field_validator("options", "ood_options")
     @classmethod
-    def _cohort_is_a_name(cls, options: dict[str, OptionValue]) -> dict[str, OptionValue]:
-        if not is_cohort(options.get("cohort", "")):
-            raise ValueError(f"cohort = {options['cohort']!r}: {COHORT_RULE}")
+    def _travel(cls, options: dict[str, OptionValue]) -> dict[str, OptionValue]:
+        check_options(options)
         return options
 
 

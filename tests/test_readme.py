@@ -16,7 +16,7 @@ from milepost.cluster.settings import config as configs
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
 from milepost.learner.first_policy.demonstrations import demonstrate
-from milepost.reward.reward import apply, load_reward
+from milepost.reward.reward import TurnText, apply, load_reward
 from tests.actors.episode_rig import ScriptedEngine, play, resources, task
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def played(dialogue: Dialogue, *, seeds: int) -> list[Trajectory | Failure]:
 @pytest.mark.usefixtures("folder")
 def test_the_environment_of_the_readme_has_under_40_lines_and_keeps_the_contract() -> None:
     assert len(PYTHON[0].splitlines()) < 40
-    assert {finding.level for finding in check_env(ENV, {"top": 15, "max_steps": 4})} == {"ok"}
+    assert {finding.level for finding in check_env(ENV, {"top": 15, "max_steps": 4}).findings} == {"ok"}
 
 
 @pytest.mark.usefixtures("folder")
@@ -88,7 +88,12 @@ def test_the_reward_of_the_readme_charges_for_turns(dialogue: Dialogue) -> None:
     (episode,) = played(dialogue, seeds=1)
     assert isinstance(episode, Trajectory)
     assert f'path = "{REWARD}"' in README
-    assert apply(load_reward(REWARD), episode).reward == pytest.approx(1 - 0.05 * len(episode.turns))
+    silent, *others = [
+        TurnText(observation="", response="" if t == 0 else "7", next_observation="") for t in range(len(episode.turns))
+    ]
+    scored = apply(load_reward(REWARD), episode, [silent, *others])
+    assert isinstance(scored, Trajectory)
+    assert scored.reward == pytest.approx(1 - 0.05 * len(episode.turns) - 0.1)
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_program() -> None:

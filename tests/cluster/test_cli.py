@@ -253,10 +253,12 @@ def test_status_shows_the_run(call, config_path, trained):
     assert "iteration  2 of 5" in out
 
 
-def test_check_env_passes_a_good_environment_with_options(call):
+def test_check_env_shows_an_episode_and_passes_a_good_environment_with_options(call):
     code, out, _ = call("check-env", "milepost.envs.frozen_lake:FrozenLakeText", "--set", "size=3", "--episodes", "2")
+    episode, findings = out.split("\n\n")
     assert code == 0
-    assert all(line.startswith("ok") for line in out.splitlines())
+    assert episode.startswith("an episode:\n  observation  You are P.")
+    assert all(line.startswith("ok") for line in findings.splitlines())
 
 
 def test_check_env_finds_the_users_module_in_the_working_folder_and_reports_errors(call, tmp_path):

@@ -155,7 +155,9 @@ def test_going_astray_is_no_negative_progress(env: KeyDoorText) -> None:
 
 
 def test_it_keeps_the_contract() -> None:
-    assert [finding for finding in check_env("milepost.envs.key_door:KeyDoorText") if finding.level != "ok"] == []
+    assert [
+        finding for finding in check_env("milepost.envs.key_door:KeyDoorText").findings if finding.level != "ok"
+    ] == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import gymnasium
 import pydantic
 import pytest
 from hypothesis import given
@@ -55,6 +56,16 @@ def test_the_ood_split_changes_only_the_options_it_names() -> None:
     assert scenarios.task("heldout", 0).options == {"size": 4, "max_steps": 8}
     assert scenarios.task("ood", 0).options == {"size": 6, "max_steps": 8}
     assert scenarios.task("ood", 0).split == "ood"
+
+
+def test_what_an_environment_does_to_its_options_is_no_change_of_its_task() -> None:
+    class Eats(gymnasium.Env):
+        def __init__(self, *, words: list[str]) -> None:
+            self.word = words.pop()
+
+    task = Task(env="x:Y", seed=0, split="train", options={"words": ["a", "b"]})
+    assert [build_env(Eats, task.options).word for _ in range(2)] == ["b", "b"]
+    assert task == Task(env="x:Y", seed=0, split="train", options={"words": ["a", "b"]})
 
 
 def test_a_split_may_be_a_cohort_of_its_own() -> None:

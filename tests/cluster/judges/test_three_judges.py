@@ -56,7 +56,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 def judged(path: str, options: dict[str, Any], policy: Path, dialogue: Dialogue) -> tuple[str, str, str]:
     """What check-env, the check before a run and a run's episode say; "" where they have nothing to say."""
-    errors = [finding.what for finding in check_env(path, options) if finding.level == "error"]
+    errors = [finding.what for finding in check_env(path, options).findings if finding.level == "error"]
     sections = {
         "env": {"path": path, "options": options},
         "actors": {"max_turns": 20},

@@ -1,3 +1,4 @@
+import re
 import stat
 
 import pytest
@@ -37,6 +38,35 @@ def test_values_of_the_file_and_overrides_arrive_in_their_sections(toml):
     config = load(path, ["run.seed=5", "learner.lr=1e-5", "env.options.slippery=true", "run.name=bandit"])
     assert (config.run.name, config.run.seed, config.learner.lr) == ("bandit", 5, 1e-5)
     assert config.env.options == {"slippery": True}
+
+
+def test_options_of_an_environment_may_be_lists_and_tables(toml, tmp_path):
+    path = toml('[env.options]\nrooms = [["hall", 2], ["attic"]]\n[env.options.prices]\nbread = [2.5, true]\n')
+    config = load(path, ["env.options.words=['a', 'b']", "env.ood_options.prices={bread = []}"])
+    assert config.env.options == {
+        "rooms": [["hall", 2], ["attic"]],
+        "prices": {"bread": [2.5, True]},
+        "words": ["a", "b"],
+    }
+    dump(config, tmp_path / "resolved.toml")
+    assert load(tmp_path / "resolved.toml") == config
+    other = load(path, ["env.options.words=['a', 'c']", "env.ood_options.prices={bread = []}"])
+    assert config_hash(other) != config_hash(config)
+    with pytest.raises(ConfigError, match=r"env\.options\.words was \['a', 'b'\] and is now \['a', 'c'\]"):
+        refuse_change(config, other)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("[1, 1979-05-27]", r"option rooms\[1\] is date 1979-05-27; an option is"),
+        ("[{from = 07:32:00}]", r"option rooms\[0\]\.from is time 07:32:00"),
+        ("[1.0, nan]", r"option rooms\[1\] is nan, not a finite number"),
+        ("18446744073709551616", "option rooms has more than 64 bits"),
+    ],
+)
+def test_an_option_that_no_wire_takes_is_refused_by_name(toml, value, reason):
+    assert re.fullmatch(rf".*run\.toml: env\.options: {reason}.*", complaint(toml(f"[env.options]\nrooms = {value}\n")))
 
 
 def test_a_resolved_config_reads_back_equal(toml, tmp_path):
