@@ -96,6 +96,10 @@ class Reporter:
         logger.info("%s", text)
         self._view.note(text)
 
+    def warn(self, text: str) -> None:
+        """As `note`, of something that the user may want to mend: it begins with `warning: `."""
+        self.note(f"warning: {text}")
+
     def note(self, text: str) -> None:
         """One line that stays on the screen and in the log."""
         logger.warning("%s", text)
@@ -151,7 +155,7 @@ class Reporter:
             self._metrics.record(line)
             self._view.update(line)
             for finding in self._watch.iteration(line):
-                self.note(finding)
+                self.warn(finding)
         self._write_status("training")
 
     async def evaluation(self, iteration: int, version: int) -> None:
@@ -168,7 +172,7 @@ class Reporter:
                 self._metrics.record_eval(line)
                 self._view.update_eval(line)
                 for finding in self._watch.evaluation(line):
-                    self.note(finding)
+                    self.warn(finding)
 
     def finished(self, how: str) -> str | None:
         """Write the report, show the summary and what remains to be said; returns why nothing was learnt, if so.
@@ -187,7 +191,7 @@ class Reporter:
                 self._view.finish(records, self._folder)
         why = nothing_learnt(iterations(records), self._watch.limits)
         for sign in [] if why else last_word(iterations(records), self._watch.limits):
-            self.note(f"at the end {sign}")
+            self.warn(f"at the end {sign}")
         return why
 
     def _write_status(self, phase: str) -> None:

@@ -85,7 +85,8 @@ def load_tokenizer(folder: Path) -> Any:
     chat template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with _silent_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # files of others: transformers and tokenizers raise many kinds
         _refuse_code(folder / "tokenizer_config.json")
         raise ModelError(

@@ -63,7 +63,7 @@ def test_a_run_that_learnt_from_cut_responses_says_so_at_its_end(
     recorded(folder, cut_share=0.75)
     train.train(CONFIG, folder, resume=False)
     last = capfd.readouterr().out.splitlines()[-1]
-    assert last == "at the end 75.0% of the responses were cut at sampling.max_tokens = 256: raise it"
+    assert last == "warning: at the end 75.0% of the responses were cut at sampling.max_tokens = 256: raise it"
 
 
 def test_a_signal_while_the_first_policy_is_made_is_an_orderly_stop_that_names_the_way_on(
