@@ -57,6 +57,7 @@ class _Episode:
     texts: list[TurnText] = field(default_factory=list)
     cohort: str = ""
     success_reported: bool = False
+    context_full: bool = False
     waits_for: str = ""
     """What the episode is waiting for, for the message at its deadline."""
 
@@ -177,6 +178,7 @@ class _Episode:
             room = self.resources.limits.max_prompt_tokens
             message = f"the first prompt has {needed} tokens, engine.max_model_len leaves room for {room}: raise it"
             raise _EpisodeError("env", ContractError(message))
+        self.context_full = True
         return "truncated"
 
     async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
@@ -218,6 +220,7 @@ def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, se
             tool=step.tool,
             generate_s=seconds[0],
             env_s=seconds[1],
+            stopped=completion.stopped,
         )
     except ValueError as error:  # the environment's values were checked already: what is left is the engine's
         raise _EpisodeError("engine", error) from error
@@ -251,6 +254,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                     seconds=time.monotonic() - started,
                     cohort=episode.cohort,
                     success_reported=episode.success_reported,
+                    context_full=episode.context_full,
                 )
             except ValueError as excess:  # each turn was in order: it is their rewards together
                 raise _EpisodeError("env", ContractError(str(excess))) from excess

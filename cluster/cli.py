@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from milepost.cluster.base.exits import ConfigError, Exit, exit_of
+from milepost.cluster.base.exits import ConfigError, Exit, Stopped, exit_of
 from milepost.cluster.base.output import logging_to, own_stdout, readers_may_leave
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from milepost.cluster.settings.config import RunConfig
 
 _EXIT_UNEXPECTED = 1
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 _EXAMPLES = """Examples:
 
   milepost train deploy/configs/local.toml
@@ -75,6 +76,9 @@ def train(
 ) -> None:
     """Train a policy; with --resume from the newest valid checkpoint of a run."""
     resolved, folder = _prepared(config, overrides, resume)
+    if resolved.run.iterations and (nothing := folder.nothing_left(resolved.run.iterations)):
+        typer.echo(nothing)
+        return
     from milepost.cluster import train as training  # heavy front door
     from milepost.cluster.settings import config as configs
 
@@ -261,6 +265,10 @@ def _ended() -> int:
         app(prog_name="milepost")
     except Exit as end:
         return _told(end)
+    except (KeyboardInterrupt, SystemExit) as left:
+        if isinstance(left, SystemExit) and left.code != _INTERRUPTED:
+            raise
+        return _told(Stopped("stopped before it was done; start it again"))
     except Exception as error:
         if (known := exit_of(error, folder=os.getcwd())) is not None:
             return _told(known)
@@ -288,10 +296,13 @@ def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -
 
         preflight.check_start(resolved)
         return resolved, runs.create(Path(resolved.run.runs_dir), resolved.run.name)
+    from milepost.learner.zero import checkpoint
+
     runs_dir = Path(configs.load(path, overrides).run.runs_dir) if path else Path("runs")
     folder = runs.find(runs_dir, resume)
     resolved = configs.load(path or folder.resolved, overrides)
     configs.refuse_change(configs.load(folder.resolved), resolved)
+    runs.refuse_fewer(folder, resolved.run.iterations, done=checkpoint.newest_iteration(folder.checkpoints))
     return resolved, folder
 
 

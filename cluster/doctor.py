@@ -188,7 +188,8 @@ def _parity(config: RunConfig) -> Finding:
     from milepost.cluster import evaluate  # heavy front door: starts an engine and a learner
 
     limit, found = config.learner.parity_limit, evaluate.parity_sample(config)
+    gap = f"log-probs of engine and learner differ by {found:.2e} nats per token on the mean"
     if not found <= limit:
-        fix = "engine and learner disagree about the model: check dtype, temperature and the versions above"
-        return Finding("fail", f"log-prob parity {found:.2e}, more than learner.parity_limit {limit:.0e}", fix)
-    return Finding("ok", f"log-prob parity {found:.2e}")
+        fix = "they disagree about the model: check dtype, temperature and the versions above"
+        return Finding("fail", f"{gap}, more than learner.parity_limit = {limit:.0e}", fix)
+    return Finding("ok", gap)

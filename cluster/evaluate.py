@@ -97,6 +97,9 @@ def record(summary: Summary, *, split: Split, iteration: int, version: int, time
         success_low=summary.success_low,
         success_high=summary.success_high,
         episodes=summary.episodes,
+        invalid_share=summary.invalid_share,
+        cut_share=summary.cut_share,
+        context_full_share=summary.context_full_share,
         cohorts=summary.cohorts,
     )
 
@@ -180,6 +183,8 @@ def _played(config: RunConfig, policy: Path, version: int, *, split: Split, epis
         "mean_reward": summary.mean_reward,
         "mean_turns": summary.mean_turns,
         "invalid_share": summary.invalid_share,
+        "cut_share": summary.cut_share,
+        "context_full_share": summary.context_full_share,
         "cohorts": msgspec.to_builtins(summary.cohorts),
         "seconds": time.monotonic() - started,
     }

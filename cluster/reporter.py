@@ -18,9 +18,10 @@ from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.group_log import GroupLog
 from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks, SystemState, iteration_record
 from milepost.cluster.runlog.metrics import Metrics
-from milepost.cluster.runlog.records import read_records
+from milepost.cluster.runlog.records import Record, iterations, read_records
 from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
+from milepost.cluster.runlog.wasted import last_word, nothing_learnt
 from milepost.cluster.system import System
 from milepost.cluster.watch import Watch
 from milepost.envs.types import Group
@@ -95,6 +96,10 @@ class Reporter:
         logger.info("%s", text)
         self._view.note(text)
 
+    def warn(self, text: str) -> None:
+        """As `note`, of something that the user may want to mend: it begins with `warning: `."""
+        self.note(f"warning: {text}")
+
     def note(self, text: str) -> None:
         """One line that stays on the screen and in the log."""
         logger.warning("%s", text)
@@ -150,7 +155,7 @@ class Reporter:
             self._metrics.record(line)
             self._view.update(line)
             for finding in self._watch.iteration(line):
-                self.note(finding)
+                self.warn(finding)
         self._write_status("training")
 
     async def evaluation(self, iteration: int, version: int) -> None:
@@ -167,19 +172,27 @@ class Reporter:
                 self._metrics.record_eval(line)
                 self._view.update_eval(line)
                 for finding in self._watch.evaluation(line):
-                    self.note(finding)
+                    self.warn(finding)
 
-    def finished(self, how: str) -> None:
-        """Write the report and, on a finished run, show the summary. Where that fails, the end keeps its reason."""
+    def finished(self, how: str) -> str | None:
+        """Write the report, show the summary and what remains to be said; returns why nothing was learnt, if so.
+
+        Where that fails, the end keeps its reason.
+        """
         self._write_status(how)
+        records: list[Record] = []
         with self.measuring("the report"):
             try:
                 records = read_records(self._folder.metrics)
             except Exit as damaged:
-                return self.note(f"no report: {damaged}")
+                self.note(f"no report: {damaged}")
             if records:
                 write_report(self._folder)
                 self._view.finish(records, self._folder)
+        why = nothing_learnt(iterations(records), self._watch.limits)
+        for sign in [] if why else last_word(iterations(records), self._watch.limits):
+            self.warn(f"at the end {sign}")
+        return why
 
     def _write_status(self, phase: str) -> None:
         ports = {"metrics": self._metrics.port}

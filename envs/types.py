@@ -131,6 +131,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Seconds that the engine took."""
     env_s: float = 0.0
     """Seconds that the environment took."""
+    stopped: bool = True
+    """Whether the response ended by itself; False where it was cut at its length limit."""
 
     def __post_init__(self) -> None:
         n = len(self.response_ids)
@@ -162,6 +164,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     success_reported: bool = True
     """Whether the environment said at any turn if the task is solved, and meant it to be learnt from. Where it did not,
     the outcome is for people: what the environment says to them, else the sign of the sum of the rewards."""
+    context_full: bool = False
+    """Whether it ended because the engine's context had no room for its next prompt and a response."""
 
     def __post_init__(self) -> None:
         if not self.turns:

@@ -124,6 +124,7 @@ class Episode:
                 next_anchor=step.anchor,
                 action=step.action,
                 reward=step.reward,
+                stopped=completion.stopped,
             )
         )
         if step.terminated:

@@ -50,6 +50,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     mean_turns: float
     invalid_share: float
     """Share of the turns without a valid action."""
+    cut_share: float
+    """Share of the responses that were cut at their length limit."""
+    context_full_share: float
+    """Share of the episodes that ended because their next prompt had no room in the engine's context."""
     mean_reward: float
     """Mean undiscounted return."""
     cohorts: dict[str, CohortSuccess] = {}
@@ -95,17 +99,18 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
     if not trajectories:
         raise ValueError("there are no trajectories to summarize")
     n = len(trajectories)
-    lengths = [len(trajectory.turns) for trajectory in trajectories]
     successes = sum(trajectory.outcome == "success" for trajectory in trajectories)
     low, high = wilson_interval(successes, n)
-    invalid = sum(turn.action is None for trajectory in trajectories for turn in trajectory.turns)
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     return Summary(
         episodes=n,
         success_rate=successes / n,
         success_low=low,
         success_high=high,
-        mean_turns=sum(lengths) / n,
-        invalid_share=invalid / sum(lengths),
+        mean_turns=len(turns) / n,
+        invalid_share=sum(turn.action is None for turn in turns) / len(turns),
+        cut_share=sum(not turn.stopped for turn in turns) / len(turns),
+        context_full_share=sum(trajectory.context_full for trajectory in trajectories) / n,
         mean_reward=math.fsum(trajectory.reward for trajectory in trajectories) / n,
         cohorts=by_cohort(trajectories),
     )

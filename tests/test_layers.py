@@ -71,7 +71,7 @@ FRONT_DOORS = {
         "cluster/pools/workers.py",
         "cluster/pools/learners.py",
         "cluster/pools/trial.py",
-        "cluster/system.py",
+        "cluster/pools/ray_start.py",
     },
     "prometheus_client": {"cluster/runlog/metrics.py"},
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -31,8 +31,9 @@ _REFRESH_PER_S = 4
 class LiveView:
     """Shows a run as it goes. Use as a context manager; every method is cheap."""
 
-    def __init__(self, *, run_id: str, iterations: int) -> None:
-        self._console = Console()
+    def __init__(self, *, run_id: str, iterations: int, out: IO[str] | None = None) -> None:
+        """Shown on `out`, else on stdout."""
+        self._console = Console(file=out)
         self._run_id = run_id
         self._iterations = iterations
         # The refresh thread reads these: they are replaced as a whole, never changed in place.
@@ -45,7 +46,14 @@ class LiveView:
         self._phase_began = self._activity_began = self._record_came = time.monotonic()
         is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = (
-            Live(get_renderable=self._render, console=self._console, refresh_per_second=_REFRESH_PER_S, transient=True)
+            Live(
+                get_renderable=self._render,
+                console=self._console,
+                refresh_per_second=_REFRESH_PER_S,
+                transient=True,
+                redirect_stdout=False,  # what others write has a place of its own
+                redirect_stderr=False,
+            )
             if is_live
             else None
         )
@@ -143,11 +151,12 @@ class LiveView:
         table.add_column(style="dim")
         table.add_column()
         table.add_row("success", f"{_percent(record.success)}  {sparkline(self._success)}")
-        table.add_row("within-group variance", _variance(record))
-        table.add_row("staleness", f"{_number(record.staleness_mean)} versions, at most {record.staleness_max}")
+        table.add_row("invalid", _invalid(record))
+        table.add_row("groups", _variance(record))
+        table.add_row("staleness", f"{_staleness(record)} versions")
         table.add_row("tokens/s", _number(record.tokens_per_s, digits=0))
         table.add_row("waiting", who_waits(record))
-        table.add_row("buffer", f"{record.buffer_groups} groups, {record.buffer_bytes / 2**20:.1f} MiB")
+        table.add_row("buffer", f"{record.buffer_groups} groups ready, {record.buffer_bytes / 2**20:.1f} MiB in all")
         table.add_row("restarts", _restarts(record))
         for split, last in self._evals.items():
             table.add_row(f"eval {split}", f"{_success(last)} at iteration {last.iteration}")
@@ -198,14 +207,25 @@ def who_waits(record: IterationRecord) -> str:
 def _plain_line(record: IterationRecord, *, iterations: int) -> str:
     return (
         f"iteration {record.iteration}/{iterations}  success {_percent(record.success)}  "
-        f"within-group {_variance(record)}  staleness {_number(record.staleness_mean)}/{record.staleness_max}  "
+        f"invalid {_invalid(record)}  groups: {_variance(record)}  staleness {_staleness(record)}  "
         f"tokens/s {_number(record.tokens_per_s, digits=0)}  waiting: {who_waits(record)}  "
-        f"buffer {record.buffer_groups}  restarts {_restarts(record)}"
+        f"buffer: {record.buffer_groups} groups ready  restarts {_restarts(record)}"
     )
 
 
+def _invalid(record: IterationRecord) -> str:
+    """Of the turns; and of the responses those that were cut, where there are any."""
+    cut = f", {_percent(record.cut_share)} cut" if record.cut_share else ""
+    return f"{_percent(record.invalid_share)} of turns{cut}"
+
+
 def _variance(record: IterationRecord) -> str:
-    return f"std {_number(record.reward_std_within)}, {_percent(record.zero_variance_share)} of groups without any"
+    equal = _percent(record.zero_variance_share)
+    return f"return std {_number(record.reward_std_within)}, all returns equal in {equal}"
+
+
+def _staleness(record: IterationRecord) -> str:
+    return f"{_number(record.staleness_mean)}, at most {record.staleness_max}"
 
 
 def _restarts(record: IterationRecord) -> str:

@@ -98,6 +98,8 @@ def iteration_record(
         env_s=fmean(turn.env_s for turn in turns),
         tool_calls=sum(turn.tool is not None for turn in turns),
         invalid_share=summary.invalid_share,
+        cut_share=summary.cut_share,
+        context_full_share=summary.context_full_share,
         tokens=tokens,
         tokens_per_s=tokens / wall_s,
         groups_trained=kept,

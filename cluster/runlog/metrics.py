@@ -73,6 +73,8 @@ _GAUGES = tuple(
         ("zero_variance_share", "zero_variance_groups_ratio", "Share of groups whose returns are all equal"),
         ("turns_mean", "episode_turns_mean", "Mean number of turns of an episode"),
         ("invalid_share", "invalid_actions_ratio", "Share of turns without a valid action"),
+        ("cut_share", "cut_responses_ratio", "Share of responses cut at sampling.max_tokens"),
+        ("context_full_share", "context_full_ratio", "Share of episodes whose next prompt had no room in the context"),
         ("tokens_per_s", "tokens_per_second", "Tokens sampled per second"),
         ("staleness_mean", "staleness_mean_versions", "Mean policy versions between sampling and training"),
         ("staleness_max", "staleness_max_versions", "Largest number of versions between sampling and training"),

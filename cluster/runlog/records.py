@@ -45,6 +45,10 @@ class IterationRecord(
     """Turns that called a tool, as their environment reports."""
     invalid_share: Number
     """Share of turns without a valid action."""
+    cut_share: Number = None
+    """Share of responses that were cut at `sampling.max_tokens`."""
+    context_full_share: Number = None
+    """Share of finished episodes that ended because their next prompt did not fit into `engine.max_model_len`."""
     tokens: int
     """Sampled tokens."""
     tokens_per_s: Number
@@ -132,6 +136,10 @@ class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     success_high: float
     """Bounds of the 95 % Wilson interval."""
     episodes: int
+    invalid_share: Number = None
+    cut_share: Number = None
+    context_full_share: Number = None
+    """These three as in `IterationRecord`."""
     cohorts: dict[str, CohortSuccess] = {}
     """Of the episodes that have a cohort, by its name."""
 

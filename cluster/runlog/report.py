@@ -96,7 +96,7 @@ def _cards(done: list[IterationRecord], evals: list[EvalRecord]) -> str:
     """The curves; each card says in one line what to look for."""
     spread = (
         Line("reward_std_within", "standard deviation inside a group"),
-        Line("zero_variance_share", "share of groups without any"),
+        Line("zero_variance_share", "share of groups whose returns are all equal"),
     )
     stale = (Line("staleness_mean", "mean"), Line("staleness_max", "largest"))
     rows = (Line("prefix_breaks", "prefix breaks"), Line("samples", "samples"))

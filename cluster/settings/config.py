@@ -7,18 +7,16 @@ holds no secret: the Redis URL comes from the environment variable that `buffer.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
@@ -26,15 +24,15 @@ from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
-from milepost.cluster.settings.keys import nearest, unset
+from milepost.cluster.settings.complaints import complaints, source
+from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Split
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.baseline import Baseline
 from milepost.learner.credit.filter import FilterConfig
 from milepost.learner.credit.strategies.crbc import CRBCConfig
-from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS, CreditConfig
+from milepost.learner.credit.strategies.registry import CreditConfig
 from milepost.learner.first_policy.config import ModelConfig
 from milepost.learner.health.collapse import CollapseConfig
 from milepost.learner.health.selection_bias import SelectionBiasConfig
@@ -200,12 +198,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     overridden = [apply(values, override) for override in overrides]
     for key, value in leaves(values):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{_source(key, overridden, path)}: {key} = {value} is not a finite number")
+            raise ConfigError(f"{source(key, overridden, path)}: {key} = {value} is not a finite number")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(detail, overridden, path) for detail in error.errors(include_url=False)]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(complaints(error, RunConfig, overridden, path))) from error
 
 
 def dump(config: RunConfig, path: Path) -> None:
@@ -261,37 +258,3 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
-
-
-def _source(key: str, overridden: Sequence[str], path: Path) -> str:
-    return "--set" if any(key == other or key.startswith(f"{other}.") for other in overridden) else str(path)
-
-
-def _complaint(detail: ErrorDetails, overridden: Sequence[str], path: Path) -> str:
-    parts = [str(part) for part in detail["loc"]]
-    if detail["type"] == "union_tag_invalid":
-        return _unknown_strategy(detail, path, overridden)
-    strategy = parts.pop(1) if len(parts) > 1 and parts[0] == "credit" else None  # pydantic names the union's member
-    key = ".".join(parts)
-    source = _source(key, overridden, path)
-    if detail["type"] == "extra_forbidden":
-        of = f" of strategy {strategy}" if strategy else ""
-        return f"{source}: unknown key {key}{of}{nearest(parts, RunConfig, strategy=strategy or DEFAULT)}"
-    reason = detail["msg"].removeprefix("Value error, ")
-    where = (
-        f"{key} = {detail['input']!r}: "
-        if parts and not isinstance(detail["input"], dict)
-        else f"{key}: "
-        if key
-        else ""
-    )
-    return f"{source}: {where}{reason[:1].lower()}{reason[1:]}"
-
-
-def _unknown_strategy(detail: ErrorDetails, path: Path, overridden: Sequence[str]) -> str:
-    named = detail["ctx"]["tag"]
-    close = difflib.get_close_matches(named, SETTINGS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
-    if named in get_args(Baseline):
-        hint = f'of whole trajectories it is strategy = "starpo" with credit.baseline = "{named}"'
-    return f"{_source('credit.strategy', overridden, path)}: credit.strategy = {named!r}: no such strategy; {hint}"

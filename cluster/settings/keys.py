@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel
 
+from milepost.cluster.settings.peers import hint
 from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS
 
 
@@ -40,8 +41,11 @@ def unset(config: BaseModel, *, strategy: str) -> dict[str, list[tuple[str, str]
 def nearest(parts: Sequence[str], model: type[BaseModel], *, strategy: str = DEFAULT) -> str:
     """The end of a complaint about the name `parts`: what is most likely meant, or what is known there.
 
-    It looks for a name alike in the name's own section first, then for the same name in any section.
+    It looks for what other programs call so, then for a name alike in the name's own section, then for the same name in
+    any section.
     """
+    if parts[0] != "credit" and (elsewhere := hint(parts)) is not None:
+        return f"; {elsewhere}"
     known = list(model.model_fields)
     for table, kind in tables(model, strategy=strategy):
         known += [f"{table}.{name}" for name in kind.model_fields]

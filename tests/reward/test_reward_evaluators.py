@@ -82,7 +82,15 @@ def test_a_summary_computed_by_hand() -> None:
     assert (summary.episodes, summary.success_rate) == (4, 0.5)
     assert (summary.success_low, summary.success_high) == wilson_interval(2, 4)
     assert (summary.mean_turns, summary.invalid_share) == (2.5, 0.2)
+    assert (summary.cut_share, summary.context_full_share) == (0.0, 0.0)
     assert summary.mean_reward == pytest.approx((1.0 + 0.0 - 0.1 + 1.0) / 4)
+
+
+def test_responses_that_were_cut_and_episodes_that_filled_the_context_are_counted() -> None:
+    cut = msgspec.structs.replace(turn(0.0), stopped=False)
+    full = msgspec.structs.replace(trajectory(1, "truncated", [cut, turn(0.0), cut]), context_full=True)
+    summary = summarize([trajectory(0, "success", [turn(1.0)]), full])
+    assert (summary.cut_share, summary.context_full_share) == (2 / 4, 1 / 2)
 
 
 def in_cohort(cohort: str, outcome: Outcome) -> Trajectory:

@@ -74,9 +74,10 @@ class Driver:
         return RunFolder(self.runs_dir / list_runs(self.runs_dir)[-1])
 
     def said(self) -> str:
-        """Stdout, stderr and the run's own log, for the message of a failed assertion."""
-        log = "".join(path.read_text() for path in self.runs_dir.glob("*/logs/driver.log"))
-        return f"{self.out.read_text()}\n--- driver.log\n{log[-8000:]}"
+        """Stdout, stderr and the run's own logs, for the message of a failed assertion."""
+        logs = sorted(self.runs_dir.glob("*/logs/*.log"))
+        told = [f"--- {path.name}\n{path.read_text(errors='replace')[-8000:]}" for path in logs]
+        return "\n".join([self.out.read_text(), *told])
 
     def processes(self) -> set[psutil.Process]:
         """The driver's descendants now: Ray's, vLLM's, Redis."""

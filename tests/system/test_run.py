@@ -100,6 +100,39 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, tiny_policy: Path, start: Start) 
     assert driver.left(deadline_s=60, besides=r"ray::\w+Agent|/ray/(dashboard|_private/runtime_env)/agent") == []
 
 
+@pytest.mark.timeout(480)
+def test_a_sigterm_to_the_whole_group_while_ray_starts_is_a_stop(
+    tmp_path: Path, tiny_policy: Path, start: Start
+) -> None:
+    driver = start("train", write_config(tmp_path, tiny_policy))
+    driver.wait_for("Ray's first process", lambda: bool(driver.find("gcs_server")), START_S)
+    os.killpg(driver.process.pid, signal.SIGTERM)  # as timeout and systemd do: it ends what Ray has started so far
+    assert driver.end(deadline_s=120) == 3, driver.said()
+    assert "milepost: stopped; nothing was trained yet: milepost train --resume" in driver.said()
+
+
+@pytest.mark.timeout(480)
+def test_a_run_whose_responses_are_all_cut_says_so_from_its_first_evaluation_on(
+    tmp_path: Path, tiny_policy: Path, start: Start
+) -> None:
+    changed = {
+        "run": {"iterations": 2, "eval_episodes": 4},
+        "env": {"path": "milepost.envs.frozen_lake:FrozenLakeText", "options": {}},
+        "actors": {"max_turns": 2},
+        "sampling": {"max_tokens": 2},
+        "filter": {"method": "top_p"},
+    }
+    driver = start("train", write_config(tmp_path, tiny_policy, **changed))
+    assert driver.end(START_S) == 7, driver.said()
+    warned, _, trained = driver.out.read_text().partition("iteration 1/2")
+    assert "100.0% of the responses were cut at sampling.max_tokens = 2: raise it" in warned
+    assert "100.0% of turns, 100.0% cut" in trained
+    assert "no update was made: the filter dropped all 4 groups" in trained
+    assert "milepost: none of the 2 iterations made an update" in trained
+    assert checkpoint.newest_valid(driver.folder.checkpoints) is not None
+    a_plain_folder_holds_the_policy(driver.folder.policy)
+
+
 def engine_and_learner_agree(records: list[IterationRecord]) -> None:
     gaps = {record.policy_version: record.parity for record in records if record.parity is not None}
     assert [version for version in gaps if version > 1], f"no update was checked after the first one: {gaps}"

@@ -14,9 +14,9 @@ from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import Rotation
+from milepost.cluster.pools.ray_start import start_ray
 from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.replay.buffer import BufferConfig
-from milepost.cluster.system import start_ray
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Failure, Trajectory
 from tests.actors.episode_rig import task
