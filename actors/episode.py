@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from milepost.actors.context import Context
 from milepost.actors.engine import Completion, EngineError
 from milepost.actors.episode_thread import EpisodeThread
-from milepost.actors.resources import RolloutResources
+from milepost.actors.resources import Exchange, RolloutResources
 from milepost.envs import chance
 from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
@@ -49,15 +49,14 @@ class _EpisodeError(Exception):
 class _Episode:
     resources: RolloutResources
     task: Task
-    later: int
-    """Seed of what chance decides after the start."""
+    later: int  # seed of what chance decides after the start
     thread: EpisodeThread = field(default_factory=EpisodeThread)
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
+    asked: Exchange | None = None  # in the turn under way
     cohort: str = ""
     success_reported: bool = False
-    waits_for: str = ""
-    """What the episode is waiting for, for the message at its deadline."""
+    waits_for: str = ""  # for the message at its deadline
 
     async def in_thread(
         self,
@@ -154,11 +153,14 @@ class _Episode:
         while True:
             if len(prompt) > limits.max_prompt_tokens:
                 return self.cut_short(len(prompt))
+            self.asked = Exchange(prompt, None)
             completion, seconds = await self.respond(prompt)
+            self.asked = Exchange(prompt, completion)
             started = time.monotonic()
             step = await self.step(self.resources.decode(completion.response_ids))
             turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
             self.turns.append(turn)
+            self.asked = None
             anchor = step.anchor
             self.success_reported |= step.success is not None and step.success_trains
             outcome = _outcome(step, self.turns, limits.max_turns)
@@ -249,7 +251,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                 )
             except ValueError as excess:  # each turn was in order: it is their rewards together
                 raise _EpisodeError("env", ContractError(str(excess))) from excess
-            return await episode.score(trajectory)
+            return resources.recorded(await episode.score(trajectory), episode.turns, None)
     except _EpisodeError as failed:
         boundary, error = failed.boundary, failed.error
     except TimeoutError:
@@ -257,7 +259,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.waits_for}")
     finally:
         episode.close()
-    return Failure(
+    failure = Failure(
         task=task,
         group_id=group_id,
         index=index,
@@ -267,6 +269,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         turn=len(episode.turns),
         cohort=episode.cohort,
     )
+    return resources.recorded(failure, episode.turns, episode.asked)
 
 
 def _first_line(error: BaseException) -> str:

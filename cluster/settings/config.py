@@ -28,6 +28,7 @@ from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
 from milepost.cluster.settings.keys import nearest, unset
 from milepost.cluster.settings.overrides import apply, leaves
+from milepost.cluster.trajectories.config import TrajectoriesConfig
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Split
 from milepost.learner.config import LearnerConfig
@@ -69,6 +70,7 @@ _FREE_ON_RESUME = (
     "buffer",
     "metrics",
     "selection_bias",
+    "trajectories",
 )
 """Keys and sections that may change between a run and its resumption: they do not change what is learnt."""
 
@@ -146,6 +148,7 @@ class RunConfig(BaseModel):
     restarts: RestartConfig = RestartConfig()
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -47,6 +49,7 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
         "it fetches something"
     )
     a_plain_folder_holds_the_policy(driver.folder.policy)
+    every_episode_is_recorded(driver, records[-1])
     eval_prints_one_object(driver)
     status = _milepost("status", "latest", "--runs-dir", str(driver.runs_dir))
     assert "finished" in status
@@ -123,6 +126,37 @@ def a_plain_folder_holds_the_policy(folder: Path) -> None:
         [{"role": "user", "content": "Call the coin."}], add_generation_prompt=True, return_tensors="pt"
     )["input_ids"]
     assert model.generate(prompt, max_new_tokens=4, pad_token_id=0).shape[1] > prompt.shape[1]
+
+
+def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
+    """With the text that the engine saw, and, where it was trained on, the credit of every turn."""
+    episodes = recorded(driver.folder.trajectories, "episodes")
+    trained = [episode for episode in episodes if episode["fate"] == "trained"]
+    assert len(trained) == 4 * 4 * _ITERATIONS == len({(each["group_id"], each["index"]) for each in trained})
+    assert sorted({episode["learner_version"] for episode in trained}) == list(range(_ITERATIONS))
+    stale = [episode for episode in episodes if episode["fate"] == "stale"]
+    assert len(stale) <= last.ledger["stale"]
+    assert {episode["fate"] for episode in episodes} <= {"trained", "stale", "pending"}
+    assert "not among the recorded" not in driver.said()
+    tokenizer = AutoTokenizer.from_pretrained(driver.folder.policy)
+    turns = recorded(driver.folder.trajectories, "turns")
+    assert [turn["episode"] for turn in turns] == [
+        episode["episode"] for episode in episodes for _ in range(episode["num_turns"])
+    ]
+    for episode in episodes:
+        own = turns[: episode["num_turns"]]
+        del turns[: episode["num_turns"]]
+        ids = [token for turn in own for token in turn["prompt_ids"] + turn["response_ids"]]
+        assert "".join(turn["prompt"] + turn["response"] for turn in own) == tokenizer.decode(ids)
+        assert {turn["trained"] for turn in own} == {episode["fate"] == "trained"}
+        assert all((turn["advantage"] is None) == (episode["fate"] != "trained") for turn in own)
+    shown = _milepost("show", "latest", "--fate", "trained", "--runs-dir", str(driver.runs_dir))
+    assert "Call the coin." in shown
+    assert "advantage" in shown
+
+
+def recorded(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [row for path in sorted(folder.glob(f"{name}-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def eval_prints_one_object(driver: Driver) -> None:

@@ -103,7 +103,7 @@ def pool_of(ledger: Any, *, num_workers: int = 1, **limits: int) -> WorkerPool:
         group_size=2,
         restarts=RestartConfig(window_s=HOUR_S, **limits),
     )
-    return WorkerPool(spec, ledger, ENGINES)
+    return WorkerPool(spec, ledger, ENGINES, None)
 
 
 async def look(pool: WorkerPool) -> None:

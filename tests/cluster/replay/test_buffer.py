@@ -6,6 +6,7 @@ from milepost.cluster.pools.ledger_source import BufferSink
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.wire import WireError, encode
+from milepost.cluster.trajectories.recording import RecordingQueue
 from tests.cluster.replay.buffer_rig import failure, ids, rig, trajectory
 
 
@@ -97,7 +98,7 @@ def test_a_trajectory_that_is_too_large_ends_as_a_failure_and_the_worker_goes_on
     async def sink() -> None:
         async with rig(redis_url, max_entry_bytes=1024) as run:
             await run.issue("g", 3)
-            sink = BufferSink(run.buffer)
+            sink = BufferSink(run.buffer, RecordingQueue())
             await sink.put(trajectory("g", 0, tokens=2000))
             for index in (1, 2):
                 await sink.put(trajectory("g", index))
