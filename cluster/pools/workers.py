@@ -171,6 +171,7 @@ class WorkerPool:
         if slot.telling is not None and not slot.telling.cancelled() and slot.telling.exception() is None:
             self._record(slot.telling.result())
         slot.telling = asyncio.ensure_future(slot.handle.take_recordings.remote())
+        slot.telling.add_done_callback(_seen)
 
     async def _hear_the_last(self) -> None:
         """What ended since the workers were asked."""
@@ -222,3 +223,9 @@ class WorkerPool:
             if slot.running is not None and not slot.running.cancel() and not slot.running.cancelled():
                 slot.running.exception()  # seen: asyncio would print what it died of, after the program's last line
         self._slots, self._due = {}, {}
+
+
+def _seen(call: asyncio.Future[Batch]) -> None:
+    """A worker that ended cannot tell, and asyncio would print that nobody asked why."""
+    if not call.cancelled():
+        call.exception()

@@ -53,7 +53,7 @@ def read(folder: Path, wanted: Wanted) -> list[Episode]:
             f"{folder} holds no trajectories: none is recorded where trajectories.max_bytes = 0, and a run that "
             "has just begun shows the first ones after half a minute"
         )
-    there = [(place, row) for place, (_, path, _) in enumerate(parts) for row in _table(path, _BRIEF).to_pylist()]
+    there = [(place, row) for place, (_, path, _) in enumerate(parts) for row in _brief(path)]
     found = [(place, row) for place, row in there if _is_wanted(row, wanted)]
     if wanted.episode is None:
         newest = {(row["group_id"], row["index"]): row["episode"] for _, row in there}
@@ -74,6 +74,11 @@ def _is_wanted(row: dict[str, Any], wanted: Wanted) -> bool:
     is_fate = wanted.fate is None or row["fate"] == wanted.fate
     is_task = wanted.task is None or wanted.task in (row["group_id"], str(row["seed"]))
     return is_fate and is_task and not (wanted.worst and row["outcome"] is None)
+
+
+def _brief(path: Path) -> list[dict[str, Any]]:
+    """A file that is gone is one that a going run had no more room for."""
+    return list(_table(path, _BRIEF).to_pylist()) if path.exists() else []
 
 
 def _listing(rows: list[dict[str, Any]]) -> str:
