@@ -23,6 +23,8 @@ _EXAMPLES = """Examples:
   milepost show latest --task g00000012 --count 8
 
   milepost show latest --episode 1204 --json
+
+  milepost show latest --count 100 --atif > episodes.jsonl
 """
 
 
@@ -36,6 +38,7 @@ def show(  # noqa: PLR0913  the options of the command
     episode: Annotated[int | None, typer.Option(min=0, help="Only the one of this number.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many to show.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per episode.")] = False,
+    as_atif: Annotated[bool, typer.Option("--atif", help="Print one ATIF v1.8 document per episode.")] = False,
     runs_dir: Annotated[
         Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)
     ] = Path("runs"),
@@ -43,6 +46,7 @@ def show(  # noqa: PLR0913  the options of the command
     """Show recorded episodes turn by turn, with the credit of each turn."""
     from rich.console import Console  # heavy front doors
 
+    from milepost.cluster.trajectories.atif import document
     from milepost.cluster.trajectories.reader import Wanted, read
     from milepost.cluster.trajectories.show import chat
 
@@ -50,7 +54,9 @@ def show(  # noqa: PLR0913  the options of the command
     wanted = Wanted(episode=episode, fate="failed" if failed else fate, task=task, worst=worst, count=count)
     console = Console()
     for found in read(folder.trajectories, wanted):
-        if as_json:
+        if as_atif:
+            typer.echo(json.dumps(document(found, folder.run_id)))
+        elif as_json:
             typer.echo(json.dumps(found.row | {"turns": found.turns}, default=str))
         else:
             console.print(chat(found))

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.trajectories.atif import document
+from milepost.cluster.trajectories.reader import Episode
 from milepost.cluster.trajectories.recording import EVALUATION
 from milepost.envs.dialogue import Dialogue
 from tests.actors.episode_rig import BROKEN, task
@@ -117,3 +119,40 @@ def test_a_damaged_file_is_named(call: Call, run: RunFolder) -> None:
     assert code == 2
     assert f"{path} cannot be read" in err
     assert err.count("\n") == 1
+
+
+def test_an_atif_document_has_each_prompt_and_response_with_its_ids(call: Call, run: RunFolder) -> None:
+    _, out, _ = call("show", "--episode", "0", "--atif")
+    found = json.loads(out)
+    assert (found["schema_version"], found["session_id"]) == ("ATIF-v1.8", run.run_id)
+    assert [step["step_id"] for step in found["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert [step["source"] for step in found["steps"]] == ["user", "agent"] * 3
+    turns = [row for row in rows(run.trajectories, "turns") if row["episode"] == 0]
+    text, ids = "", []
+    for turn, asked, answered in zip(turns, found["steps"][::2], found["steps"][1::2], strict=True):
+        ids += turn["prompt_ids"]
+        assert asked == {"source": "user", "message": turn["prompt"], "step_id": asked["step_id"]}
+        metrics = answered["metrics"]
+        assert (metrics["prompt_token_ids"], metrics["prompt_tokens"]) == (ids, len(ids))
+        assert (metrics["completion_token_ids"], metrics["logprobs"]) == (turn["response_ids"], turn["logprobs"])
+        assert (answered["message"], answered["extra"]["credit"]) == (turn["response"], turn["credit"])
+        ids = ids + turn["response_ids"]
+        text += asked["message"] + answered["message"]
+    assert text == "".join(turn["prompt"] + turn["response"] for turn in turns)
+    assert found["final_metrics"]["extra"] == {"reward": 1.0, "outcome": "success"}
+    assert found["extra"]["milepost"]["group_id"] == "g00000001"
+
+
+@pytest.mark.usefixtures("run")
+def test_an_atif_document_of_a_failed_episode_ends_with_what_it_answered_last(call: Call) -> None:
+    _, out, _ = call("show", "--failed", "--atif")
+    found = json.loads(out)
+    assert [step["source"] for step in found["steps"]] == ["user", "agent"]
+    assert "reward" not in found["steps"][1]["extra"]
+    assert found["extra"]["milepost"]["reason"] == "env: RuntimeError: broken in step"
+
+
+def test_an_atif_document_of_an_episode_without_a_turn_says_why_there_is_none(run: RunFolder) -> None:
+    row = rows(run.trajectories, "episodes")[0] | {"reason": "env: KeyError: no such level"}
+    [step] = document(Episode(row, []), "r")["steps"]
+    assert step == {"step_id": 1, "source": "system", "message": "env: KeyError: no such level"}
