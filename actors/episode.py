@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from milepost.actors.context import Context
 from milepost.actors.engine import Completion, EngineError
 from milepost.actors.episode_thread import EpisodeThread
-from milepost.actors.resources import RolloutResources
+from milepost.actors.resources import OpenTurn, RolloutResources
 from milepost.actors.user_code import answered, ask_reward, count_if_hung, first_line, overdue
 from milepost.envs import chance
 from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
@@ -49,17 +49,16 @@ class _EpisodeError(Exception):
 class _Episode:
     resources: RolloutResources
     task: Task
-    later: int
-    """Seed of what chance decides after the start."""
+    later: int  # seed of what chance decides after the start
     thread: EpisodeThread = field(default_factory=EpisodeThread)
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
     texts: list[TurnText] = field(default_factory=list)
+    asked: OpenTurn | None = None  # in the turn under way
     cohort: str = ""
     success_reported: bool = False
     context_full: bool = False
-    waits_for: str = ""
-    """What the episode is waiting for, for the message at its deadline."""
+    waits_for: str = ""  # for the message at its deadline
 
     async def in_thread(
         self,
@@ -157,7 +156,9 @@ class _Episode:
         while True:
             if len(prompt) > limits.max_prompt_tokens:
                 return self.cut_short(len(prompt))
+            self.asked = OpenTurn(prompt, None)
             completion, seconds = await self.respond(prompt)
+            self.asked = OpenTurn(prompt, completion)
             started = time.monotonic()
             response = self.resources.decode(completion.response_ids)
             step = await self.step(response)
@@ -165,6 +166,7 @@ class _Episode:
             self.turns.append(turn)
             text = TurnText(observation=observation, response=response, next_observation=step.observation)
             self.texts.append(text)
+            self.asked = None
             anchor, observation = step.anchor, step.observation
             self.success_reported |= step.success is not None and step.success_trains
             outcome = _outcome(step, self.turns, limits.max_turns)
@@ -258,7 +260,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                 )
             except ValueError as excess:  # each turn was in order: it is their rewards together
                 raise _EpisodeError("env", ContractError(str(excess))) from excess
-            return await episode.score(trajectory)
+            return resources.recorded(await episode.score(trajectory), episode.turns, None)
     except _EpisodeError as failed:
         boundary, error = failed.boundary, failed.error
     except TimeoutError:
@@ -266,7 +268,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.waits_for}")
     finally:
         episode.close()
-    return Failure(
+    failure = Failure(
         task=task,
         group_id=group_id,
         index=index,
@@ -276,6 +278,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         turn=len(episode.turns),
         cohort=episode.cohort,
     )
+    return resources.recorded(failure, episode.turns, episode.asked)
 
 
 def _closing_error(env: Any) -> BaseException | None:

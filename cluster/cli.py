@@ -1,4 +1,4 @@
-"""The command line: `milepost train | eval | credit | experiment | config | check-env | status | clean | doctor`.
+"""The command line: `milepost train | eval | show | credit | experiment | config | check-env | status | doctor | ...`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
@@ -23,6 +23,7 @@ from milepost.cluster.base.output import logging_to, own_stdout, readers_may_lea
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
+from milepost.cluster.trajectories import command as trajectories
 from milepost.envs.types import Split
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _EXAMPLES = """Examples:
   milepost train --resume latest --set run.iterations=200
 
   milepost eval latest --split heldout --episodes 200 --json
+
+  milepost show latest --worst
 
   milepost credit latest --strategy crbc,starpo --set credit.beta=0.95
 
@@ -63,6 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Override one value; may be repeated.")]
+app.add_typer(trajectories.app)
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)
 ]

@@ -171,6 +171,7 @@ class Recovery:
         await system.learners.recover(found.path if found else None)
         progress.iteration = found.manifest.record.iteration if found else 0
         progress.version = found.manifest.record.policy_version if found else 0
+        self._reporter.rolled_back(progress.version)
         await self._reconcile(found)
         await system.publish(progress.version, rollback=True)
         await system.ledger.resume()  # not before: the engines held weights that are undone

@@ -34,6 +34,7 @@ from milepost.cluster.replay.own_redis import keep_from_expiry
 from milepost.cluster.replay.redis_server import RedisServer
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, config_hash
+from milepost.cluster.trajectories.recording import Batch
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.learner.loss.objective import Objective
@@ -61,6 +62,7 @@ class System:
     weights: WeightFolder = field(init=False)
     redis_process: RedisServer | None = None
     note: Callable[[str], None] = logger.warning  # is told of what this waits for
+    record: Callable[[Batch], None] | None = None  # is given what workers tell of their episodes
     _failing: FailureStreak = field(init=False)
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)  # of what was started so far, last started first
 
@@ -111,7 +113,7 @@ class System:
         """The learner, then the workers: both are there before the engine is, which takes longest."""
         if learner:
             await self.learners.start()
-        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation)
+        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation, self.record)
         self._ending.push_async_callback(self.workers.stop)
 
     def _trial(self, model: Path, version: int, dialogue: Dialogue) -> Trial:
@@ -164,8 +166,7 @@ class System:
 
         `rollback`: the version may be older than what the engines hold.
         """
-        weights = await self.learners.delivery(version)
-        await self.engines.publish(weights, rollback=rollback)
+        await self.engines.publish(await self.learners.delivery(version), rollback=rollback)
         await self.ledger.set_versions(published=version)
         self.weights.keep_only(version)
 

@@ -22,6 +22,7 @@ from milepost.learner.credit.filter import FilterConfig, Verdict, keep_groups, w
 from milepost.learner.credit.modulators import modulate
 from milepost.learner.credit.scaling import scaled
 from milepost.learner.credit.strategies.registry import build
+from milepost.learner.episode_credit import EpisodeCredit, credits_of_groups
 from milepost.learner.health.mutual_information import cross_samples, estimate, first_turns, score_matrix
 from milepost.learner.loss.critic import critic_metrics
 from milepost.learner.loss.loss import turn_weights
@@ -47,6 +48,8 @@ class UpdateReport:
     losses: tuple[float, ...]
     verdicts: tuple[Verdict, ...]
     """One per group, in the order given."""
+    credits: tuple[tuple[EpisodeCredit, ...], ...]
+    """Of each group's trajectories, in the order given."""
     tokens: int
     """Number of trained tokens."""
     num_samples: int
@@ -86,7 +89,7 @@ class LearnerRank:
         statistics = self._statistics(groups, seconds)
         with timed(seconds, "credit"):
             judged_by = options.filter or self._recipe.filter
-            verdicts, credits = self._credited(
+            verdicts, assigned, credits = self._credited(
                 credit_groups if statistics is None else statistics.filled(credit_groups), judged_by
             )
         with timed(seconds, "pack"):
@@ -94,8 +97,9 @@ class LearnerRank:
             pool = _samples(kept, credits)
             minibatches = self._stepper.minibatches(pool, steps=self._recipe.learner.minibatches, statistics=statistics)
         critic_steps = self._stepper.critic_steps(pool, statistics, seconds)
+        learns = self._policy_learns(version)
         steps, parity = self._stepper.policy_steps(
-            minibatches if self._policy_learns(version) else [], version, seconds, lr_factor=options.lr_factor
+            minibatches if learns else [], version, seconds, lr_factor=options.lr_factor
         )
         sums = applied_sums([*critic_steps, *steps])
         return UpdateReport(
@@ -103,6 +107,9 @@ class LearnerRank:
             skipped_steps=sum(not step.applied for step in steps),
             losses=tuple(step.loss for step in steps),
             verdicts=tuple(verdicts),
+            credits=credits_of_groups(
+                assigned, credits if learns else [], [learns and verdict.keep for verdict in verdicts]
+            ),
             tokens=sum(sample.num_trained for sample in pool),
             num_samples=len(pool),
             prefix_breaks=len(pool) - sum(len(group.trajectories) for group in kept),
@@ -152,14 +159,14 @@ class LearnerRank:
 
     def _credited(
         self, credit_groups: Sequence[CreditGroup], judged_by: FilterConfig
-    ) -> tuple[list[Verdict], list[Credit]]:
-        """A verdict for every group, and for those that are kept what the loss uses."""
+    ) -> tuple[list[Verdict], list[Credit], list[Credit]]:
+        """A verdict and the strategy's credit for every group, and for those that are kept what the loss uses."""
         credits = [self._strategy.assign(credit_group) for credit_group in credit_groups]
         verdicts = keep_groups(credit_groups, credits, judged_by)
         kept = [k for k, verdict in enumerate(verdicts) if verdict.keep]
         chosen = [credit_groups[k] for k in kept]
         modulated = modulate(chosen, [credits[k] for k in kept], self._recipe.credit.modulators)
-        return verdicts, weighted(self._scaled(chosen, modulated), [verdicts[k] for k in kept])
+        return verdicts, credits, weighted(self._scaled(chosen, modulated), [verdicts[k] for k in kept])
 
     def _scaled(self, credit_groups: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
         """On one scale over the batch, each turn counted as often as the loss counts it."""

@@ -38,13 +38,16 @@ DOORS = {
     "cluster/runlog": {
         "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
+    "cluster/trajectories": {
+        "envs", "actors", "learner", "cluster/base", "cluster/replay", "cluster/runlog",
+    },
     "cluster/pools": {
         "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/zero", "cluster/base",
-        "cluster/replay",
+        "cluster/replay", "cluster/trajectories",
     },
     "cluster/settings": {
         "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
-        "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
+        "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories",
     },
     "cluster/workbench": {
         "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/settings",
@@ -53,7 +56,8 @@ DOORS = {
     "cluster": {
         "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
         "learner/first_policy", "learner/health", "learner/loss", "learner/zero", "cluster/base", "cluster/replay",
-        "cluster/runlog", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
+        "cluster/runlog", "cluster/trajectories", "cluster/pools", "cluster/settings", "cluster/workbench",
+        "cluster/experiment",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
@@ -74,10 +78,15 @@ FRONT_DOORS = {
         "cluster/pools/ray_start.py",
     },
     "prometheus_client": {"cluster/runlog/metrics.py"},
+    "pyarrow": {
+        "cluster/trajectories/table.py",
+        "cluster/trajectories/parts.py",
+        "cluster/trajectories/reader.py",
+    },
 }
 MOST_LINES = 300
 MOST_FILES = 16
-HEAVY = ("torch", "ray", "vllm", "redis", "deepspeed", "transformers", "gymnasium", "prometheus_client")
+HEAVY = ("torch", "ray", "vllm", "redis", "deepspeed", "transformers", "gymnasium", "prometheus_client", "pyarrow")
 
 
 def files(root: Path = ROOT) -> Iterator[tuple[str, Path]]:
@@ -170,7 +179,7 @@ def test_every_heavy_dependency_has_one_front_door() -> None:
     ("module", "unwanted"),
     [
         ("milepost.envs.types", HEAVY),
-        ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed")),
+        ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed", "pyarrow")),
         ("milepost.cluster.train", ("vllm", "deepspeed")),
     ],
 )

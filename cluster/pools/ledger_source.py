@@ -12,10 +12,15 @@ from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferUnavailable
 from milepost.cluster.replay.ledger import Ledger
 from milepost.cluster.replay.wire import WireError
+from milepost.cluster.trajectories.recording import RecordingQueue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Failure, Trajectory
 
 logger = logging.getLogger(__name__)
+_REFUSED = {
+    "duplicate": "another worker had played it before",
+    "late": "its group was over, or weights of an undone history sampled it",
+}
 
 
 class LedgerSource:
@@ -58,10 +63,11 @@ class LedgerSource:
 
 
 class BufferSink:
-    """Finished episodes into the buffer, waiting while it is full."""
+    """Finished episodes into the buffer, waiting while it is full; what it does not take is told to `recordings`."""
 
-    def __init__(self, buffer: TrajectoryBuffer) -> None:
+    def __init__(self, buffer: TrajectoryBuffer, recordings: RecordingQueue) -> None:
         self._buffer = buffer
+        self._recordings = recordings
 
     async def put(self, result: Trajectory | Failure) -> None:
         """Store one result; a trajectory that is too large becomes a failure of its environment.
@@ -69,8 +75,11 @@ class BufferSink:
         Raises BufferUnavailable at the deadline, naming what it waited for.
         """
         try:
-            await self._buffer.put_with_backpressure(result)
+            answer = await self._buffer.put_with_backpressure(result)
+            if answer != "ok" and isinstance(result, Trajectory):
+                self._recordings.refused(result.group_id, result.index, "late", _REFUSED[answer])
         except WireError as error:
+            self._recordings.refused(result.group_id, result.index, "failed", f"env: {type(error).__name__}: {error}")
             failure = Failure(
                 task=result.task,
                 group_id=result.group_id,

@@ -25,6 +25,7 @@ from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import connect
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.trajectories.recording import EVALUATION, Batch, RecordingQueue
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Failure, Task, Trajectory
@@ -71,7 +72,7 @@ def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
 class WorkerActor:
     """One worker process."""
 
-    def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation) -> None:
+    def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation, *, records: bool) -> None:
         end_with_this_process()
         self._spec = spec
         self._engine = RoutedEngine(
@@ -80,6 +81,8 @@ class WorkerActor:
             start_timeout_s=spec.engine.start_timeout_s,
         )
         self._resources = resources_for(spec, self._engine)
+        self._recordings = RecordingQueue()
+        self._resources.recorder = self._recordings if records else None
         client = connect(spec.redis_url)
         self._worker = Worker(
             self._resources,
@@ -90,7 +93,7 @@ class WorkerActor:
                 group_size=spec.group_size,
                 lease_s=spec.buffer.lease_s,
             ),
-            BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer)),
+            BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer), self._recordings),
             concurrent_groups=spec.actors.concurrent_groups,
         )
         self._played = 0
@@ -105,7 +108,7 @@ class WorkerActor:
 
         async def one(index: int, task: Task) -> Trajectory | Failure:
             async with gate:
-                result = await run_episode(self._resources, task=task, group_id="eval", index=index)
+                result = await run_episode(self._resources, task=task, group_id=EVALUATION, index=index)
             self._played += 1
             return result
 
@@ -114,6 +117,10 @@ class WorkerActor:
     async def played(self) -> int:
         """Episodes that `play` has ended so far."""
         return self._played
+
+    async def take_recordings(self) -> Batch:
+        """The episodes that ended since it was last asked."""
+        return self._recordings.take()
 
     async def set_rotation(self, rotation: Rotation) -> None:
         """The engines now in rotation."""

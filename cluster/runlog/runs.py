@@ -101,6 +101,11 @@ class RunFolder:
         return self.path / "groups.jsonl"
 
     @property
+    def trajectories(self) -> Path:
+        """Every episode, as Parquet."""
+        return self.path / "trajectories"
+
+    @property
     def report(self) -> Path:
         """The self-contained HTML report."""
         return self.path / "report.html"

@@ -27,6 +27,7 @@ from milepost.cluster.runlog.metrics import MetricsConfig
 from milepost.cluster.settings.complaints import complaints, source
 from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
+from milepost.cluster.trajectories.config import TrajectoriesConfig
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Split
 from milepost.learner.config import LearnerConfig
@@ -67,6 +68,7 @@ _FREE_ON_RESUME = (
     "buffer",
     "metrics",
     "selection_bias",
+    "trajectories",
 )
 """Keys and sections that may change between a run and its resumption: they do not change what is learnt."""
 
@@ -144,6 +146,7 @@ class RunConfig(BaseModel):
     restarts: RestartConfig = RestartConfig()
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:

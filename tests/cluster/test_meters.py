@@ -57,10 +57,10 @@ async def two_iterations(
     spoil(reporter)
     for iteration in (1, 2):
         report = UpdateReport(
-            version=0, skipped_steps=0, losses=(0.5,), verdicts=(), tokens=8, num_samples=5, prefix_breaks=1,
-            padding_share=0.25, parity=None, metrics={}, seconds={},
+            version=0, skipped_steps=0, losses=(0.5,), verdicts=(), credits=(), tokens=8, num_samples=5,
+            prefix_breaks=1, padding_share=0.25, parity=None, metrics={}, seconds={},
         )  # fmt: skip
-        taken = Taken([LeasedGroup("1-0", group("g"), 10, 0, 0)], stale=[group("old")])
+        taken = Taken([LeasedGroup("1-0", group("g"), 10, 0, 0)], stale=[group("old")], undecodable=[])
         clock = Clock(dict.fromkeys(("wait", "train", "commit", "publish", "check"), 1.0))
         await reporter.iteration(taken, report, clock, iteration, PolicyChecks(parity=None, information=None))
 

@@ -34,6 +34,8 @@ def test_poison_becomes_a_dead_letter_with_its_reason_and_the_rest_is_delivered(
             ):
                 assert reason.startswith(expected)
             assert "do not belong to group g5" in told[5]
+            assert [name for name, _ in taken.undecodable] == [f"g{i}" for i in poison]
+            assert [reason[:500] for _, reason in taken.undecodable] == told
             assert max(map(len, told)) <= 500
             counts = (await run.ledger.balance()).counts
             assert (counts["dead_letter"], counts["finished"]) == (12, 48)
