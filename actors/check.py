@@ -17,10 +17,12 @@ import gymnasium
 import msgspec
 
 from milepost.actors.luck import shared
-from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
+from milepost.actors.made_up import mistaken_messages
+from milepost.actors.rehearsal import Characters, Rehearsal, Response, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.worker import ActorConfig
 from milepost.envs.contract import EnvPathError, Step, load_env_class
+from milepost.envs.messages import action_of, tool_names
 from milepost.envs.types import OptionValue, Task
 
 MAX_TURNS = 50
@@ -96,12 +98,12 @@ async def _examined(tasks: Sequence[Task]) -> list[Finding]:
         Finding("ok", "it loads and can be built twice"),
         Finding("ok", f"{len(tasks)} seeds, played again, keep the contract"),
     ]
-    findings += _spaces(seeds[0].first) + await _garbage(tasks[0])
+    findings += _spaces(seeds[0].first) + await _garbage(tasks[0], seeds[0].first)
     findings += _determinism(seeds) + _luck(seeds) + _anchors(seeds) + _endings(seeds) + _texts(seeds)
     return findings + _closing([rehearsal for seed in seeds for rehearsal in seed.all])
 
 
-async def _played(task: Task, script: Sequence[str] | None = None, index: int = 0) -> Rehearsal:
+async def _played(task: Task, script: Sequence[Response] | None = None, index: int = 0) -> Rehearsal:
     layout = Characters()
     rehearsal = Rehearsal(layout=layout, decode=layout.decode, script=script, seed=task.seed)
     limits = _LIMITS if script is None else replace(_LIMITS, max_turns=len(script))
@@ -122,6 +124,8 @@ def _failed(rehearsal: Rehearsal, when: str = "") -> Finding:
 
 
 def _spaces(rehearsal: Rehearsal) -> list[Finding]:
+    if rehearsal.start is not None and rehearsal.start.tools:
+        return [Finding("ok", f"it has the tools {', '.join(tool_names(rehearsal.start.tools))}")]
     wrong = [name for name, space in rehearsal.spaces.items() if not isinstance(space, gymnasium.spaces.Text)]
     if wrong:
         what = f"no gymnasium.spaces.Text in {' and '.join(wrong)}; a run gives and takes text all the same"
@@ -129,12 +133,14 @@ def _spaces(rehearsal: Rehearsal) -> list[Finding]:
     return [Finding("ok", "both spaces are text")]
 
 
-async def _garbage(task: Task) -> list[Finding]:
+async def _garbage(task: Task, seen: Rehearsal) -> list[Finding]:
     """The replies no author thinks of."""
-    for text in GARBAGE:
-        rehearsal = await _played(task, [text])
+    tools = seen.start.tools if seen.start else ()
+    for said in (*GARBAGE, *(mistaken_messages(tools) if tools else ())):
+        rehearsal = await _played(task, [said])
         if rehearsal.complaint:
-            what = f"the response {text[:20]!r} ({len(text)} characters): {rehearsal.complaint}"
+            text = said if isinstance(said, str) else action_of(said)
+            what = f"the response {text[:40]!r} ({len(text)} characters): {rehearsal.complaint}"
             return [Finding("error", what, "treat any text as a turn: no change, info['action_valid'] = False")]
     return [Finding("ok", "empty, very long and odd responses are survived")]
 
@@ -183,13 +189,14 @@ def _luck(seeds: Sequence[_Seed]) -> list[Finding]:
 
 
 def _anchors(seeds: Sequence[_Seed]) -> list[Finding]:
-    """Suspicions only: an observation need not show the whole state."""
+    """Suspicions only: an observation need not show the whole state, and what a tool answers seldom does."""
     fix = "give info['anchor'] a key of the state alone: no step counter, no history, no clock, no id()"
     for rehearsal in (rehearsal for seed in seeds for rehearsal in seed.all):
         anchors: dict[str, str] = {}
         states = _states(rehearsal)
         for observation, anchor in states:
-            if anchors.setdefault(observation, anchor) != anchor:
+            of_tools = rehearsal.start is not None and rehearsal.start.tools
+            if anchors.setdefault(observation, anchor) != anchor and not of_tools:
                 pair = f"{anchors[observation][:60]!r} and {anchor[:60]!r}"
                 return [Finding("warning", f"one observation has two anchors in one episode, {pair}", fix)]
         for turn, step in enumerate(rehearsal.steps):

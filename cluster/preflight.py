@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
+from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
@@ -123,6 +124,11 @@ def check_world(config: RunConfig) -> ScenarioSet:
     rehearsal = Rehearsal(layout=layout, decode=layout.decode)
     _rehearse(config, scenarios, rehearsal, reward=reward)
     _require_progress(config, rehearsal)
+    if config.model.source == "warmup" and rehearsal.start is not None and rehearsal.start.tools:
+        raise ConfigError(
+            f'model.source = "warmup" makes a policy that speaks text, and {config.env.path} has tools: set '
+            'model.source = "folder" and model.path to a model whose chat template knows tools'
+        )
     return scenarios
 
 
@@ -136,7 +142,16 @@ def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Di
         dialogue = Dialogue(tokenizer, config.actors.system_prompt)
     except (ModelError, TemplateError, ObservationError) as error:
         raise ConfigError(str(error)) from error
-    rehearsal = Rehearsal(layout=dialogue, decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
+    rehearsal = Rehearsal(
+        layout=dialogue,
+        decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+        readers=ToolReaders(
+            tokenizer,
+            dialogue,
+            tool_parser=config.actors.tool_parser,
+            reasoning_parser=config.actors.reasoning_parser,
+        ),
+    )
     _rehearse(config, scenarios, rehearsal, max_prompt_tokens=config.engine.max_model_len - config.sampling.max_tokens)
     return dialogue
 

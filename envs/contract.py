@@ -47,7 +47,7 @@ import gymnasium
 import msgspec
 
 from milepost.envs.dotted_path import DottedPathError, resolve
-from milepost.envs.messages import Said, ToolSchema, declared_tools, read_said, read_tools, text_of
+from milepost.envs.messages import AssistantMessage, Said, ToolSchema, declared_tools, read_said, read_tools, text_of
 from milepost.envs.plain_values import ContractError, plain_number, plain_object, plain_text, scalar, shown
 from milepost.envs.types import COHORT_RULE, check_rewards, is_cohort
 
@@ -96,7 +96,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Demonstrator(Protocol):
     """An environment that knows an expert: used for warm-up and by checks, never while the policy is scored."""
 
-    def demonstration(self, rng: random.Random, noise: float) -> str:
+    def demonstration(self, rng: random.Random, noise: float) -> str | AssistantMessage:
         """The expert's response in the current state; with probability `noise` a uniformly random valid action."""
 
 

@@ -18,8 +18,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-import msgspec
-
 from milepost.envs.chat_template import CALL_ID, PLACEHOLDER, ChatTemplate, TemplateError, Tokenizer
 from milepost.envs.messages import (
     AssistantMessage,
@@ -257,7 +255,8 @@ class Dialogue:
 
 
 def _dicts(said: Said) -> list[dict[str, str]]:
-    return [msgspec.to_builtins(message) for message in messages_of(said)]
+    told = [(m.role, m.content, {"name": m.name, "tool_call_id": m.tool_call_id}) for m in messages_of(said)]
+    return [{"role": role, "content": text} | {k: v for k, v in more.items() if v} for role, text, more in told]
 
 
 def _result(content: str) -> Message:

@@ -58,7 +58,7 @@ DOORS = {
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
 FRONT_DOORS = {
-    "vllm": {"actors/vllm.py", "actors/transfer.py"},
+    "vllm": {"actors/vllm.py", "actors/transfer.py", "actors/tool_parsing.py"},
     "deepspeed": {"learner/zero/zero_model.py"},
     "redis": {
         "cluster/replay/client.py",

@@ -44,7 +44,8 @@ def _foreign_code(folder: Path) -> None:
 
 
 REFUSED: list[tuple[str, Spoil]] = [
-    ("a template that shows the last messages only", _template(CHATML.replace("in messages %}", "in messages[-2:] %}"))),
+    ("a template that shows the last messages only", _template(CHATML.replace(
+        "in messages %}", "in messages[-2:] %}"))),
     ("a template that hides answers", _template(CHATML.replace(
         "for m in messages %}", "for m in messages if m['role'] != 'assistant' %}"))),
     ("a template whose end of turn is no special token", _template(CHATML.replace("<|im_end|>", ""))),

@@ -59,6 +59,7 @@ def judged(path: str, options: dict[str, Any], policy: Path, dialogue: Dialogue)
     errors = [finding.what for finding in check_env(path, options) if finding.level == "error"]
     sections = {
         "env": {"path": path, "options": options},
+        "model": {"source": "folder", "path": str(policy)},
         "actors": {"max_turns": 20},
         "engine": {"max_model_len": 4096},
     }
