@@ -13,25 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from milepost.actors.context import Context
+from milepost.actors.acting import Acting
+from milepost.actors.context import Context, Layout
 from milepost.actors.engine import Completion, EngineError
-from milepost.actors.episode_thread import EpisodeThread
+from milepost.actors.episode_thread import EpisodeThread, closing_error, first_line
 from milepost.actors.resources import OpenTurn, RolloutResources
-from milepost.actors.user_code import answered, ask_reward, count_if_hung, first_line, overdue
+from milepost.actors.user_code import answered, ask_reward, count_if_hung, overdue
 from milepost.envs import chance
-from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
+from milepost.envs.contract import EnvPathError, Reset, Step, build_env, observe_reset
+from milepost.envs.messages import ToolSchema
+from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
 from milepost.reward.reward import TurnText
-
-logger = logging.getLogger(__name__)
 
 _Seen = TypeVar("_Seen", Reset, Step)
 
@@ -50,6 +50,7 @@ class _Episode:
     resources: RolloutResources
     task: Task
     later: int  # seed of what chance decides after the start
+    acting: Acting
     thread: EpisodeThread = field(default_factory=EpisodeThread)
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
@@ -105,18 +106,32 @@ class _Episode:
         def open_env() -> Reset:
             self.env = build_env(self.task.env, self.task.options)
             returned = chance.reset(self.env, seed=self.task.seed, later=self.later)
-            return self.looked_at(returned, observe_reset(returned), "reset")
+            return self.looked_at(returned, observe_reset(returned, self.env), "reset")
 
         reset: Reset = await self.in_thread("reset", open_env, gate=self.resources.places)
         self.cohort = self.cohort if reset.cohort is None else reset.cohort
         return reset
 
-    async def step(self, text: str) -> Step:
+    async def layout_for(self, tools: Sequence[ToolSchema]) -> Layout:
+        """The layout of the conversation; tools of the environment are told of there, and calls of them are read."""
+        if not tools:
+            return self.resources.dialogue
+        self.waits_for = "vLLM's parsers of tool calls"
+        try:
+            layout, self.acting.reader = await asyncio.to_thread(self.resources.readers.reader, tools)
+        except ValueError as error:  # the chat template and the parsers speak of what the environment asks for
+            raise _EpisodeError("env", error) from error
+        except Exception as error:
+            raise _EpisodeError("infra", error) from error
+        return layout
+
+    async def step(self, completion: Completion) -> Step:
         def ask_env() -> Step:
-            returned = self.env.step(text)
-            return self.looked_at(returned, observe_step(returned, text), "step")
+            returned, step = self.acting.step(self.env, completion)
+            return self.looked_at(returned, step, "step")
 
         step: Step = await self.in_thread("step", ask_env, gate=self.resources.places)
+        self.acting.state = step
         return step
 
     def looked_at(self, returned: object, seen: _Seen, method: str) -> _Seen:
@@ -149,9 +164,9 @@ class _Episode:
     async def play(self) -> Outcome:
         """Take turns until the end; fills `turns`."""
         limits = self.resources.limits
-        reset = await self.reset()
-        context = Context(self.resources.dialogue, window_turns=limits.window_turns)
-        prompt = await self.lay_out(partial(context.open, reset.observation))
+        reset = self.acting.state = await self.reset()
+        context = Context(await self.layout_for(reset.tools), window_turns=limits.window_turns)
+        prompt = await self.lay_out(partial(context.open, reset.said))
         anchor, observation = reset.anchor, reset.observation
         while True:
             if len(prompt) > limits.max_prompt_tokens:
@@ -161,7 +176,7 @@ class _Episode:
             self.asked = OpenTurn(prompt, completion)
             started = time.monotonic()
             response = self.resources.decode(completion.response_ids)
-            step = await self.step(response)
+            step = await self.step(completion)
             turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
             self.turns.append(turn)
             text = TurnText(observation=observation, response=response, next_observation=step.observation)
@@ -172,7 +187,7 @@ class _Episode:
             outcome = _outcome(step, self.turns, limits.max_turns)
             if outcome is not None:
                 return outcome
-            said = (completion.response_ids, completion.stopped, step.observation)
+            said = (completion.response_ids, completion.stopped, step.said)
             prompt = await self.lay_out(partial(context.extend, *said))
 
     def cut_short(self, needed: int) -> Outcome:
@@ -198,7 +213,7 @@ class _Episode:
         observer = self.resources.observer
 
         def close() -> None:
-            failed = _closing_error(env) if env is not None else None
+            failed = closing_error(env) if env is not None else None
             if observer is not None:
                 observer.closed(failed)
 
@@ -241,7 +256,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
     Never raises for what an environment, a reward or an engine does; only cancellation passes.
     """
     later = chance.episode_seed(task.seed, group_id, index)
-    episode = _Episode(resources=resources, task=task, later=later, cohort=task.cohort)
+    episode = _Episode(resources, task, later, Acting(resources.decode), cohort=task.cohort)
     started = time.monotonic()
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):
@@ -279,13 +294,3 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         cohort=episode.cohort,
     )
     return resources.recorded(failure, episode.turns, episode.asked)
-
-
-def _closing_error(env: Any) -> BaseException | None:
-    try:
-        env.close()
-    except BaseException as error:
-        # The episode is over and counted; what close() raises can change nothing about it.
-        logger.warning("environment close() raised %s: %s", type(error).__name__, first_line(error))
-        return error
-    return None

@@ -1,4 +1,4 @@
-"""What calls into user code come to: late ones, counted ones, an error in one line, the answer of an async reward."""
+"""What calls into user code come to: late ones, counted ones, the answer of an async reward."""
 
 from __future__ import annotations
 
@@ -28,15 +28,6 @@ def count_if_hung(resources: RolloutResources, job: Future[Any]) -> None:
         resources.hung += job.running()
 
     asyncio.get_running_loop().call_later(resources.limits.env_timeout_s, count)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what `error` says, at most 300 characters that can be encoded."""
-    try:
-        text = str(error)
-    except Exception:  # a user's exception may fail at that, too
-        text = "(its message cannot be read)"
-    return (text.splitlines() or [""])[0][:300].encode(errors="replace").decode()
 
 
 def ask_reward(resources: RolloutResources, trajectory: Trajectory, texts: Sequence[TurnText]) -> Any:

@@ -39,6 +39,14 @@ class ActorConfig(BaseModel):
         description="Context window: most turns that a prompt shows; one more, and the newer half stays. 0 keeps all",
     )
     system_prompt: str = Field("", description="System message of every conversation")
+    tool_parser: str = Field(
+        "",
+        description="Tool parser of vLLM for calls to an environment's tools; empty takes the one that reads what the "
+        "chat template writes",
+    )
+    reasoning_parser: str = Field(
+        "", description="Reasoning parser of vLLM for thoughts before such calls; empty as for the tool parser"
+    )
     env_timeout_s: float = Field(
         20, gt=0, description="Environment timeout in seconds, of one call into environment or reward"
     )

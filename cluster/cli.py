@@ -180,7 +180,7 @@ def check_env(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 3,
 ) -> None:
     """Show an episode of an environment, check that it keeps the contract, and say what to fix."""
-    from milepost.actors import check  # heavy front door: gymnasium
+    from milepost.actors.checks import check  # heavy front door: gymnasium
 
     options: dict[str, Any] = {}
     for override in overrides:

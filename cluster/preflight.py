@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
+from milepost.actors.checks.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
+from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
@@ -25,8 +26,10 @@ from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.own_credit import check_credit
-from milepost.envs.contract import ContractError, EnvPathError
-from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
+from milepost.envs.chat_template import TemplateError
+from milepost.envs.contract import EnvPathError
+from milepost.envs.dialogue import Dialogue, ObservationError
+from milepost.envs.plain_values import ContractError
 from milepost.envs.scenarios import ScenarioError, ScenarioSet
 from milepost.envs.types import Failure
 from milepost.learner.credit.modulators import needs
@@ -36,6 +39,10 @@ from milepost.reward.reward import Reward, RewardError, load_reward
 
 T = TypeVar("T")
 _SHARED_MEMORY = Path("/dev/shm")
+REWRITES = (
+    "the chat template rewrites earlier turns (thoughts, mostly): where it does, a new sample begins, which costs "
+    "tokens; prefix_breaks counts them. To avoid that, edit chat_template.jinja so that it keeps what was said"
+)
 _TURNS = 3
 """Played before a run: enough to see a reset, steps and what one leaves for the next."""
 
@@ -58,7 +65,8 @@ def check_start(config: RunConfig) -> None:
     try:
         if config.model.source == "folder":
             folder = Path(config.model.path).expanduser()
-            judge_model(config, folder, trained=True)
+            if not judge_model(config, folder, trained=True).appends:
+                print(f"milepost: {folder}: {REWRITES}", file=sys.stderr)
             check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
             asyncio.run(check_url(config.buffer.url, config.buffer))
@@ -116,6 +124,11 @@ def check_world(config: RunConfig) -> ScenarioSet:
     rehearsal = Rehearsal(layout=layout, decode=layout.decode)
     _rehearse(config, scenarios, rehearsal, reward=reward)
     _require_progress(config, rehearsal)
+    if config.model.source == "warmup" and rehearsal.start is not None and rehearsal.start.tools:
+        raise ConfigError(
+            f'model.source = "warmup" makes a policy that speaks text, and {config.env.path} has tools: set '
+            'model.source = "folder" and model.path to a model whose chat template knows tools'
+        )
     return scenarios
 
 
@@ -129,7 +142,16 @@ def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Di
         dialogue = Dialogue(tokenizer, config.actors.system_prompt)
     except (ModelError, TemplateError, ObservationError) as error:
         raise ConfigError(str(error)) from error
-    rehearsal = Rehearsal(layout=dialogue, decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
+    rehearsal = Rehearsal(
+        layout=dialogue,
+        decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+        readers=ToolReaders(
+            tokenizer,
+            dialogue,
+            tool_parser=config.actors.tool_parser,
+            reasoning_parser=config.actors.reasoning_parser,
+        ),
+    )
     _rehearse(config, scenarios, rehearsal, max_prompt_tokens=config.engine.max_model_len - config.sampling.max_tokens)
     return dialogue
 

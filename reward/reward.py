@@ -15,8 +15,8 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from milepost.envs.contract import ContractError, plain_number
 from milepost.envs.dotted_path import DottedPathError, resolve
+from milepost.envs.plain_values import ContractError, plain_number
 from milepost.envs.types import Trajectory
 
 

@@ -23,6 +23,7 @@ DOORS = {
     "envs": set(),
     "reward": {"envs"},
     "actors": {"envs", "reward"},
+    "actors/checks": {"envs", "reward", "actors"},
     "learner/batch": {"envs"},
     "learner/credit": {"envs"},
     "learner/credit/strategies": {"envs", "learner/credit"},
@@ -54,7 +55,7 @@ DOORS = {
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {
-        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
+        "envs", "reward", "actors", "actors/checks", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
         "learner/first_policy", "learner/health", "learner/loss", "learner/zero", "cluster/base", "cluster/replay",
         "cluster/runlog", "cluster/trajectories", "cluster/pools", "cluster/settings", "cluster/workbench",
         "cluster/experiment",
@@ -62,7 +63,7 @@ DOORS = {
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
 FRONT_DOORS = {
-    "vllm": {"actors/vllm.py", "actors/transfer.py"},
+    "vllm": {"actors/vllm.py", "actors/transfer.py", "actors/tool_parsing.py"},
     "deepspeed": {"learner/zero/zero_model.py"},
     "redis": {
         "cluster/replay/client.py",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from milepost.actors.check import check_env
+from milepost.actors.checks.check import check_env
 from milepost.cluster.base.exits import Exit
 from milepost.cluster.cli import app
 from milepost.cluster.preflight import check_world

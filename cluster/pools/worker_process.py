@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.episode import run_episode
 from milepost.actors.resources import Limits, RolloutResources
+from milepost.actors.tool_reading import ToolReaders
 from milepost.actors.worker import ActorConfig, Worker
 from milepost.cluster.base.remains import end_with_this_process
 from milepost.cluster.base.restarts import RestartConfig
@@ -52,9 +53,12 @@ class WorkerSpec:
 def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
     """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
     tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
+    dialogue = Dialogue(tokenizer, spec.actors.system_prompt)
+    names = {"tool_parser": spec.actors.tool_parser, "reasoning_parser": spec.actors.reasoning_parser}
     return RolloutResources(
         engine=engine,
-        dialogue=Dialogue(tokenizer, spec.actors.system_prompt),
+        dialogue=dialogue,
+        readers=ToolReaders(tokenizer, dialogue, **names),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         places=threading.Semaphore(spec.actors.env_threads),
         limits=Limits(

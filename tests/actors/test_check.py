@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from milepost.actors.check import Finding, check_env
+from milepost.actors.checks.check import Finding, check_env
 from tests.actors.checked_envs import ENDINGS
 
 BROKEN, CHECKED, OURS = "tests.broken_envs", "tests.actors.checked_envs", "milepost.envs"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milepost.actors.check import check_env
+from milepost.actors.checks.check import check_env
 from milepost.envs.key_door import MOVES, KeyDoorText, Rooms, State, moved, moves_left
 
 SMALL = Rooms(height=3, width=2, start=(0, 0), key=(2, 0), door=(1, 2), goal=(0, 4))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.actors.recurrence import Recurrence, recurrence
+from milepost.actors.checks.recurrence import Recurrence, recurrence
 
 WALKS = st.lists(st.lists(st.sampled_from("ABCDEF"), max_size=6), max_size=5)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from milepost.actors.check import check_env
+from milepost.actors.checks.check import check_env
 from tests.broken_envs import CountingEnv
 
 HERE = "tests.actors.checks.test_transcript"

@@ -1,7 +1,7 @@
 """`check_env`: an environment's contract as something its author runs before a training does.
 
-It plays short episodes through the code that a run plays them with (`milepost.actors.rehearsal`): a new environment and
-a thread for each, some of them side by side, under deadlines. Twenty of them are random, five for each of four tasks:
+It plays short episodes through the code that a run plays them with (`rehearsal.py`): a new environment and a thread for
+each, some of them side by side, under deadlines. Twenty of them are random, five for each of four tasks:
 there it looks how often states are met again. Not promised: that an environment which passes is solvable or honest.
 """
 
@@ -17,12 +17,14 @@ from typing import Literal
 import gymnasium
 import msgspec
 
-from milepost.actors.luck import shared
-from milepost.actors.recurrence import recurrence
-from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
+from milepost.actors.checks.luck import shared
+from milepost.actors.checks.made_up import mistaken_messages
+from milepost.actors.checks.recurrence import recurrence
+from milepost.actors.checks.rehearsal import Characters, Rehearsal, Response, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.worker import ActorConfig
 from milepost.envs.contract import EnvPathError, Step, load_env_class
+from milepost.envs.messages import action_of, tool_names
 from milepost.envs.types import OptionValue, Task
 
 MAX_TURNS = 50
@@ -114,7 +116,7 @@ async def _examined(tasks: Sequence[Task]) -> tuple[list[Finding], Rehearsal]:
         Finding("ok", "it loads and can be built twice"),
         Finding("ok", f"{len(tasks)} seeds, played again, keep the contract"),
     ]
-    findings += _spaces(seeds[0].first) + await _garbage(tasks[0])
+    findings += _spaces(seeds[0].first) + await _garbage(tasks[0], seeds[0].first)
     findings += _determinism(seeds) + _luck(seeds) + (_anchors(seeds) or _recurrence(groups))
     findings += _endings(seeds) + _texts(seeds)
     return findings + _closing([rehearsal for seed in seeds for rehearsal in seed.all] + played), seeds[0].first
@@ -133,7 +135,7 @@ async def _random_groups(task: Task) -> list[list[Rehearsal]]:
     return groups
 
 
-async def _played(task: Task, script: Sequence[str] | None = None, index: int = 0, says: int = 0) -> Rehearsal:
+async def _played(task: Task, script: Sequence[Response] | None = None, index: int = 0, says: int = 0) -> Rehearsal:
     """One episode; `says` tells random responses of one task apart."""
     layout = Characters()
     rehearsal = Rehearsal(layout=layout, decode=layout.decode, script=script, seed=task.seed + 1000 * says)
@@ -155,6 +157,8 @@ def _failed(rehearsal: Rehearsal, when: str = "") -> Finding:
 
 
 def _spaces(rehearsal: Rehearsal) -> list[Finding]:
+    if rehearsal.start is not None and rehearsal.start.tools:
+        return [Finding("ok", f"it has the tools {', '.join(tool_names(rehearsal.start.tools))}")]
     wrong = [name for name, space in rehearsal.spaces.items() if not isinstance(space, gymnasium.spaces.Text)]
     if wrong:
         what = f"no gymnasium.spaces.Text in {' and '.join(wrong)}; a run gives and takes text all the same"
@@ -162,12 +166,14 @@ def _spaces(rehearsal: Rehearsal) -> list[Finding]:
     return [Finding("ok", "both spaces are text")]
 
 
-async def _garbage(task: Task) -> list[Finding]:
+async def _garbage(task: Task, seen: Rehearsal) -> list[Finding]:
     """The replies no author thinks of."""
-    for text in GARBAGE:
-        rehearsal = await _played(task, [text])
+    tools = seen.start.tools if seen.start else ()
+    for said in (*GARBAGE, *(mistaken_messages(tools) if tools else ())):
+        rehearsal = await _played(task, [said])
         if rehearsal.complaint:
-            what = f"the response {text[:20]!r} ({len(text)} characters): {rehearsal.complaint}"
+            text = said if isinstance(said, str) else action_of(said)
+            what = f"the response {text[:40]!r} ({len(text)} characters): {rehearsal.complaint}"
             return [Finding("error", what, "treat any text as a turn: no change, info['action_valid'] = False")]
     return [Finding("ok", "empty, very long and odd responses are survived")]
 
@@ -216,13 +222,14 @@ def _luck(seeds: Sequence[_Seed]) -> list[Finding]:
 
 
 def _anchors(seeds: Sequence[_Seed]) -> list[Finding]:
-    """Suspicions only: an observation need not show the whole state."""
+    """Suspicions only: an observation need not show the whole state, and what a tool answers seldom does."""
     fix = "give info['anchor'] a key of the state alone: no step counter, no history, no clock, no id()"
     for rehearsal in (rehearsal for seed in seeds for rehearsal in seed.all):
         anchors: dict[str, str] = {}
         states = _states(rehearsal)
         for observation, anchor in states:
-            if anchors.setdefault(observation, anchor) != anchor:
+            of_tools = rehearsal.start is not None and rehearsal.start.tools
+            if anchors.setdefault(observation, anchor) != anchor and not of_tools:
                 pair = f"{anchors[observation][:60]!r} and {anchor[:60]!r}"
                 return [Finding("warning", f"one observation has two anchors in one episode, {pair}", fix)]
         for turn, step in enumerate(rehearsal.steps):
