@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from milepost.cluster.runlog.environments import FailingEnvironments
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.types import Failure, Group
@@ -24,6 +25,7 @@ class Watch:
         """`records` are those of the run before a restart."""
         self._config = config
         self._meter = SelectionBias(config.selection_bias)
+        self._failing = FailingEnvironments(episodes=config.run.group_size)
         health = [_health(record) for record in records if isinstance(record, IterationRecord)]
         validations = [v for record in records if (v := _validation(record)) is not None]
         self._collapse = CollapseWatch(config.collapse, health, validations)
@@ -47,7 +49,7 @@ class Watch:
 
     def iteration(self, record: IterationRecord) -> list[str]:
         """Take in a finished iteration and return what is new to say about the run."""
-        return _lines(self._collapse.observe(_health(record))) + self._meter.warnings()
+        return _lines(self._collapse.observe(_health(record))) + self._meter.warnings() + self._failing.see(record.envs)
 
     def evaluation(self, record: EvalRecord) -> list[str]:
         """The same for an evaluation; only held-out tasks count."""

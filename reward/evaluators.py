@@ -29,7 +29,7 @@ class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CohortSuccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a policy did on the episodes of one cohort."""
+    """How a policy did on the episodes of one cohort, or of one environment."""
 
     episodes: int
     success: float
@@ -54,6 +54,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Mean undiscounted return."""
     cohorts: dict[str, CohortSuccess] = {}
     """By name; episodes without a cohort are in none."""
+    envs: dict[str, CohortSuccess] = {}
+    """By name of the environment; without a name it is in none."""
+    failed: dict[str, str] = {}
+    """Environments that were to be judged and could not be, with the reason."""
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -108,7 +112,16 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
         invalid_share=invalid / sum(lengths),
         mean_reward=math.fsum(trajectory.reward for trajectory in trajectories) / n,
         cohorts=by_cohort(trajectories),
+        envs=by_env(trajectories),
     )
+
+
+def by_env(trajectories: Sequence[Trajectory]) -> dict[str, CohortSuccess]:
+    """Success by environment, in the order in which they appear; those without a name are left out."""
+    outcomes: dict[str, list[bool]] = {}
+    for trajectory in trajectories:
+        outcomes.setdefault(trajectory.task.env_name, []).append(trajectory.outcome == "success")
+    return {name: _cohort_success(sum(found), len(found)) for name, found in outcomes.items() if name}
 
 
 def by_cohort(trajectories: Sequence[Trajectory]) -> dict[str, CohortSuccess]:
