@@ -87,7 +87,7 @@ def train(
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Id, path or 'latest'.")],
     split: Annotated[Split, typer.Option(help="Which tasks to play.")] = "heldout",
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play, of each environment.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:

@@ -62,7 +62,7 @@ async def evaluate(system: System, split: Split, episodes: int) -> Summary:
 
     An environment of which a fifth of the episodes goes on failing is left out, with the reason in `failed`. Raises
     ConfigError if that leaves none and they fail in the environment or the reward, DependencyLost if they fail
-    elsewhere or no worker is left, WatchdogExpired at the deadline.
+    elsewhere, in the engine that serves all, or no worker is left, WatchdogExpired at the deadline.
     """
     tasks = list(enumerate(tasks_of(system.scenarios, split, episodes)))
     envs = {task.env_name for _, task in tasks}
@@ -80,7 +80,7 @@ async def evaluate(system: System, split: Split, episodes: int) -> Summary:
         began = min(began, time.monotonic())
         was_good = any(trajectory.task.env_name in failing for trajectory in played)
         if time.monotonic() - began >= patience_s(system.config.actors.give_up_after_s, was_good=was_good):
-            if failing == envs:
+            if failing == envs or any(failure.boundary == "engine" for failure in failed):
                 raise _too_many_failed(failed, episodes * len(envs))
             causes = {name: str(_too_many_failed(_of(failed, name), episodes)) for name in sorted(failing)}
             rest = [trajectory for trajectory in played if trajectory.task.env_name not in failing]

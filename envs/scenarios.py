@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -22,6 +23,8 @@ from milepost.envs.types import COHORT_RULE, OptionValue, Split, Task, is_cohort
 SEEDS_PER_SPLIT = 2**20
 MAX_ENVIRONMENTS = 64
 _TRIES_PER_TASK = 50
+_OTHER_CANDIDATES = 31
+_REVISITED_SHARE = 0.2
 _EPOCHS_KEPT = 2
 """Orders kept by an environment: numbers that a lost worker gave back come late."""
 
@@ -59,6 +62,11 @@ class ScenarioConfig(BaseModel):
     seed: int = Field(
         0, description="Random seed of the tasks: another one draws other tasks in another order", ge=0, le=2**31
     )
+    curriculum: Literal["none", "success"] = Field(
+        "none",
+        description="Curriculum of the training tasks: none plays each once an epoch; success plays those that were "
+        "solved lately in 10 to 90 % of their episodes, and in one of five groups one that is left out",
+    )
     distinct_starts: bool = Field(
         False,
         description="Deduplicate start states over all splits: the environment is reset once per task when the "
@@ -71,6 +79,16 @@ class ScenarioConfig(BaseModel):
         if not is_cohort(options.get("cohort", "")):
             raise ValueError(f"cohort = {options['cohort']!r}: {COHORT_RULE}")
         return options
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Training tasks of one environment, of which one is to be played next."""
+
+    tasks: tuple[Task, ...]
+    """The scheduled one first; the only one without a curriculum."""
+    revisits: bool = False
+    """Whether it is the turn of a task that the curriculum leaves out."""
 
 
 class EnvScenarios:
@@ -109,6 +127,14 @@ class EnvScenarios:
             newest = sorted([*self._orders, epoch])[-_EPOCHS_KEPT:]
             self._orders = {known: self._orders.get(known) or self._epoch_order(known) for known in {*newest, epoch}}
         return self.task("train", self._orders[epoch][index])
+
+    def candidates(self, place: int) -> Candidates:
+        """What may be played at `place`: the scheduled task, and with a curriculum others, drawn at random."""
+        if self.config.curriculum == "none":
+            return Candidates((self.schedule(place),))
+        rng = random.Random(f"{self.config.name}/{self.config.seed}/candidates/{place}")
+        others = [self.task("train", rng.randrange(self.config.train_size)) for _ in range(_OTHER_CANDIDATES)]
+        return Candidates((self.schedule(place), *others), rng.random() < _REVISITED_SHARE)
 
     def _epoch_order(self, epoch: int) -> list[int]:
         order = list(range(self.config.train_size))
@@ -183,10 +209,14 @@ class ScenarioSet:
 
         Environments take turns by share, as `ShareOrder` has it; the tasks of each are shuffled anew in every epoch.
         """
+        return self.candidates(sequence).tasks[0]
+
+    def candidates(self, sequence: int) -> Candidates:
+        """What may be played at place `sequence` >= 0 of that order, the scheduled task first."""
         if sequence < 0:
             raise IndexError(f"the schedule starts at 0, there is no place {sequence}")
         env, place = self._order.at(sequence)
-        return self.envs[env].schedule(place)
+        return self.envs[env].candidates(place)
 
     def by_share(self, count: int) -> list[Task]:
         """`count` training tasks: environments take turns by share, the tasks of each in order, again and again."""

@@ -26,6 +26,7 @@ from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import connect
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.task_success import TaskSuccess
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Failure, Task, Trajectory
@@ -86,8 +87,9 @@ class WorkerActor:
             self._resources,
             LedgerSource(
                 Ledger(client, spec.run_id),
-                name,
-                scenarios=ScenarioSet(spec.env),
+                TaskSuccess(client, spec.run_id),
+                ScenarioSet(spec.env),
+                owner=name,
                 group_size=spec.group_size,
                 lease_s=spec.buffer.lease_s,
             ),

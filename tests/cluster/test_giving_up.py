@@ -194,6 +194,12 @@ def test_an_evaluation_in_which_every_environment_fails_ends_the_run() -> None:
         evaluated_both(Places(lambda *_: "env"))
 
 
+@pytest.mark.usefixtures("quick")
+def test_the_engine_that_serves_all_environments_is_no_fault_of_one() -> None:
+    with pytest.raises(DependencyLost, match="the first in engine: "):
+        evaluated_both(Places(lambda _, is_shop: "engine" if is_shop else None))
+
+
 def test_what_eval_prints_names_every_environment_and_what_was_left_out() -> None:
     lake = {"episodes": 4, "success": 0.25, "success_low": 0.1, "success_high": 0.5}
     result = {"run": "r", "policy_version": 3, "split": "ood", "success": 0.25, "success_ci": [0.1, 0.5], "episodes": 4}

@@ -86,3 +86,22 @@ def test_no_environment_and_too_many_are_refused() -> None:
         ScenarioSet([])
     with pytest.raises(ScenarioError, match="not 65"):
         ScenarioSet([ScenarioConfig()] * (MAX_ENVIRONMENTS + 1))
+
+
+def test_without_a_curriculum_the_scheduled_task_is_the_only_candidate() -> None:
+    both = ScenarioSet([lake("a"), lake("b")])
+    assert [both.candidates(place).tasks for place in range(20)] == [(both.schedule(place),) for place in range(20)]
+    assert not any(both.candidates(place).revisits for place in range(20))
+
+
+def test_a_curriculum_chooses_among_training_tasks_of_its_environment_and_one_time_in_five_revisits() -> None:
+    choosy, again = (ScenarioSet([lake("a", curriculum="success", train_size=40), lake("b")]) for _ in range(2))
+    training, places = set(map(str, choosy.envs[0].tasks("train"))), range(0, 2000, 2)
+    found = [choosy.candidates(place) for place in places]
+    assert {each.tasks[0].env_name for each in found} == {"a"}
+    assert all(set(map(str, each.tasks)) <= training for each in found), "no held-out task enters"
+    assert len(set(map(str, (task for each in found[:10] for task in each.tasks)))) == 40
+    assert 160 < sum(each.revisits for each in found) < 240
+    assert [again.candidates(place) for place in places] == found
+    plain = ScenarioSet([lake("a", train_size=40), lake("b")])
+    assert [each.tasks[0] for each in found] == [plain.schedule(place) for place in places]

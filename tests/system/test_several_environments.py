@@ -20,7 +20,7 @@ def environments(outage: Path) -> list[dict[str, Any]]:
     coin = {"path": "tests.coin_env:CoinEnv", "train_size": 64, "heldout_size": 16}
     return [
         coin | {"name": "long", "share": 2.0, "options": {"delay_s": 0.03}},
-        coin | {"name": "short", "options": {"turns": 2, "delay_s": 0.03}},
+        coin | {"name": "short", "curriculum": "success", "options": {"turns": 2, "delay_s": 0.03}},
         coin | {"name": "shop", "path": "tests.served_env:ServedCoinEnv", "options": {"outage": str(outage)}},
     ]
 
