@@ -100,20 +100,25 @@ class FailurePause:
     """How a worker slows down while nothing but failures comes back, so that what they need has time to come back too.
 
     After a group without one episode that came through it pauses, each time twice as long up to a bound, and then plays
-    one group to see. The first episode that comes through ends it.
+    one group to see. The first episode that comes through ends it. An environment that fails while another one's last
+    group came through is no reason to pause: the other one would wait for it.
     """
 
     def __init__(self) -> None:
         self._pause_s = 0.0
         self._since = -math.inf
+        self._sound: set[str] = set()
+        """Environments whose last group did not do nothing but fail."""
 
-    def came_through(self) -> None:
+    def came_through(self, env_name: str) -> None:
         """An episode was played to its end."""
         self._pause_s = 0.0
+        self._sound.add(env_name)
 
-    def all_failed(self, began: float) -> None:
+    def all_failed(self, env_name: str, began: float) -> None:
         """A group ended with failures only. One that began before the last pause says nothing new."""
-        if began >= self._since:
+        self._sound.discard(env_name)
+        if not self._sound and began >= self._since:
             self._since = time.monotonic()
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
@@ -175,14 +180,14 @@ class Worker:
             if isinstance(result, Failure):
                 failures += 1
             else:
-                self._pause.came_through()
+                self._pause.came_through(ticket.task.env_name)
             await self._sink.put(result)
 
         async with asyncio.TaskGroup() as episodes:
             for index in ticket.indices:
                 episodes.create_task(one(index))
         if failures == len(ticket.indices):
-            self._pause.all_failed(began)
+            self._pause.all_failed(ticket.task.env_name, began)
 
     def _reap(self) -> None:
         for task in [task for task in self._running if task.done()]:

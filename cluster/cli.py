@@ -98,7 +98,7 @@ def evaluate(
         Path | None, typer.Option(metavar="CONFIG", help="What to play, and how: TOML, for a model folder.")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which tasks to play.")] = "heldout",
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play, of each environment.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
 from milepost.cluster.preflight import check_world, judge_model
+from milepost.cluster.runlog.environments import said_of
 from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, load
@@ -47,42 +49,56 @@ _PIN_PAUSE_S = 0.1
 
 
 def tasks_of(scenarios: ScenarioSet, split: Split, episodes: int) -> list[Task]:
-    """`episodes` tasks of a split, each scenario as often as the others (up to one). Raises ConfigError if empty."""
-    tasks = list(scenarios.tasks(split))
-    if not tasks:
+    """`episodes` tasks of each environment that has a split, its scenarios as often as each other (up to one).
+
+    Raises ConfigError if the split is empty.
+    """
+    found = [tasks for env in scenarios.envs if (tasks := env.tasks(split))]
+    if not found:
         raise ConfigError(f"split {split} is empty: set env.{split}_size")
-    return [tasks[i % len(tasks)] for i in range(episodes)]
+    return [tasks[i % len(tasks)] for tasks in found for i in range(episodes)]
 
 
 async def evaluate(system: System, split: Split, episodes: int) -> Summary:
-    """Play and summarise.
+    """Play `episodes` of each environment and summarise.
 
-    Raises ConfigError if a fifth of the episodes goes on failing in the environment or the reward, DependencyLost if
-    they fail elsewhere or no worker is left, WatchdogExpired at the deadline.
+    An environment of which a fifth of the episodes goes on failing is left out, with the reason in `failed`. Raises
+    ConfigError if that leaves none and they fail in the environment or the reward, DependencyLost if they fail
+    elsewhere, in the engine that serves all, or no worker is left, WatchdogExpired at the deadline.
     """
     tasks = list(enumerate(tasks_of(system.scenarios, split, episodes)))
+    envs = {task.env_name for _, task in tasks}
     played: list[Trajectory] = []
     began, pause_s = math.inf, _FIRST_PAUSE_S
     while True:
         results = await system.workers.play(tasks, system.config.run.stall_timeout_s)
         played += [result for result in results if isinstance(result, Trajectory)]
         failed = [result for result in results if isinstance(result, Failure)]
-        if len(failed) <= _FAILED_SHARE * episodes:
+        counts = Counter(failure.task.env_name for failure in failed)
+        failed = [failure for failure in failed if counts[failure.task.env_name] > _FAILED_SHARE * episodes]
+        failing = {failure.task.env_name for failure in failed}
+        if not failing:
             return summarize(played)
         began = min(began, time.monotonic())
-        if time.monotonic() - began >= patience_s(system.config.actors.give_up_after_s, was_good=bool(played)):
-            raise _too_many_failed(failed, episodes)
+        was_good = any(trajectory.task.env_name in failing for trajectory in played)
+        if time.monotonic() - began >= patience_s(system.config.actors.give_up_after_s, was_good=was_good):
+            if failing == envs or any(failure.boundary == "engine" for failure in failed):
+                raise _too_many_failed(failed, episodes * len(envs))
+            causes = {name: str(_too_many_failed(_of(failed, name), episodes)) for name in sorted(failing)}
+            rest = [trajectory for trajectory in played if trajectory.task.env_name not in failing]
+            return msgspec.structs.replace(summarize(rest), failed=causes)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         tasks = [(failure.index, failure.task) for failure in failed]
 
 
+def _of(failures: list[Failure], env_name: str) -> list[Failure]:
+    return [failure for failure in failures if failure.task.env_name == env_name]
+
+
 def _too_many_failed(failed: list[Failure], episodes: int) -> Exit:
     first = failed[0]
-    cause = (
-        f"{len(failed)} of {episodes} evaluation episodes failed; the first in {first.boundary}: "
-        f"{first.error}: {first.message}"
-    )
+    cause = f"{len(failed)} of {episodes} evaluation episodes failed; the first in {said_of(first)}"
     return ConfigError(cause) if first.boundary in ("env", "reward") else DependencyLost(cause)
 
 
@@ -101,6 +117,8 @@ def record(summary: Summary, *, split: Split, iteration: int, version: int, time
         cut_share=summary.cut_share,
         context_full_share=summary.context_full_share,
         cohorts=summary.cohorts,
+        envs=summary.envs,
+        failed=summary.failed,
     )
 
 
@@ -186,23 +204,27 @@ def _played(config: RunConfig, policy: Path, version: int, *, split: Split, epis
         "cut_share": summary.cut_share,
         "context_full_share": summary.context_full_share,
         "cohorts": msgspec.to_builtins(summary.cohorts),
+        "envs": msgspec.to_builtins(summary.envs),
+        "failed": summary.failed,
         "seconds": time.monotonic() - started,
     }
 
 
 def sentence(result: dict[str, Any]) -> str:
-    """What `milepost eval` prints for people: a line, and one more for each cohort where there are several."""
+    """What `milepost eval` prints for people: a line, and one for each named environment and of several cohorts."""
     low, high = result["success_ci"]
     lines = [
         f"{result['run']}, policy version {result['policy_version']}, split {result['split']}: success "
         f"{result['success']:.1%} [{low:.1%}, {high:.1%}] in {result['episodes']} episodes"
     ]
-    if len(result["cohorts"]) > 1:
-        lines += [
-            f"  cohort {name}: success {found['success']:.1%} [{found['success_low']:.1%}, "
-            f"{found['success_high']:.1%}] in {found['episodes']} episodes"
-            for name, found in result["cohorts"].items()
-        ]
+    for kind, table in (("environment", result["envs"]), ("cohort", result["cohorts"])):
+        if len(table) > 1 or kind == "environment":
+            lines += [
+                f"  {kind} {name}: success {found['success']:.1%} [{found['success_low']:.1%}, "
+                f"{found['success_high']:.1%}] in {found['episodes']} episodes"
+                for name, found in table.items()
+            ]
+    lines += [f"  environment {name} is left out: {cause}" for name, cause in result["failed"].items()]
     return "\n".join(lines)
 
 

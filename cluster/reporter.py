@@ -183,6 +183,7 @@ class Reporter:
                 learner_restarts=system.learners.restarts,
                 ledger={str(state): count for state, count in balance.counts.items()},
                 selection_bias=bias,
+                failures=[failure for failure, _ in failures],
             )
             line = iteration_record(groups, report, iteration=iteration, clock=clock, state=state, checks=checks)
             self._metrics.record(line)
@@ -202,6 +203,8 @@ class Reporter:
             summary = await evaluate(self._system, split, episodes)
             with self.measuring("the record of an evaluation"):
                 line = record(summary, split=split, iteration=iteration, version=version, time_s=self.seconds)
+                for name, error in line.failed.items():
+                    self.note(f"environment {name} is left out of the evaluation on {split}: {error}")
                 self._metrics.record_eval(line)
                 self._view.update_eval(line)
                 for finding in self._watch.evaluation(line):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from milepost.cluster.runlog.environments import FailingEnvironments
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record
 from milepost.cluster.runlog.wasted import Limits, WastedRollouts
 from milepost.cluster.settings.config import RunConfig
@@ -26,6 +27,7 @@ class Watch:
         """`records` are those of the run before a restart."""
         self._config = config
         self._meter = SelectionBias(config.selection_bias)
+        self._failing = FailingEnvironments(episodes=config.run.group_size)
         health = [_health(record) for record in records if isinstance(record, IterationRecord)]
         validations = [v for record in records if (v := _validation(record)) is not None]
         self._collapse = CollapseWatch(config.collapse, health, validations)
@@ -52,7 +54,7 @@ class Watch:
     def iteration(self, record: IterationRecord) -> list[str]:
         """Take in a finished iteration and return what is new to say about the run."""
         found = _lines(self._collapse.observe(_health(record))) + self._meter.warnings()
-        return self._wasted.iteration(record) + found
+        return self._wasted.iteration(record) + found + self._failing.see(record.envs)
 
     def evaluation(self, record: EvalRecord) -> list[str]:
         """The same for an evaluation; of collapse, only held-out tasks tell."""

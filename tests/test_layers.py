@@ -55,10 +55,10 @@ DOORS = {
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {
-        "envs", "reward", "actors", "actors/checks", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
-        "learner/first_policy", "learner/health", "learner/loss", "learner/zero", "cluster/base", "cluster/replay",
-        "cluster/runlog", "cluster/trajectories", "cluster/pools", "cluster/settings", "cluster/workbench",
-        "cluster/experiment",
+        "envs", "reward", "actors", "actors/checks", "learner", "learner/batch", "learner/credit",
+        "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
+        "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
+        "cluster/settings", "cluster/workbench", "cluster/experiment",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""

@@ -31,9 +31,11 @@ REWARD = "my_reward:fewer_turns"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a reader has after following the README: environment, reward and config in the folder they start from."""
     env, reward = PYTHON
-    (config,) = TOML
-    for name, text in (("higher_lower.py", env), ("my_reward.py", reward), ("config.toml", config)):
-        assert name == "config.toml" or f"`{name}`" in README
+    config, several = TOML
+    for name, text in (("config.toml", config), ("several.toml", several)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for name, text in (("higher_lower.py", env), ("my_reward.py", reward)):
+        assert f"`{name}`" in README
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -83,6 +85,11 @@ def test_the_config_of_the_readme_passes_what_is_checked_before_a_run(folder: Pa
         check_world(configs.load(folder / "config.toml", overrides))
 
 
+def test_the_environments_of_the_readme_play_in_one_run_by_their_shares(folder: Path) -> None:
+    scenarios = check_world(configs.load(folder / "several.toml"))
+    assert [scenarios.schedule(place).env_name for place in range(8)].count("lake") == 6
+
+
 @pytest.mark.usefixtures("folder")
 def test_the_reward_of_the_readme_charges_for_turns(dialogue: Dialogue) -> None:
     (episode,) = played(dialogue, seeds=1)
@@ -119,6 +126,8 @@ def test_the_metrics_of_the_readme_are_served(tmp_path: Path) -> None:
         served = {gauge._name for gauge in metrics._gauges.values()}
         served |= {f"{c._name}_total" for c in (metrics._restarts, metrics._nonfinite, metrics._verdicts)}
         served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._cohorts)}
+        served |= {gauge._name for gauge in (metrics._env_success, *metrics._envs.values())}
+        served.add(f"{metrics._env_episodes._name}_total")
         served |= {gauge._name for gauge in (metrics._selection_bias, metrics._update, metrics._update_s)}
     assert told
     assert {f"milepost_{name}" for name in told} <= served

@@ -11,10 +11,11 @@ from milepost.actors.worker import Ticket
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferUnavailable
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.task_success import TaskSuccess
 from milepost.cluster.replay.wire import WireError
 from milepost.cluster.trajectories.recording import RecordingQueue
 from milepost.envs.scenarios import ScenarioSet
-from milepost.envs.types import Failure, Trajectory
+from milepost.envs.types import Failure, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 _REFUSED = {
@@ -26,12 +27,25 @@ _REFUSED = {
 class LedgerSource:
     """Groups as the ledger gives them out: first those that a lost worker left behind, then new ones."""
 
-    def __init__(self, ledger: Ledger, owner: str, *, scenarios: ScenarioSet, group_size: int, lease_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        success: TaskSuccess,
+        scenarios: ScenarioSet,
+        *,
+        owner: str,
+        group_size: int,
+        lease_s: float,
+    ) -> None:
+        """`success` knows which tasks a curriculum leaves out."""
         self._ledger = ledger
-        self._owner = owner
+        self._success = success
         self._scenarios = scenarios
+        self._owner = owner
         self._group_size = group_size
         self._lease_s = lease_s
+        self._chosen: tuple[int, Task] | None = None
+        """Number and task of the group that it tries to issue: the same task at every try."""
 
     async def next_group(self) -> Ticket | None:
         """A group to play, or None while admission is closed or Redis away."""
@@ -47,7 +61,9 @@ class LedgerSource:
         if left is not None:
             return Ticket(group_id=left.group_id, task=left.task, indices=tuple(left.missing))
         sequence = await self._ledger.next_sequence(self._owner)
-        task = self._scenarios.schedule(sequence)
+        if self._chosen is None or self._chosen[0] != sequence:
+            self._chosen = sequence, await self._success.choose(self._scenarios.candidates(sequence))
+        task = self._chosen[1]
         group_id = f"g{sequence:08d}"
         size = self._group_size
         if not await self._ledger.issue(task=task, group_id=group_id, size=size, owner=self._owner, lease_s=lease_s):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import connect
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.task_success import TaskSuccess
 from milepost.cluster.trajectories.recording import EVALUATION, Batch, RecordingQueue
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
@@ -40,7 +42,7 @@ class WorkerSpec:
     run_id: str
     redis_url: str
     model: Path
-    env: ScenarioConfig
+    env: ScenarioConfig | Sequence[ScenarioConfig]
     actors: ActorConfig
     engine: EngineConfig
     sampling: SamplingConfig
@@ -92,8 +94,9 @@ class WorkerActor:
             self._resources,
             LedgerSource(
                 Ledger(client, spec.run_id),
-                name,
-                scenarios=ScenarioSet(spec.env),
+                TaskSuccess(client, spec.run_id),
+                ScenarioSet(spec.env),
+                owner=name,
                 group_size=spec.group_size,
                 lease_s=spec.buffer.lease_s,
             ),

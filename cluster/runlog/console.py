@@ -7,7 +7,7 @@ nothing and keeps no more than the short history its sparklines need.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Self
 
@@ -18,9 +18,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Number, Record, evals, iterations, read_records
+from milepost.cluster.runlog.records import (
+    EnvRecord,
+    EvalRecord,
+    IterationRecord,
+    Number,
+    Record,
+    evals,
+    iterations,
+    read_records,
+)
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.envs.types import Split
+from milepost.reward.evaluators import CohortSuccess
 
 SPLITS: tuple[Split, ...] = ("train", "heldout", "ood")
 _BARS = "▁▂▃▄▅▆▇█"
@@ -105,7 +115,7 @@ class LiveView:
         self._evals = self._evals | {record.split: record}
         self._print(
             f"eval {record.split:<8} iteration {record.iteration:<5} success {_success(record)}  "
-            f"({record.episodes} episodes){_cohorts(record)}"
+            f"({record.episodes} episodes){_parts(record.envs)}{_parts(record.cohorts)}"
         )
 
     def finish(self, records: list[Record], folder: RunFolder) -> None:
@@ -150,7 +160,7 @@ class LiveView:
         table = Table.grid(padding=(0, 3))
         table.add_column(style="dim")
         table.add_column()
-        table.add_row("success", f"{_percent(record.success)}  {sparkline(self._success)}")
+        table.add_row("success", f"{_percent(record.success)}  {sparkline(self._success)}{_parts(record.envs)}")
         table.add_row("invalid", _invalid(record))
         table.add_row("groups", _variance(record))
         table.add_row("staleness", f"{_staleness(record)} versions")
@@ -173,6 +183,11 @@ def summary(records: list[Record], folder: RunFolder) -> RenderableType:
         if found:
             after = _success(found[-1]) if found[-1].iteration > found[0].iteration else "not evaluated"
             table.add_row(split, _success(found[0]), after, str(found[-1].episodes))
+            for name in found[-1].envs if len(found[-1].envs) > 1 else ():
+                first, last = found[0].envs.get(name), found[-1].envs[name]
+                has_trained = found[-1].iteration > found[0].iteration
+                row = (_success(first) if first else "n/a", _success(last) if has_trained else "not evaluated")
+                table.add_row(f"  {name}", *row, str(last.episodes))
     done = iterations(records)
     facts = Table.grid(padding=(0, 2))
     facts.add_row("iterations", str(done[-1].iteration if done else 0))
@@ -206,7 +221,7 @@ def who_waits(record: IterationRecord) -> str:
 
 def _plain_line(record: IterationRecord, *, iterations: int) -> str:
     return (
-        f"iteration {record.iteration}/{iterations}  success {_percent(record.success)}  "
+        f"iteration {record.iteration}/{iterations}  success {_percent(record.success)}{_parts(record.envs)}  "
         f"invalid {_invalid(record)}  groups: {_variance(record)}  staleness {_staleness(record)}  "
         f"tokens/s {_number(record.tokens_per_s, digits=0)}  waiting: {who_waits(record)}  "
         f"buffer: {record.buffer_groups} groups ready  restarts {_restarts(record)}"
@@ -237,15 +252,15 @@ def _restarts(record: IterationRecord) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts if count) or "none"
 
 
-def _success(record: EvalRecord) -> str:
+def _success(record: EvalRecord | CohortSuccess) -> str:
     return f"{record.success:.1%} [{record.success_low:.1%}, {record.success_high:.1%}]"
 
 
-def _cohorts(record: EvalRecord) -> str:
-    """Success by cohort where there are several."""
-    if len(record.cohorts) < 2:
+def _parts(found: Mapping[str, CohortSuccess] | Mapping[str, EnvRecord]) -> str:
+    """Success by environment or cohort where there are several."""
+    if len(found) < 2:
         return ""
-    return "  " + ", ".join(f"{name} {_percent(found.success)}" for name, found in record.cohorts.items())
+    return "  " + ", ".join(f"{name} {_percent(part.success)}" for name, part in found.items())
 
 
 def _percent(value: Number) -> str:
@@ -288,7 +303,7 @@ def status_lines(folder: RunFolder) -> list[str]:
         lines += [f"ledger     {counts} (episodes)"] if counts else []
     for split in SPLITS:
         lines += [
-            f"eval       {split}: {_success(found)} at iteration {found.iteration}"
+            f"eval       {split}: {_success(found)} at iteration {found.iteration}{_parts(found.envs)}"
             for found in evals(records, split)[-1:]
         ]
     return lines

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
 from milepost.cluster.settings.complaints import complaints, source
+from milepost.cluster.settings.environments import Environments
 from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
 from milepost.cluster.trajectories.config import TrajectoriesConfig
@@ -86,7 +88,9 @@ class RunSection(BaseModel):
     max_staleness: int = Field(1, ge=0, description="Staleness bound in policy versions; 0 is on-policy")
     checkpoint_every: int = Field(10, ge=1, description="Checkpoint interval in iterations, at most")
     keep_checkpoints: int = Field(3, ge=1, description="Number of checkpoints kept")
-    eval_episodes: int = Field(100, ge=0, description="Evaluation episodes per split at a time; 0: never")
+    eval_episodes: int = Field(
+        100, ge=0, description="Evaluation episodes per environment and split at a time; 0: never"
+    )
     eval_splits: tuple[Split, ...] = Field(
         ("train", "heldout", "ood"), min_length=1, description="Evaluation splits, of those that hold scenarios"
     )
@@ -129,7 +133,7 @@ class RunConfig(BaseModel):
 
     run: RunSection = RunSection()
     model: ModelConfig = ModelConfig()
-    env: ScenarioConfig = ScenarioConfig()
+    env: Environments = ScenarioConfig()
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
     actors: ActorConfig = ActorConfig()
@@ -148,11 +152,16 @@ class RunConfig(BaseModel):
     metrics: MetricsConfig = MetricsConfig()
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
 
+    @property
+    def envs(self) -> tuple[ScenarioConfig, ...]:
+        """All environments, in the order of their tables."""
+        return (self.env,) if isinstance(self.env, ScenarioConfig) else self.env
+
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
-        for is_wrong, complaint in _contradictions(self):
+        for is_wrong, reason in _contradictions(self):
             if is_wrong:
-                raise ValueError(complaint)
+                raise ValueError(reason)
         return self
 
 
@@ -205,7 +214,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(complaints(error, RunConfig, overridden, path))) from error
+        raise ConfigError("\n".join(complaints(error, RunConfig, values, overridden=overridden, path=path))) from error
 
 
 def dump(config: RunConfig, path: Path) -> None:
@@ -258,6 +267,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a TOML config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        headers = set(re.findall(rb"^\s*(\[+env\]+)", path.read_bytes(), re.MULTILINE))
+        both = headers >= {b"[env]", b"[[env]]"}
+        reason = "[env] and [[env]] exclude each other: write [[env]] each time, with a name" if both else str(error)
+        raise ConfigError(f"{path}: not valid TOML: {reason}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error

@@ -1,4 +1,4 @@
-"""The model of local mode: a small Llama and its tokenizer, made from an environment's own demonstrations.
+"""The model of local mode: a small Llama and its tokenizer, made from the environments' own demonstrations, by share.
 
 It speaks the environment's answer format and has seen many states, but it has imitated a noisy expert, so it plays
 badly until reinforcement learning sharpens it. Made once per configuration, environment and code, then taken from the
@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def warm_up(
     config: WarmupConfig,
-    scenarios: ScenarioConfig,
+    scenarios: ScenarioConfig | Sequence[ScenarioConfig],
     cache_dir: Path,
     limits: ResponseLimits,
     progress: Callable[[str], None] = lambda _: None,
@@ -59,7 +59,7 @@ def warm_up(
     for an environment without demonstrations, and for one that takes more tokens than `limits.max_tokens`,
     `EnvPathError` and `ContractError` for a broken one, `ModelCacheError` if the cache cannot be used.
     """
-    tasks = ScenarioSet(scenarios).tasks("train")
+    tasks = ScenarioSet(scenarios).by_share(config.episodes)
     folder = cache_dir / f"warmup-{_fingerprint(config, tasks)}"
     build_once(folder, lambda partial: _make(config, tasks, limits, partial, progress))
     facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=Facts)

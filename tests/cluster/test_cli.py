@@ -188,6 +188,8 @@ RESULT = {
     "success_ci": [0.4, 0.6],
     "episodes": 10,
     "cohorts": {},
+    "envs": {},
+    "failed": {},
 }
 
 

@@ -25,9 +25,9 @@ START_S = 300
 _POLL_S = 0.2
 
 
-def write_config(folder: Path, policy: Path, **sections: dict[str, Any]) -> Path:
-    """A small asynchronous run on the coin game; `sections` are laid over it, section by section."""
-    values: dict[str, dict[str, Any]] = {
+def write_config(folder: Path, policy: Path, **sections: Any) -> Path:
+    """A small asynchronous run on the coin game; `sections` are laid over it, a list of tables in place of a table."""
+    values: dict[str, Any] = {
         "run": {
             "name": "e2e",
             "iterations": 8,
@@ -47,7 +47,7 @@ def write_config(folder: Path, policy: Path, **sections: dict[str, Any]) -> Path
         "learner": {"lr": 1e-3},
     }
     for section, changed in sections.items():
-        values[section] = values.get(section, {}) | changed
+        values[section] = changed if isinstance(changed, list) else values.get(section, {}) | changed
     path = folder / "run.toml"
     path.write_text(tomli_w.dumps(values))
     return path
