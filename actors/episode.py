@@ -16,7 +16,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -95,7 +94,7 @@ class _Episode:
             raise _EpisodeError(boundary, TimeoutError(message)) from None
         except asyncio.CancelledError:
             if not job.cancel():  # it runs, and its own time is not over
-                _count_if_hung(self.resources, job)
+                self.resources.count_if_hung(job)
             raise
         if raised is not None:
             raise _EpisodeError(boundary, raised) from raised
@@ -194,7 +193,7 @@ class _Episode:
                 observer.closed(failed)
 
         with contextlib.suppress(RuntimeError):  # there was no thread to be had, so there is no environment
-            _count_if_hung(self.resources, self.thread.submit(close, self.resources.places))
+            self.resources.count_if_hung(self.thread.submit(close, self.resources.places))
         self.thread.end()
 
 
@@ -263,13 +262,14 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         index=index,
         boundary=boundary,
         error=type(error.__cause__ if isinstance(error, EnvPathError) and error.__cause__ else error).__name__,
-        message=_first_line(error),
+        message=first_line(error),
         turn=len(episode.turns),
         cohort=episode.cohort,
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that can be kept: of 300 characters at most, and of text only."""
     try:
         text = str(error)
     except Exception:  # a user's exception may fail at that, too
@@ -282,15 +282,6 @@ def _closing_error(env: Any) -> BaseException | None:
         env.close()
     except BaseException as error:
         # The episode is over and counted; what close() raises can change nothing about it.
-        logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
+        logger.warning("environment close() raised %s: %s", type(error).__name__, first_line(error))
         return error
     return None
-
-
-def _count_if_hung(resources: RolloutResources, job: Future[Any]) -> None:
-    """Count a call that nobody waits for any more, once a call's time is over."""
-
-    def count() -> None:
-        resources.hung += job.running()
-
-    asyncio.get_running_loop().call_later(resources.limits.env_timeout_s, count)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,3 +57,11 @@ class RolloutResources:
     observer: Observer | None = None
     hung: int = 0
     """Calls into user code that did not come back in time."""
+
+    def count_if_hung(self, job: Future[Any]) -> None:
+        """Count a call that nobody waits for any more, once a call's time is over."""
+
+        def count() -> None:
+            self.hung += job.running()
+
+        asyncio.get_running_loop().call_later(self.limits.env_timeout_s, count)
