@@ -26,7 +26,8 @@ from milepost.actors.engine import Completion, EngineError
 from milepost.actors.episode_thread import EpisodeThread
 from milepost.actors.resources import RolloutResources
 from milepost.envs import chance
-from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
+from milepost.envs.contract import EnvPathError, Reset, Step, build_env, observe_reset, observe_step
+from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
 from milepost.reward.reward import apply
 
@@ -148,7 +149,7 @@ class _Episode:
         limits = self.resources.limits
         reset = await self.reset()
         context = Context(self.resources.dialogue, window_turns=limits.window_turns)
-        prompt = await self.lay_out(partial(context.open, reset.observation))
+        prompt = await self.lay_out(partial(context.open, reset.said))
         anchor = reset.anchor
         while True:
             if len(prompt) > limits.max_prompt_tokens:
@@ -163,7 +164,7 @@ class _Episode:
             outcome = _outcome(step, self.turns, limits.max_turns)
             if outcome is not None:
                 return outcome
-            said = (completion.response_ids, completion.stopped, step.observation)
+            said = (completion.response_ids, completion.stopped, step.said)
             prompt = await self.lay_out(partial(context.extend, *said))
 
     def cut_short(self, needed: int) -> Outcome:

@@ -19,7 +19,9 @@ from milepost.actors.engine import Completion
 from milepost.actors.episode import run_episode
 from milepost.actors.luck import Generators, generators
 from milepost.actors.resources import Limits, RolloutResources
-from milepost.envs.contract import Demonstrator, Reset, Step, plain_text
+from milepost.envs.contract import Demonstrator, Reset, Step
+from milepost.envs.messages import Exchange, Said, text_of
+from milepost.envs.plain_values import plain_text
 from milepost.envs.types import Failure, Task, Trajectory, VersionSpan
 from milepost.reward.reward import Reward
 
@@ -42,15 +44,23 @@ class FullLayout(Layout, Protocol):
 class Characters:
     """A layout without a policy: one token per character, one for each end of a turn."""
 
+    appends = True
     _end, _more = 0, 1
 
-    def opening(self, observation: str) -> list[int]:
-        """The observation."""
-        return [*self._ids(observation), self._more]
+    def opening(self, said: Said) -> list[int]:
+        """What was said."""
+        return [*self._ids(text_of(said)), self._more]
 
-    def continuation(self, observation: str, closed: bool) -> list[int]:
-        """The end of the response, unless it is `closed`, and the observation."""
-        return [self._end] * (not closed) + self.opening(observation)
+    def continuation(self, said: Said, closed: bool) -> list[int]:
+        """The end of the response, unless it is `closed`, and what was said."""
+        return [self._end] * (not closed) + self.opening(said)
+
+    def whole(self, first: Said, exchanges: Sequence[Exchange]) -> list[int]:
+        """All of that, one after the other."""
+        prompt = self.opening(first)
+        for exchange in exchanges:
+            prompt = prompt + exchange.response_ids + self.continuation(exchange.said, exchange.closed)
+        return prompt
 
     def response(self, text: str) -> list[int]:
         """The text and its end."""

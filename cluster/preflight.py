@@ -25,8 +25,10 @@ from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.own_credit import check_credit
-from milepost.envs.contract import ContractError, EnvPathError
-from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
+from milepost.envs.chat_template import TemplateError
+from milepost.envs.contract import EnvPathError
+from milepost.envs.dialogue import Dialogue, ObservationError
+from milepost.envs.plain_values import ContractError
 from milepost.envs.scenarios import ScenarioError, ScenarioSet
 from milepost.envs.types import Failure
 from milepost.learner.credit.modulators import needs
@@ -36,6 +38,10 @@ from milepost.reward.reward import Reward, RewardError, load_reward
 
 T = TypeVar("T")
 _SHARED_MEMORY = Path("/dev/shm")
+REWRITES = (
+    "the chat template rewrites earlier turns (thoughts, mostly): where it does, a new sample begins, which costs "
+    "tokens; prefix_breaks counts them. To avoid that, edit chat_template.jinja so that it keeps what was said"
+)
 _TURNS = 3
 """Played before a run: enough to see a reset, steps and what one leaves for the next."""
 
@@ -58,7 +64,8 @@ def check_start(config: RunConfig) -> None:
     try:
         if config.model.source == "folder":
             folder = Path(config.model.path).expanduser()
-            judge_model(config, folder, trained=True)
+            if not judge_model(config, folder, trained=True).appends:
+                print(f"milepost: {folder}: {REWRITES}", file=sys.stderr)
             check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
             asyncio.run(check_url(config.buffer.url, config.buffer))

@@ -10,8 +10,8 @@ from typing import Protocol, cast
 
 import msgspec
 
-from milepost.envs.contract import ContractError, plain_number
 from milepost.envs.dotted_path import DottedPathError, resolve
+from milepost.envs.plain_values import ContractError, plain_number
 from milepost.envs.types import Trajectory
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from milepost.envs import chance
-from milepost.envs.contract import ContractError, Demonstrator, build_env, observe_reset, observe_step
+from milepost.envs.contract import Demonstrator, build_env, observe_reset, observe_step
+from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Task
 
 logger = logging.getLogger(__name__)

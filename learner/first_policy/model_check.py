@@ -39,6 +39,8 @@ class CheckedModel:
     family: str
     """transformers' model type, e.g. `qwen3`."""
     parameters: int
+    appends: bool
+    """Whether its chat template leaves earlier turns as they were."""
 
 
 def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -> CheckedModel:
@@ -54,8 +56,10 @@ def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -
         tokenizer = load_tokenizer(folder)
     _require_positions(config, tokenizer, context_tokens)
     rows = model.get_input_embeddings().weight.shape[0]
-    _require_rows(tokenizer, Dialogue(tokenizer, system_prompt), rows)
-    return CheckedModel(config.model_type, sum(tensor.numel() for tensor in model.parameters()))
+    dialogue = Dialogue(tokenizer, system_prompt)
+    _require_rows(tokenizer, dialogue, rows)
+    parameters = sum(tensor.numel() for tensor in model.parameters())
+    return CheckedModel(family=config.model_type, parameters=parameters, appends=dialogue.appends)
 
 
 def require_model(folder: Path) -> None:
