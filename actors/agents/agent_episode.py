@@ -14,13 +14,13 @@ from typing import Any
 
 from milepost.actors.agents.calls import EpisodeCalls, Reader
 from milepost.actors.agents.endpoint import Endpoint
-from milepost.actors.agents.lineages import Lineages, MessageLayout
+from milepost.actors.agents.lineages import ConversationLayout, Lineages
 from milepost.actors.agents.program import Access, AgentFailed, Program, Result, result_of, task_of
 from milepost.actors.episode import first_line
 from milepost.actors.episode_thread import EpisodeThread
 from milepost.actors.resources import RolloutResources
 from milepost.envs import chance
-from milepost.envs.contract import ContractError
+from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory
 from milepost.reward.reward import RewardError, apply
 
@@ -31,7 +31,7 @@ class AgentHost:
 
     program: Program
     endpoint: Endpoint
-    layout: MessageLayout
+    layout: ConversationLayout
     read: Reader
     max_tokens: int
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from milepost.actors.agents.lineages import Lineages, Message, Place, action_of, state_key
+from milepost.actors.agents.lineages import ChatMessage, Lineages, Place, action_of, state_key
 from milepost.actors.engine import Completion, Engine, EngineError
-from milepost.envs.dialogue import ObservationError, TemplateError
+from milepost.envs.chat_template import TemplateError
+from milepost.envs.dialogue import ObservationError
 from milepost.envs.types import Turn
 
 _END = "end of the episode"
@@ -39,7 +40,7 @@ class CallRefused(Exception):
 class Request:
     """What an agent program asks for, whichever of the APIs it speaks."""
 
-    messages: list[Message]
+    messages: list[ChatMessage]
     tools: list[dict[str, Any]] = field(default_factory=list)
     stream: bool = False
     anchor: str | None = None
@@ -50,7 +51,7 @@ class Request:
 class Answer:
     """What the policy said."""
 
-    message: Message
+    message: ChatMessage
     """The assistant's message, with `content` and maybe `tool_calls` and `reasoning_content`."""
     is_valid: bool
     """False where it was to be a tool call that cannot be read, or was cut off before it said anything."""
@@ -60,7 +61,7 @@ class Answer:
     completion_tokens: int
 
 
-Reader = Callable[[list[int], Sequence[Mapping[str, Any]]], tuple[Message, bool]]
+Reader = Callable[[list[int], Sequence[Mapping[str, Any]]], tuple[ChatMessage, bool]]
 """Sampled ids and the tools that were offered -> the assistant's message, and whether it could be read."""
 
 
@@ -195,7 +196,7 @@ class EpisodeCalls:
         return completion
 
 
-def _finish_reason(message: Message, completion: Completion) -> str:
+def _finish_reason(message: ChatMessage, completion: Completion) -> str:
     if message.get("tool_calls"):
         return "tool_calls"
     return "stop" if completion.stopped else "length"

@@ -9,7 +9,7 @@ from typing import Any
 
 from milepost.actors.agents import body as bodies
 from milepost.actors.agents.calls import Answer, Request
-from milepost.actors.agents.lineages import Message
+from milepost.actors.agents.lineages import ChatMessage
 
 Event = tuple[str | None, dict[str, Any]]
 """An event of a stream: its name, where the API names events, and its data."""
@@ -55,11 +55,11 @@ def events(answer: Answer, model: str) -> Iterator[Event]:
     yield None, {**head, "choices": [end], "usage": _usage(answer)}
 
 
-def _message(item: dict[str, Any], where: str) -> Message:
+def _message(item: dict[str, Any], where: str) -> ChatMessage:
     role = bodies.string(item, "role", where)
     if role not in _ROLES:
         raise bodies.refused(f"{where}.role is {role!r}; known are {', '.join(_ROLES)}")
-    message: Message = {
+    message: ChatMessage = {
         "role": "system" if role == "developer" else role,
         "content": bodies.text(item.get("content"), f"{where}.content"),
     }

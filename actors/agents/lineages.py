@@ -17,20 +17,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-Message = dict[str, Any]
+from milepost.envs.messages import Exchange, Message, Said, ToolSchema
+
+ChatMessage = dict[str, Any]
 """A chat message as OpenAI's API has it: `role`, `content` (text), and `tool_calls` or `tool_call_id`."""
 Origin = Literal["first", "branch", "rewrite", "other"]
 """How a lineage began: the episode's first; a second answer to a history; a history that was changed; another one."""
 
 
-class MessageLayout(Protocol):
-    """How messages become token ids."""
+class ConversationLayout(Protocol):
+    """How messages become token ids; `envs.dialogue.Dialogue` is one."""
 
-    def opening(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Ids of a prompt that shows `messages`."""
+    @property
+    def appends(self) -> bool:
+        """Whether a prompt, its response and `continuation` are the next prompt."""
         ...
 
-    def continuation(self, messages: Sequence[Message], closed: bool) -> list[int]:
+    def with_tools(self, tools: Sequence[ToolSchema]) -> ConversationLayout:
+        """The layout where `tools` are offered."""
+        ...
+
+    def conversation(self, messages: Sequence[ChatMessage], exchanges: Sequence[Exchange] = ()) -> list[int]:
+        """Ids of a prompt that shows `messages`, answers among them, and then `exchanges`."""
+        ...
+
+    def continuation(self, said: Said, closed: bool) -> list[int]:
         """Ids between a response, which ended by itself if `closed`, and the next one."""
         ...
 
@@ -47,15 +58,18 @@ class Place:
     """None where it continues its lineage."""
     key: str
     """Of the messages shown."""
+    beginning: list[ChatMessage]
+    """What its lineage was shown at first."""
+    exchanges: list[Exchange]
+    """The answers since, and what was said to each."""
     continues: str | None = None
     """Key of the call that it continues."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Call:
-    lineage: int
-    ids: list[int]
-    """Prompt and response."""
+    place: Place
+    response_ids: list[int]
     stopped: bool
     is_continued: bool = False
 
@@ -64,7 +78,7 @@ class _Call:
 class Lineages:
     """The calls of one episode. Not safe for threads; `place` and `answered` of several calls may interleave."""
 
-    layout: MessageLayout
+    layout: ConversationLayout
     count: int = 0
     rewrites: int = 0
     """Lineages that began with a changed history."""
@@ -74,24 +88,37 @@ class Lineages:
     """Keys of what some call was shown, at every length."""
     _latest: int | None = None
 
-    def place(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Place:
+    def place(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> Place:
         """The prompt for a request, and the lineage it belongs to.
 
         Raises what the layout raises for messages that it cannot lay out.
         """
-        keys = _keys(messages, tools)
+        keys, layout = _keys(messages, tools), self.layout.with_tools(tools)
         for length in range(len(messages) - 1, 0, -1):
+            if messages[length]["role"] == "assistant":  # and before it: an answer that nobody sampled
+                break
             if keys[length] in self._calls:
-                return self._continue(keys[length], messages[length:], keys)
+                return self._continue(layout, keys[length], messages[length:], keys)
         is_known = keys[1] in self._shown
         origin: Origin = "first" if self._latest is None else "rewrite" if is_known else "other"
-        prompt_ids = self.layout.opening(messages, tools)
-        return self._begin(prompt_ids, self._latest, origin, keys)
+        self._shown.update(keys[1:])
+        beginning = [_as_template_takes(message) for message in messages]
+        return self._begin(
+            Place(
+                prompt_ids=layout.conversation(beginning),
+                lineage=self.count,
+                parent=self._latest,
+                origin=origin,
+                key=keys[-1],
+                beginning=beginning,
+                exchanges=[],
+            )
+        )
 
-    def answered(self, place: Place, reply: Message, *, response_ids: list[int], stopped: bool) -> None:
+    def answered(self, place: Place, reply: ChatMessage, *, response_ids: list[int], stopped: bool) -> None:
         """The policy answered the request at `place` with `reply`, which stands for `response_ids`."""
         key = _extended(place.key, reply)
-        self._calls[key] = _Call(place.lineage, place.prompt_ids + response_ids, stopped)
+        self._calls[key] = _Call(place=place, response_ids=response_ids, stopped=stopped)
         self._latest = place.lineage
 
     def withdrawn(self, place: Place) -> None:
@@ -99,24 +126,37 @@ class Lineages:
         if place.origin is None and place.continues is not None:
             self._calls[place.continues].is_continued = False
 
-    def _continue(self, key: str, added: Sequence[Message], keys: list[str]) -> Place:
-        call = self._calls[key]
-        prompt_ids = call.ids + self.layout.continuation(added, call.stopped)
-        if call.is_continued:
-            return self._begin(prompt_ids, call.lineage, "branch", keys)
+    def _continue(self, layout: ConversationLayout, key: str, added: Sequence[ChatMessage], keys: list[str]) -> Place:
+        call, said = self._calls[key], [_said(message) for message in added]
+        before = call.place
+        exchanges = [*before.exchanges, Exchange(call.response_ids, call.stopped, said)]
+        if layout.appends:
+            prompt_ids = before.prompt_ids + call.response_ids + layout.continuation(said, call.stopped)
+        else:
+            prompt_ids = layout.conversation(before.beginning, exchanges)
+        branches = call.is_continued
         call.is_continued = True
-        return Place(prompt_ids=prompt_ids, lineage=call.lineage, parent=None, origin=None, key=keys[-1], continues=key)
+        place = Place(
+            prompt_ids=prompt_ids,
+            lineage=self.count if branches else before.lineage,
+            parent=before.lineage if branches else None,
+            origin="branch" if branches else None,
+            key=keys[-1],
+            beginning=before.beginning,
+            exchanges=exchanges,
+            continues=key,
+        )
+        return self._begin(place) if branches else place
 
-    def _begin(self, prompt_ids: list[int], parent: int | None, origin: Origin, keys: list[str]) -> Place:
-        self._shown.update(keys[1:])
-        self.rewrites += origin == "rewrite"
-        lineage, self.count = self.count, self.count + 1
+    def _begin(self, place: Place) -> Place:
+        self.rewrites += place.origin == "rewrite"
+        self.count += 1
         if self._latest is None:
-            self._latest = lineage
-        return Place(prompt_ids=prompt_ids, lineage=lineage, parent=parent, origin=origin, key=keys[-1])
+            self._latest = place.lineage
+        return place
 
 
-def state_key(messages: Sequence[Message]) -> str:
+def state_key(messages: Sequence[ChatMessage]) -> str:
     """Key of the state a call starts in: its newest tool results, else what else came after the last answer.
 
     Whoever called the same tool before and got the same result stands in the same state; the history before is no part
@@ -135,7 +175,7 @@ def state_key(messages: Sequence[Message]) -> str:
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=12).hexdigest()
 
 
-def action_of(message: Message) -> str:
+def action_of(message: ChatMessage) -> str:
     """What an answer does, in one canonical line: its tool calls with sorted arguments, else its text.
 
     >>> action_of({"content": "", "tool_calls": [{"function": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}]})
@@ -145,7 +185,7 @@ def action_of(message: Message) -> str:
     return "; ".join(f"{name}({arguments})" for name, arguments in calls) or _text(message.get("content")).strip()
 
 
-def _keys(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[str]:
+def _keys(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> list[str]:
     """Key k is that of the tools and the first k messages."""
     keys = [hashlib.blake2b(json.dumps(list(tools), sort_keys=True).encode(), digest_size=16).hexdigest()]
     for message in messages:
@@ -153,10 +193,30 @@ def _keys(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> li
     return keys
 
 
-def _extended(key: str, message: Message) -> str:
+def _extended(key: str, message: ChatMessage) -> str:
     calls = [_tool_call(call) for call in message.get("tool_calls") or []]
     said = [key, message["role"], _text(message.get("content")), calls, message.get("tool_call_id")]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
+def _said(message: ChatMessage) -> Message:
+    return Message(role=message["role"], content=message["content"], tool_call_id=message.get("tool_call_id", ""))
+
+
+def _as_template_takes(message: ChatMessage) -> ChatMessage:
+    """The message with the arguments of its calls as an object, where the model wrote one."""
+    if not message.get("tool_calls"):
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    calls = [{**call, "function": _function(f)} for call, f in zip(message["tool_calls"], functions, strict=True)]
+    return {**message, "tool_calls": calls}
+
+
+def _function(function: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {**function, "arguments": json.loads(function["arguments"])}
+    except ValueError:
+        return dict(function)
 
 
 def _text(content: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from milepost.actors.agents import body as bodies
 from milepost.actors.agents.calls import Answer, Request
 from milepost.actors.agents.chat_api import Event, tool_call
-from milepost.actors.agents.lineages import Message
+from milepost.actors.agents.lineages import ChatMessage
 
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
 _THOUGHTS = ("thinking", "redacted_thinking")
@@ -19,7 +19,7 @@ _THOUGHTS = ("thinking", "redacted_thinking")
 def request(body: dict[str, Any], anchor: str | None) -> Request:
     """What `body` asks for. Raises CallRefused."""
     bodies.require_only(body, stop_sequences=([],), tool_choice=({"type": "auto"},))
-    messages: list[Message] = []
+    messages: list[ChatMessage] = []
     if body.get("system"):
         messages.append({"role": "system", "content": bodies.text(body["system"], "system")})
     given = bodies.items(body.get("messages"), "messages")
@@ -72,7 +72,7 @@ def _event(name: str, **data: Any) -> Event:
     return name, {"type": name, **data}
 
 
-def _add(messages: list[Message], item: dict[str, Any], where: str) -> None:
+def _add(messages: list[ChatMessage], item: dict[str, Any], where: str) -> None:
     """Append what `item` says: a user's message may hold results of tools, which come first."""
     role = bodies.string(item, "role", where)
     if role not in ("user", "assistant"):
@@ -104,7 +104,7 @@ def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
     return {"type": "function", "function": {**function, "parameters": schema}}
 
 
-def _content(message: Message) -> list[dict[str, Any]]:
+def _content(message: ChatMessage) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if message.get("content"):
         blocks.append({"type": "text", "text": message["content"]})

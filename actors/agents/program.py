@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from milepost.actors.agents.config import AgentConfig
 from milepost.actors.episode_thread import EpisodeThread
-from milepost.envs.contract import ContractError, plain_number
 from milepost.envs.dotted_path import DottedPathError, resolve
+from milepost.envs.plain_values import ContractError, plain_number
 from milepost.envs.types import Task, check_rewards
 
 _MAX_LINE = 1_000_000

@@ -10,7 +10,7 @@ from typing import Any
 from milepost.actors.agents import body as bodies
 from milepost.actors.agents.calls import Answer, Request
 from milepost.actors.agents.chat_api import Event, tool_call
-from milepost.actors.agents.lineages import Message
+from milepost.actors.agents.lineages import ChatMessage
 
 _LEFT_OUT = ("reasoning", "item_reference")
 
@@ -18,7 +18,7 @@ _LEFT_OUT = ("reasoning", "item_reference")
 def request(body: dict[str, Any], anchor: str | None) -> Request:
     """What `body` asks for. Raises CallRefused."""
     bodies.require_only(body, tool_choice=("auto",), previous_response_id=(), conversation=(), background=(False,))
-    messages: list[Message] = []
+    messages: list[ChatMessage] = []
     if body.get("instructions"):
         messages.append({"role": "system", "content": bodies.string(body, "instructions", "body")})
     given = body.get("input")
@@ -89,7 +89,7 @@ def _call_steps(item: dict[str, Any], at: dict[str, Any]) -> list[tuple[str, dic
     ]
 
 
-def _add(messages: list[Message], item: dict[str, Any], where: str) -> None:
+def _add(messages: list[ChatMessage], item: dict[str, Any], where: str) -> None:
     """Append what `item` says; text and calls of one answer become one assistant message."""
     kind = item.get("type", "message")
     if kind == "message":
@@ -117,7 +117,7 @@ def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
     return {"type": "function", "function": known}
 
 
-def _output(message: Message) -> list[dict[str, Any]]:
+def _output(message: ChatMessage) -> list[dict[str, Any]]:
     output: list[dict[str, Any]] = []
     if message.get("content"):
         part = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": []}

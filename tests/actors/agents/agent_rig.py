@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from milepost.actors.agents.calls import EpisodeCalls
 from milepost.actors.agents.chat_api import tool_call
 from milepost.actors.agents.endpoint import Endpoint
-from milepost.actors.agents.lineages import Lineages, Message
+from milepost.actors.agents.lineages import ChatMessage, Lineages
 from milepost.actors.engine import Completion
+from milepost.envs.messages import Exchange, Said, ToolSchema, messages_of, tool_names
 from milepost.envs.types import VersionSpan
 
 END, ANSWER = 0, 1
@@ -28,20 +31,29 @@ def text_of(ids: Sequence[int]) -> str:
 class Letters:
     """A layout whose ids can be read: `role:content` and END for each message, then ANSWER."""
 
-    def opening(self, messages: Sequence[Message], tools: Sequence[Any]) -> list[int]:
-        shown = [*({"role": "tools", "content": tool["function"]["name"]} for tool in tools), *messages]
+    appends = True
+
+    def __init__(self, tools: Sequence[ToolSchema] = ()) -> None:
+        self.tools = tools
+
+    def with_tools(self, tools: Sequence[ToolSchema]) -> "Letters":
+        return Letters(tools)
+
+    def conversation(self, messages: Sequence[ChatMessage], exchanges: Sequence[Exchange] = ()) -> list[int]:
+        assert not exchanges
+        shown = [*({"role": "tools", "content": name} for name in tool_names(self.tools)), *messages]
         return [i for message in shown for i in (*ids_of(_line(message)), END)] + [ANSWER]
 
-    def continuation(self, messages: Sequence[Message], closed: bool) -> list[int]:
-        return [END] * (not closed) + self.opening(messages, [])
+    def continuation(self, said: Said, closed: bool) -> list[int]:
+        return [END] * (not closed) + Letters().conversation([msgspec.to_builtins(m) for m in messages_of(said)])
 
 
-def _line(message: Message) -> str:
+def _line(message: ChatMessage) -> str:
     calls = "".join(call["function"]["name"] for call in message.get("tool_calls", []))
     return f"{message['role']}:{message['content']}{calls}"
 
 
-def read(response_ids: list[int], tools: Sequence[Any]) -> tuple[Message, bool]:
+def read(response_ids: list[int], tools: Sequence[Any]) -> tuple[ChatMessage, bool]:
     """`CALL name {arguments}` is a tool call; one that is no JSON is not valid."""
     text = text_of(response_ids)
     if not text.startswith("CALL ") or not tools:

@@ -4,21 +4,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.actors.agents.chat_api import tool_call
-from milepost.actors.agents.lineages import Lineages, Message, Place, action_of, state_key
-from tests.actors.agents.agent_rig import END, Letters, ids_of, text_of
+from milepost.actors.agents.lineages import ChatMessage, Lineages, Place, action_of, state_key
+from tests.actors.agents.agent_rig import END, Letters, function_tool, ids_of, text_of
 
 SYSTEM = {"role": "system", "content": "s"}
 
 
-def user(text: str) -> Message:
+def user(text: str) -> ChatMessage:
     return {"role": "user", "content": text}
 
 
-def said(text: str) -> Message:
+def said(text: str) -> ChatMessage:
     return {"role": "assistant", "content": text}
 
 
-def play(lineages: Lineages, messages: list[Message], reply: Message) -> Place:
+def play(lineages: Lineages, messages: list[ChatMessage], reply: ChatMessage) -> Place:
     place = lineages.place(messages, [])
     lineages.answered(place, reply, response_ids=[*ids_of(reply["content"]), END], stopped=True)
     return place
@@ -28,7 +28,7 @@ def test_a_request_that_goes_on_gets_the_sampled_tokens_and_what_came_after_them
     lineages = Lineages(Letters())
     first = play(lineages, [user("a")], said("b"))
     second = play(lineages, [user("a"), said("b"), user("c")], said("d"))
-    assert second.prompt_ids == [*first.prompt_ids, *ids_of("b"), END, *Letters().opening([user("c")], [])]
+    assert second.prompt_ids == [*first.prompt_ids, *ids_of("b"), END, *Letters().conversation([user("c")])]
     assert (first.origin, second.origin, second.lineage, lineages.count) == ("first", None, 0, 1)
 
 
@@ -73,7 +73,7 @@ def test_a_request_that_was_withdrawn_leaves_its_place_to_the_next_one():
 def test_other_tools_are_another_prompt():
     lineages = Lineages(Letters())
     play(lineages, [user("a")], said("b"))
-    place = lineages.place([user("a"), said("b"), user("c")], [{"function": {"name": "add"}}])
+    place = lineages.place([user("a"), said("b"), user("c")], [function_tool("add")])
     assert place.origin == "other"
 
 
@@ -106,7 +106,7 @@ def test_whatever_is_continued_every_prompt_begins_with_the_exact_tokens_of_the_
     plan: list[tuple[int, str, str]],
 ):
     lineages = Lineages(Letters())
-    calls: list[tuple[list[Message], list[int]]] = []
+    calls: list[tuple[list[ChatMessage], list[int]]] = []
     """What was shown and answered, and the tokens of both."""
     for continued, asked, reply in plan:
         before, ids = calls[continued] if 0 <= continued < len(calls) else ([], [])
