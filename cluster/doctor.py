@@ -26,6 +26,7 @@ from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import EnvPathError, build_env
+from milepost.envs.scenarios import ScenarioConfig
 
 _GIB = 2**30
 _MIN_MEMORY_GIB = 4.0
@@ -55,7 +56,7 @@ def examine(config: RunConfig, *, parity: bool = False) -> Iterator[Finding]:
     yield from _unwanted()
     yield from _room(Path(config.run.runs_dir))
     yield _compiler()
-    yield _environment(config)
+    yield from map(_environment, config.envs)
     if config.model.source == "folder":
         yield _model(config)
     yield _metrics_port(config)
@@ -139,15 +140,16 @@ def _compiler() -> Finding:
     return Finding("ok", "C++ compiler and ninja")
 
 
-def _environment(config: RunConfig) -> Finding:
+def _environment(env: ScenarioConfig) -> Finding:
     try:
-        build_env(config.env.path, config.env.options).close()
+        build_env(env.path, env.options).close()
     except EnvPathError as error:
-        return Finding("fail", f"env.path: {error}", "correct env.path or env.options")
+        key = f"env.{env.name}" if env.name else "env"
+        return Finding("fail", f"{key}.path: {error}", f"correct {key}.path or {key}.options")
     except (Exception, SystemExit, GeneratorExit) as error:  # a user's close() may raise anything
-        what = f"environment {config.env.path}: close() raised {type(error).__name__}: {error}"
+        what = f"environment {env.path}: close() raised {type(error).__name__}: {error}"
         return Finding("fail", what, "let close() raise nothing")
-    return Finding("ok", f"environment {config.env.path}")
+    return Finding("ok", f"environment {env.path}")
 
 
 def _model(config: RunConfig) -> Finding:

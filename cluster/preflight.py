@@ -29,7 +29,7 @@ from milepost.envs.chat_template import TemplateError
 from milepost.envs.contract import EnvPathError
 from milepost.envs.dialogue import Dialogue, ObservationError
 from milepost.envs.plain_values import ContractError
-from milepost.envs.scenarios import ScenarioError, ScenarioSet
+from milepost.envs.scenarios import EnvScenarios, ScenarioError, ScenarioSet
 from milepost.envs.types import Failure
 from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
@@ -76,8 +76,18 @@ def check_start(config: RunConfig) -> None:
 
 
 def basis_of_credit(config: RunConfig, scenarios: ScenarioSet) -> str | None:
-    """What credit goes by, for people. A later step that hangs is not judged here: episodes have their deadlines."""
-    limit, task = config.actors.env_timeout_s, scenarios.task("train", 0)
+    """What credit goes by, for people, in each environment where they differ.
+
+    A later step that hangs is not judged here: episodes have their deadlines.
+    """
+    found = {env.config.name: _basis_in(config, env) for env in scenarios.envs}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{name}: {basis}" for name, basis in found.items() if basis is not None)
+
+
+def _basis_in(config: RunConfig, env: EnvScenarios) -> str | None:
+    limit, task = config.actors.env_timeout_s, env.task("train", 0)
     with contextlib.suppress(ConfigError):
         return within(2 * limit, "an episode", lambda: credit_basis(config, task, seconds=min(2.0, limit / 2)))
     return None
@@ -106,7 +116,7 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
 
 
 def check_world(config: RunConfig) -> ScenarioSet:
-    """Try a credit strategy of the user's own, load the scenarios, play and score the beginning of one episode.
+    """Try a credit strategy of the user's own, load the scenarios, play and score the beginning of one episode of each.
 
     Raises ConfigError with the one line that says what is wrong.
     """
@@ -116,18 +126,21 @@ def check_world(config: RunConfig) -> ScenarioSet:
         scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.env))
         reward = load_reward(config.reward.path) if config.reward.path else None
     except ContractError as error:
-        raise ConfigError(f"{config.env.path}: {error}; {_advice(config)}") from error
+        paths = " or ".join(sorted({env.path for env in config.envs if env.distinct_starts}))
+        raise ConfigError(f"{paths}: {error}; {_advice(paths)}") from error
     except (EnvPathError, ScenarioError, RewardError) as error:
         raise ConfigError(str(error)) from error
     layout = Characters()
-    rehearsal = Rehearsal(layout=layout, decode=layout.decode)
-    _rehearse(config, scenarios, rehearsal, reward=reward)
-    _require_progress(config, rehearsal)
+    for env in scenarios.envs:
+        rehearsal = Rehearsal(layout=layout, decode=layout.decode)
+        _rehearse(config, env, rehearsal, reward=reward)
+        _require_progress(config, env, rehearsal)
     return scenarios
 
 
 def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Dialogue:
-    """The token layout of conversations with this policy; the beginning of an episode is played in it.
+    """The token layout of conversations with this policy; the beginning of an episode of each
+    environment is played in it.
 
     Raises ConfigError if its chat template cannot serve, or not what the environment says.
     """
@@ -136,14 +149,15 @@ def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Di
         dialogue = Dialogue(tokenizer, config.actors.system_prompt)
     except (ModelError, TemplateError, ObservationError) as error:
         raise ConfigError(str(error)) from error
-    rehearsal = Rehearsal(layout=dialogue, decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
-    _rehearse(config, scenarios, rehearsal, max_prompt_tokens=config.engine.max_model_len - config.sampling.max_tokens)
+    for env in scenarios.envs:
+        rehearsal = Rehearsal(layout=dialogue, decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
+        _rehearse(config, env, rehearsal, max_prompt_tokens=config.engine.max_model_len - config.sampling.max_tokens)
     return dialogue
 
 
 def _rehearse(
     config: RunConfig,
-    scenarios: ScenarioSet,
+    env: EnvScenarios,
     rehearsal: Rehearsal,
     *,
     reward: Reward | None = None,
@@ -158,20 +172,20 @@ def _rehearse(
         max_prompt_tokens=max_prompt_tokens,
         window_turns=config.actors.window_turns,
     )
-    asyncio.run(rehearse(rehearsal, scenarios.task("train", 0), limits=limits, reward=reward))
+    asyncio.run(rehearse(rehearsal, env.task("train", 0), limits=limits, reward=reward))
     result = rehearsal.result
     if not isinstance(result, Failure):
         return
     if rehearsal.was_not_built or result.boundary == "reward":
         raise ConfigError(rehearsal.complaint)
-    raise ConfigError(f"{config.env.path}: {rehearsal.complaint}; {_advice(config)}")
+    raise ConfigError(f"{env.config.path}: {rehearsal.complaint}; {_advice(env.config.path)}")
 
 
-def _advice(config: RunConfig) -> str:
-    return f"milepost check-env {config.env.path} plays it without a run"
+def _advice(path: str) -> str:
+    return f"milepost check-env {path} plays it without a run"
 
 
-def _require_progress(config: RunConfig, rehearsal: Rehearsal) -> None:
+def _require_progress(config: RunConfig, env: EnvScenarios, rehearsal: Rehearsal) -> None:
     """Raises ConfigError where the strategy reads a progress that the environment does not report."""
     if "progress" not in needs(build(config.credit), config.credit.modulators):
         return
@@ -179,7 +193,7 @@ def _require_progress(config: RunConfig, rehearsal: Rehearsal) -> None:
         instead = 'set credit.potential = "graph"' if config.credit.strategy == "pbrs" else "choose another strategy"
         raise ConfigError(
             f"credit.strategy = {config.credit.strategy!r} reads info['progress'] of every step, which "
-            f"{config.env.path} does not report: report it, or {instead}"
+            f"{env.config.path} does not report: report it, or {instead}"
         )
 
 

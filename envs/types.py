@@ -59,6 +59,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     split: Split
     options: dict[str, OptionValue] = {}
     """Keyword arguments of the environment's constructor, and `cohort`, which it need not know."""
+    env_name: str = ""
+    """What the run calls the environment; "" where it plays one only and has no name for it."""
 
     def __post_init__(self) -> None:
         if not is_cohort(self.options.get("cohort", "")):
@@ -143,6 +145,11 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         check_rewards(turn.reward for turn in self.turns)
 
     @property
+    def cohort_name(self) -> str:
+        """Its cohort under the name of its environment; "" if it has neither."""
+        return _cohort_name(self.task, self.cohort)
+
+    @property
     def reward(self) -> float:
         """Undiscounted return: the sum of the turns' rewards."""
         return math.fsum(turn.reward for turn in self.turns)
@@ -178,6 +185,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cohort: Cohort = ""
     """As in `Trajectory`; by the options alone where the environment did not get as far as its reset."""
 
+    @property
+    def cohort_name(self) -> str:
+        """As in `Trajectory`."""
+        return _cohort_name(self.task, self.cohort)
+
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All surviving trajectories of one task from one start: the unit of replay and of comparison."""
@@ -193,3 +205,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         indices = [t.index for t in self.trajectories]
         if len(set(indices)) != len(indices):
             raise ValueError(f"group {self.group_id} holds an index twice: {sorted(indices)}")
+
+
+def _cohort_name(task: Task, cohort: str) -> str:
+    return "/".join(filter(None, (task.env_name, cohort)))

@@ -114,15 +114,15 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
 def by_cohort(trajectories: Sequence[Trajectory]) -> dict[str, CohortSuccess]:
     """Success by cohort, in the order of their names: of at most `MAX_COHORTS`, and of all the others as `OTHER`.
 
-    Episodes without a cohort are left out.
+    Episodes without a cohort are left out. In a run of named environments a cohort is called `environment/cohort`.
     """
-    names = sorted({trajectory.cohort for trajectory in trajectories} - {"", OTHER})
+    trajectories = [trajectory for trajectory in trajectories if trajectory.cohort]
+    names = sorted({trajectory.cohort_name for trajectory in trajectories} - {OTHER})
     told = set(names[:MAX_COHORTS])
     outcomes: dict[str, list[bool]] = {name: [] for name in names[:MAX_COHORTS]}
     for trajectory in trajectories:
-        if trajectory.cohort:
-            name = trajectory.cohort if trajectory.cohort in told else OTHER
-            outcomes.setdefault(name, []).append(trajectory.outcome == "success")
+        name = trajectory.cohort_name if trajectory.cohort_name in told else OTHER
+        outcomes.setdefault(name, []).append(trajectory.outcome == "success")
     return {name: _cohort_success(sum(found), len(found)) for name, found in outcomes.items()}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class WorkerSpec:
     run_id: str
     redis_url: str
     model: Path
-    env: ScenarioConfig
+    env: ScenarioConfig | Sequence[ScenarioConfig]
     actors: ActorConfig
     engine: EngineConfig
     sampling: SamplingConfig

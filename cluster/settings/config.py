@@ -7,18 +7,17 @@ holds no secret: the Redis URL comes from the environment variable that `buffer.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
@@ -26,15 +25,16 @@ from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
-from milepost.cluster.settings.keys import nearest, unset
+from milepost.cluster.settings.complaints import complaint, source
+from milepost.cluster.settings.environments import Environments
+from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Split
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.baseline import Baseline
 from milepost.learner.credit.filter import FilterConfig
 from milepost.learner.credit.strategies.crbc import CRBCConfig
-from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS, CreditConfig
+from milepost.learner.credit.strategies.registry import CreditConfig
 from milepost.learner.first_policy.config import ModelConfig
 from milepost.learner.health.collapse import CollapseConfig
 from milepost.learner.health.selection_bias import SelectionBiasConfig
@@ -86,7 +86,9 @@ class RunSection(BaseModel):
     max_staleness: int = Field(1, ge=0, description="Staleness bound in policy versions; 0 is on-policy")
     checkpoint_every: int = Field(10, ge=1, description="Checkpoint interval in iterations, at most")
     keep_checkpoints: int = Field(3, ge=1, description="Number of checkpoints kept")
-    eval_episodes: int = Field(100, ge=0, description="Evaluation episodes per split at a time; 0: never")
+    eval_episodes: int = Field(
+        100, ge=0, description="Evaluation episodes per environment and split at a time; 0: never"
+    )
     eval_splits: tuple[Split, ...] = Field(
         ("train", "heldout", "ood"), min_length=1, description="Evaluation splits, of those that hold scenarios"
     )
@@ -129,7 +131,7 @@ class RunConfig(BaseModel):
 
     run: RunSection = RunSection()
     model: ModelConfig = ModelConfig()
-    env: ScenarioConfig = ScenarioConfig()
+    env: Environments = ScenarioConfig()
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
     actors: ActorConfig = ActorConfig()
@@ -147,11 +149,16 @@ class RunConfig(BaseModel):
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
 
+    @property
+    def envs(self) -> tuple[ScenarioConfig, ...]:
+        """All environments, in the order of their tables."""
+        return (self.env,) if isinstance(self.env, ScenarioConfig) else self.env
+
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
-        for is_wrong, complaint in _contradictions(self):
+        for is_wrong, reason in _contradictions(self):
             if is_wrong:
-                raise ValueError(complaint)
+                raise ValueError(reason)
         return self
 
 
@@ -200,11 +207,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     overridden = [apply(values, override) for override in overrides]
     for key, value in leaves(values):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{_source(key, overridden, path)}: {key} = {value} is not a finite number")
+            raise ConfigError(f"{source(key, overridden, path)}: {key} = {value} is not a finite number")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(detail, overridden, path) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        lines = [complaint(detail, RunConfig, values, overridden=overridden, path=path) for detail in details]
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -258,40 +266,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a TOML config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        headers = set(re.findall(rb"^\s*(\[+env\]+)", path.read_bytes(), re.MULTILINE))
+        both = headers >= {b"[env]", b"[[env]]"}
+        reason = "[env] and [[env]] exclude each other: write [[env]] each time, with a name" if both else str(error)
+        raise ConfigError(f"{path}: not valid TOML: {reason}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
-
-
-def _source(key: str, overridden: Sequence[str], path: Path) -> str:
-    return "--set" if any(key == other or key.startswith(f"{other}.") for other in overridden) else str(path)
-
-
-def _complaint(detail: ErrorDetails, overridden: Sequence[str], path: Path) -> str:
-    parts = [str(part) for part in detail["loc"]]
-    if detail["type"] == "union_tag_invalid":
-        return _unknown_strategy(detail, path, overridden)
-    strategy = parts.pop(1) if len(parts) > 1 and parts[0] == "credit" else None  # pydantic names the union's member
-    key = ".".join(parts)
-    source = _source(key, overridden, path)
-    if detail["type"] == "extra_forbidden":
-        of = f" of strategy {strategy}" if strategy else ""
-        return f"{source}: unknown key {key}{of}{nearest(parts, RunConfig, strategy=strategy or DEFAULT)}"
-    reason = detail["msg"].removeprefix("Value error, ")
-    where = (
-        f"{key} = {detail['input']!r}: "
-        if parts and not isinstance(detail["input"], dict)
-        else f"{key}: "
-        if key
-        else ""
-    )
-    return f"{source}: {where}{reason[:1].lower()}{reason[1:]}"
-
-
-def _unknown_strategy(detail: ErrorDetails, path: Path, overridden: Sequence[str]) -> str:
-    named = detail["ctx"]["tag"]
-    close = difflib.get_close_matches(named, SETTINGS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
-    if named in get_args(Baseline):
-        hint = f'of whole trajectories it is strategy = "starpo" with credit.baseline = "{named}"'
-    return f"{_source('credit.strategy', overridden, path)}: credit.strategy = {named!r}: no such strategy; {hint}"

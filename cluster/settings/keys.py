@@ -1,6 +1,7 @@
 """The names of a configuration: its tables and keys, and which of them a misspelt name most likely means.
 
 It knows types, not values. The table `credit` has the keys of one strategy at a time: every function is told which.
+The table `env` stands for every `[[env]]`, too: `env.NAME.key` has the meaning of `env.key`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel
 
+from milepost.envs.scenarios import ScenarioConfig
 from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS
 
 
@@ -18,7 +20,7 @@ def tables(
 ) -> Iterator[tuple[str, type[BaseModel]]]:
     """Dotted name and type of every table below `model`; a nested one comes after the one it lies in."""
     for name, field in model.model_fields.items():
-        kind = SETTINGS[strategy] if name == "credit" else field.annotation
+        kind = {"credit": SETTINGS[strategy], "env": ScenarioConfig}.get(name, field.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield f"{prefix}{name}", kind
             yield from tables(kind, strategy=strategy, prefix=f"{prefix}{name}.")
@@ -31,8 +33,9 @@ def unset(config: BaseModel, *, strategy: str) -> dict[str, list[tuple[str, str]
         values: object = config
         for part in table.split("."):
             values = getattr(values, part)
+        each = values if isinstance(values, tuple) else (values,)
         for name, field in kind.model_fields.items():
-            if getattr(values, name) is None:
+            if any(getattr(one, name) is None for one in each):
                 found.setdefault(table, []).append((name, field.description or ""))
     return found
 

@@ -41,25 +41,31 @@ def demonstrate(
 ) -> list[list[DemonstratedTurn]]:
     """Transcripts of `episodes` episodes, taking `tasks` in turn; an episode is cut after 100 turns.
 
+    Tasks of one `env_name` are played in one environment, built from the options of the first of them.
+
     With probability `noise` a draw is a uniformly random action. Equal arguments give equal transcripts where the
-    environment is deterministic. Raises `DemonstrationError` if the environment has no `demonstration` or raises, and
+    environments are deterministic. Raises `DemonstrationError` if one of them has no `demonstration` or raises, and
     `EnvPathError` if it cannot be built.
     """
     if not tasks:
         raise DemonstrationError("the warm-up needs at least one training task; raise env.train_size")
-    env = build_env(tasks[0].env, tasks[0].options)
+    envs: dict[str, Any] = {}
     transcripts = []
     try:
-        _require_demonstrator(env, tasks[0].env)
+        for task in tasks:
+            if task.env_name not in envs:
+                envs[task.env_name] = build_env(task.env, task.options)
+                _require_demonstrator(envs[task.env_name], task.env)
         for episode in range(episodes):
             task = tasks[episode % len(tasks)]
             rng = random.Random(f"{seed}/{episode}")
             later = chance.episode_seed(task.seed, "demonstration", episode)
-            transcripts.append(_transcript(env, task, later, rng, noise=noise, draws=draws))
+            transcripts.append(_transcript(envs[task.env_name], task, later, rng, noise=noise, draws=draws))
             if (episode + 1) % _PROGRESS_EVERY == 0:
                 progress(f"warm-up: {episode + 1}/{episodes} demonstrations played")
     finally:
-        _close(env)
+        for env in envs.values():
+            _close(env)
     return transcripts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -16,7 +16,7 @@ from milepost.learner.first_policy.warmup import warm_up
 
 def resolve(
     config: ModelConfig,
-    scenarios: ScenarioConfig,
+    scenarios: ScenarioConfig | Sequence[ScenarioConfig],
     cache_dir: Path,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:

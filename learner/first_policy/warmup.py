@@ -1,4 +1,4 @@
-"""The model of local mode: a small Llama and its tokenizer, made from an environment's own demonstrations.
+"""The model of local mode: a small Llama and its tokenizer, made from the environments' own demonstrations, by share.
 
 It speaks the environment's answer format and has seen many states, but it has imitated a noisy expert, so it plays
 badly until reinforcement learning sharpens it. Made once per configuration, environment and code, then taken from the
@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,14 +31,17 @@ from milepost.learner.first_policy.model_cache import build_once
 
 
 def warm_up(
-    config: WarmupConfig, scenarios: ScenarioConfig, cache_dir: Path, progress: Callable[[str], None] = lambda _: None
+    config: WarmupConfig,
+    scenarios: ScenarioConfig | Sequence[ScenarioConfig],
+    cache_dir: Path,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """A Hugging Face folder (safetensors, tokenizer, chat template) under `cache_dir`, made if it is not there yet.
 
     `progress` gets a line of text now and then. Raises `DemonstrationError` for an environment without demonstrations,
     `EnvPathError` and `ContractError` for a broken one, `ModelCacheError` if the cache cannot be used.
     """
-    tasks = ScenarioSet(scenarios).tasks("train")
+    tasks = ScenarioSet(scenarios).by_share(config.episodes)
     folder = cache_dir / f"warmup-{_fingerprint(config, tasks)}"
     return build_once(folder, lambda partial: _make(config, tasks, partial, progress))
 

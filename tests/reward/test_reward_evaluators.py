@@ -99,6 +99,17 @@ def test_success_by_cohort_computed_by_hand() -> None:
     assert (found["hard"].success_low, found["hard"].success_high) == wilson_interval(1, 4)
 
 
+def test_cohorts_of_two_environments_do_not_mix() -> None:
+    easy = in_cohort("easy", "success")
+    lake, door = (
+        msgspec.structs.replace(easy, task=msgspec.structs.replace(easy.task, env_name=name))
+        for name in ("lake", "door")
+    )
+    nothing = msgspec.structs.replace(lake, cohort="")
+    assert list(by_cohort([lake, door, nothing, easy])) == ["door/easy", "easy", "lake/easy"]
+    assert [t.cohort_name for t in (lake, nothing, in_cohort("", "success"))] == ["lake/easy", "lake", ""]
+
+
 def test_episodes_without_a_cohort_make_none() -> None:
     assert by_cohort([in_cohort("", "success")]) == {}
 

@@ -7,9 +7,9 @@ from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.experiment import plan
 from milepost.cluster.settings import config as configs
 from milepost.cluster.settings.config import RunConfig, config_hash, dump, load, refuse_change
+from milepost.cluster.settings.keys import tables
 from milepost.learner.credit.modulators import AEMConfig, EMPGConfig
 from milepost.learner.credit.strategies.registry import SETTINGS
-from milepost.learner.first_policy.config import WarmupConfig
 
 
 @pytest.fixture
@@ -205,15 +205,15 @@ def test_a_resumed_run_may_go_on_longer_but_not_otherwise(toml):
 
 
 def test_no_section_has_more_fields_than_a_person_reads():
-    sections = {name: field.annotation for name, field in RunConfig.model_fields.items() if name != "credit"}
+    sections = dict(tables(RunConfig))
     for name, section in (sections | SETTINGS).items():
         assert len(section.model_fields) <= 15, name
 
 
 def test_every_key_is_described_in_a_phrase_that_begins_with_a_capital_letter():
     experiment = [plan.Experiment, plan.BaseRun, plan.Arm, plan.Measures]
-    sections = [field.annotation for name, field in RunConfig.model_fields.items() if name != "credit"]
-    for section in [*sections, *SETTINGS.values(), WarmupConfig, AEMConfig, EMPGConfig, *experiment]:
+    sections = dict(tables(RunConfig)).values()
+    for section in [*sections, *SETTINGS.values(), AEMConfig, EMPGConfig, *experiment]:
         for name, field in section.model_fields.items():
             is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
             assert is_section or (field.description or "")[:1].isupper(), f"{section.__name__}.{name}"

@@ -33,6 +33,7 @@ TINY = WarmupConfig(
     learning_rate=5e-3,
     num_threads=1,
 )
+BANDIT = "milepost.envs.bandit:TwoArmedBandit"
 SCENARIOS = ScenarioConfig(train_size=20, options={"max_steps": 6})
 
 
@@ -246,6 +247,20 @@ def test_an_environment_that_cannot_be_demonstrated_is_named_in_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         warm_up(TINY, ScenarioConfig(path=env), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_demonstrations_of_several_environments_are_played_by_share() -> None:
+    lake, bandit = SCENARIOS.model_copy(update={"name": "lake", "share": 3.0}), ScenarioConfig(path=BANDIT, name="arms")
+    tasks = ScenarioSet([lake, bandit]).by_share(8)
+    played = demonstrate(tasks, episodes=8, noise=0.5, draws=2, seed=0, progress=lambda _: None)
+    is_lake = ["You are" in transcript[0].observation for transcript in played]
+    assert [task.env_name == "lake" for task in tasks] == is_lake == [True, True, False, True, True, True, False, True]
+
+
+def test_one_of_several_environments_without_demonstrations_is_named(tmp_path: Path) -> None:
+    mute = ScenarioConfig(path="tests.broken_envs:CountingEnv", name="mute")
+    with pytest.raises(DemonstrationError, match="CountingEnv has no method demonstration"):
+        warm_up(TINY, [SCENARIOS.model_copy(update={"name": "lake"}), mute], tmp_path)
 
 
 def test_a_width_that_does_not_split_into_heads_is_refused() -> None:
