@@ -23,6 +23,7 @@ DOORS = {
     "envs": set(),
     "reward": {"envs"},
     "actors": {"envs", "reward"},
+    "actors/agents": {"envs", "reward", "actors"},
     "learner/batch": {"envs"},
     "learner/credit": {"envs"},
     "learner/credit/strategies": {"envs", "learner/credit"},
@@ -39,21 +40,22 @@ DOORS = {
         "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
     "cluster/pools": {
-        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/zero", "cluster/base",
-        "cluster/replay",
+        "envs", "reward", "actors", "actors/agents", "learner", "learner/batch", "learner/credit", "learner/zero",
+        "cluster/base", "cluster/replay",
     },
     "cluster/settings": {
-        "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
-        "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
+        "envs", "actors", "actors/agents", "learner", "learner/credit", "learner/credit/strategies",
+        "learner/first_policy", "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
     },
     "cluster/workbench": {
         "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/settings",
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {
-        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
-        "learner/first_policy", "learner/health", "learner/loss", "learner/zero", "cluster/base", "cluster/replay",
-        "cluster/runlog", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
+        "envs", "reward", "actors", "actors/agents", "learner", "learner/batch", "learner/credit",
+        "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
+        "cluster/base", "cluster/replay", "cluster/runlog", "cluster/pools", "cluster/settings", "cluster/workbench",
+        "cluster/experiment",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""

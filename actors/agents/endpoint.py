@@ -7,6 +7,7 @@ it known.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ class Endpoint:
         self._episodes: dict[str, EpisodeCalls] = {}
         self._runner: web.AppRunner | None = None
         self._port = 0
+        self._starting = asyncio.Lock()
 
     @property
     def url(self) -> str:
@@ -57,17 +59,19 @@ class Endpoint:
 
     async def start(self) -> None:
         """Listen on a free port of loopback, unless it does. Raises OSError where there is none."""
-        if self._runner is not None:
-            return
+        async with self._starting:
+            if self._runner is None:
+                await self._listen()
+
+    async def _listen(self) -> None:
         app = web.Application(client_max_size=_MAX_BODY)
         for path, api in _APIS.items():
             app.router.add_post(path, self._handler(api))
         app.router.add_get("/v1/models", self._models)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, _HOST, 0)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, _HOST, 0).start()
+        self._port, self._runner = runner.addresses[0][1], runner
 
     async def stop(self) -> None:
         """Close the port."""

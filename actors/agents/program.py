@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -98,6 +99,14 @@ def result_of(value: object) -> Result:
     except ValueError as error:
         raise ContractError(f"the agent: {error}") from error
     return Result(reward=reward, success=success)
+
+
+def check_program(config: AgentConfig) -> None:
+    """Whether the program of a configuration is there; raises AgentPathError."""
+    if not config.command:
+        load_program(config, lambda _: None)
+    elif shutil.which(config.command[0]) is None:
+        raise AgentPathError(f"agent.command: there is no program {config.command[0]!r}; give its path or install it")
 
 
 def load_program(config: AgentConfig, left_behind: Callable[[Future[Any]], None]) -> Program:

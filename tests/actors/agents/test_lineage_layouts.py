@@ -1,4 +1,4 @@
-"""Lineages in the layouts of real chat templates: what a policy sampled stays, and what a template rewrites is shown."""
+"""Lineages in real chat templates: what a policy sampled stays, and what a template rewrites is shown."""
 
 from typing import Any
 
