@@ -99,8 +99,7 @@ class Lineages:
                 break
             if keys[length] in self._calls:
                 return self._continue(layout, keys[length], messages[length:], keys)
-        is_known = keys[1] in self._shown
-        origin: Origin = "first" if self._latest is None else "rewrite" if is_known else "other"
+        origin = self._origin(keys)
         self._shown.update(keys[1:])
         beginning = [_as_template_takes(message) for message in messages]
         return self._begin(
@@ -147,6 +146,14 @@ class Lineages:
             continues=key,
         )
         return self._begin(place) if branches else place
+
+    def _origin(self, keys: list[str]) -> Origin:
+        """Of a lineage that continues no call."""
+        if self._latest is None:
+            return "first"
+        if keys[-1] in self._shown:
+            return "branch"
+        return "rewrite" if keys[1] in self._shown else "other"
 
     def _begin(self, place: Place) -> Place:
         self.rewrites += place.origin == "rewrite"
