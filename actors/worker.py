@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -127,13 +128,29 @@ class FailurePause:
         return running < (1 if self._pause_s else limit) and time.monotonic() >= self._since + self._pause_s
 
 
+class Play(Protocol):
+    """Plays one episode; `run_episode` and `run_agent_episode` are such."""
+
+    async def __call__(self, *, task: Task, group_id: str, index: int) -> Trajectory | Failure:
+        """Never raises for what user code or an engine does."""
+        ...
+
+
 class Worker:
     """Plays groups until told to stop."""
 
     def __init__(
-        self, resources: RolloutResources, source: TaskSource, sink: TrajectorySink, *, concurrent_groups: int
+        self,
+        resources: RolloutResources,
+        source: TaskSource,
+        sink: TrajectorySink,
+        *,
+        concurrent_groups: int,
+        play: Play | None = None,
     ) -> None:
+        """`play`: how an episode is played; as one of an environment where it is None."""
         self._resources = resources
+        self._play_one = play or partial(run_episode, resources)
         self._source = source
         self._sink = sink
         self._limit = concurrent_groups
@@ -176,7 +193,7 @@ class Worker:
 
         async def one(index: int) -> None:
             nonlocal failures
-            result = await run_episode(self._resources, task=ticket.task, group_id=ticket.group_id, index=index)
+            result = await self._play_one(task=ticket.task, group_id=ticket.group_id, index=index)
             if isinstance(result, Failure):
                 failures += 1
             else:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from milepost.actors.agents.program import AgentPathError, check_program
 from milepost.actors.checks.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.tool_reading import ToolReaders
@@ -81,6 +82,8 @@ def basis_of_credit(config: RunConfig, scenarios: ScenarioSet) -> str | None:
 
     A later step that hangs is not judged here: episodes have their deadlines.
     """
+    if config.agent.name:
+        return "credit: success where the agent's result says it, else returns"
     found = {env.config.name: _basis_in(config, env) for env in scenarios.envs}
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
@@ -124,13 +127,16 @@ def check_world(config: RunConfig) -> ScenarioSet:
     limit = config.actors.env_timeout_s
     within(limit, "the credit strategy", lambda: check_credit(config.credit))
     try:
-        scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.env))
+        scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.envs))
         reward = load_reward(config.reward.path) if config.reward.path else None
     except ContractError as error:
         paths = " or ".join(sorted({env.path for env in config.envs if env.distinct_starts}))
         raise ConfigError(f"{paths}: {error}; {_advice(paths)}") from error
     except (EnvPathError, ScenarioError, RewardError) as error:
         raise ConfigError(str(error)) from error
+    if config.agent.name:
+        within(limit, "the agent", lambda: check_program(config.agent))
+        return scenarios
     layout = Characters()
     for env in scenarios.envs:
         rehearsal = Rehearsal(layout=layout, decode=layout.decode)
@@ -163,7 +169,7 @@ def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Di
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     room = config.engine.max_model_len - config.sampling.max_tokens
-    for env in scenarios.envs:
+    for env in () if config.agent.name else scenarios.envs:
         _rehearse(config, env, Rehearsal(layout=dialogue, decode=decode, readers=readers), max_prompt_tokens=room)
     return dialogue
 
@@ -232,6 +238,8 @@ def within(limit_s: float, what: str, call: Callable[[], T]) -> T:
     if not returned:
         if isinstance(value, ConfigError | EnvPathError | ContractError | ScenarioError):
             raise value
+        if isinstance(value, AgentPathError):
+            raise ConfigError(str(value)) from value
         raise ConfigError(f"{what} raised {type(value).__name__}: {' '.join(str(value).split())[:300]}") from value
     result: T = value
     return result

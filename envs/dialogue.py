@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from milepost.envs.chat_template import CALL_ID, PLACEHOLDER, ChatTemplate, TemplateError, Tokenizer
+from milepost.envs.chat_template import CALL_ID, PLACEHOLDER, ChatTemplate, Part, TemplateError, Tokenizer
 from milepost.envs.messages import (
     AssistantMessage,
     Exchange,
@@ -139,26 +140,46 @@ class Dialogue:
         Where the template leaves a response as it was said, its sampled ids stay. Raises `ObservationError` if the last
         thing said holds a control token, and `TemplateError` where the template drops an answer.
         """
-        prompt = self.opening(first)
+        return self._then(self.opening(first), self._messages(first), exchanges)
+
+    def conversation(self, messages: Sequence[dict[str, Any]], exchanges: Sequence[Exchange] = ()) -> list[int]:
+        """Ids of the prompt that shows `messages` of any role, answers included, and then `exchanges`, as `whole` does.
+
+        Messages are as chat templates take them. Raises `ObservationError` if one holds a control token.
+        """
+        for message in messages:
+            self._refuse_forgery(self._encode(message["content"]), Counter(), message["content"])
+        opening = self._with_system_prompt(list(messages))
+        return self._then(self._encode(self._template.render(opening)), opening, exchanges)
+
+    def _then(self, prompt: list[int], opening: list[dict[str, Any]], exchanges: Sequence[Exchange]) -> list[int]:
+        """`exchanges` behind the `prompt` that shows `opening`."""
         if self.appends or not exchanges:
             for exchange in exchanges:
                 prompt = prompt + exchange.response_ids + self.continuation(exchange.said, exchange.closed)
             return prompt
         for message in messages_of(exchanges[-1].said):
             self._refuse_forgery(self._encode(message.content), Counter(), message.content)
-        conversation = self._messages(first)
+        conversation = opening
         for exchange in exchanges:
-            conversation += [{"role": "assistant", "content": self._text(exchange)}, *_dicts(exchange.said)]
-        parts = self._template.parts(conversation)
+            conversation = [*conversation, {"role": "assistant", "content": self._text(exchange)}]
+            conversation += _dicts(exchange.said)
+        given = [message["content"] for message in opening if message["role"] == "assistant"]
+        before, parts = "", self._template.parts(conversation)
+        for part, answer in zip(parts, given, strict=False):
+            before += part.text + (answer if part.kept else "")
+        first, *later = parts[len(given) :]
         prompt, closed = [], False
-        for part, exchange in zip(parts, exchanges, strict=False):
+        for part, exchange in zip([Part(before + first.text, first.kept), *later], exchanges, strict=False):
             prompt = prompt + self._encode(part.text)[closed:] + (exchange.response_ids if part.kept else [])
             closed = part.kept and exchange.closed
         return prompt + self._encode(parts[-1].text)[closed:]
 
-    def _messages(self, said: Said) -> list[dict[str, str]]:
+    def _messages(self, said: Said) -> list[dict[str, Any]]:
         """What opens a conversation; the system prompt stands before the environment's own."""
-        messages = _dicts(said)
+        return self._with_system_prompt(_dicts(said))
+
+    def _with_system_prompt(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not self._system_prompt:
             return messages
         if messages[0]["role"] == "system":
@@ -254,7 +275,7 @@ class Dialogue:
             )
 
 
-def _dicts(said: Said) -> list[dict[str, str]]:
+def _dicts(said: Said) -> list[dict[str, Any]]:
     told = [(m.role, m.content, {"name": m.name, "tool_call_id": m.tool_call_id}) for m in messages_of(said)]
     return [{"role": role, "content": text} | {k: v for k, v in more.items() if v} for role, text, more in told]
 

@@ -135,6 +135,10 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Seconds that the environment took."""
     stopped: bool = True
     """Whether the response ended by itself; False where it was cut at its length limit."""
+    lineage: int = 0
+    """Which conversation of its episode it belongs to, counted from 0 in the order in which they began."""
+    parent_lineage: int | None = None
+    """Where it begins a lineage: the one it turned away from, or that was under way; None for the first."""
 
     def __post_init__(self) -> None:
         n = len(self.response_ids)

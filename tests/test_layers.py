@@ -23,6 +23,7 @@ DOORS = {
     "envs": set(),
     "reward": {"envs"},
     "actors": {"envs", "reward"},
+    "actors/agents": {"envs", "reward", "actors"},
     "actors/checks": {"envs", "reward", "actors"},
     "learner/batch": {"envs"},
     "learner/credit": {"envs"},
@@ -43,19 +44,20 @@ DOORS = {
         "envs", "actors", "learner", "cluster/base", "cluster/replay", "cluster/runlog",
     },
     "cluster/pools": {
-        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/zero", "cluster/base",
-        "cluster/replay", "cluster/trajectories",
+        "envs", "reward", "actors", "actors/agents", "learner", "learner/batch", "learner/credit", "learner/zero",
+        "cluster/base", "cluster/replay", "cluster/trajectories",
     },
     "cluster/settings": {
-        "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
-        "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories",
+        "envs", "actors", "actors/agents", "learner", "learner/credit", "learner/credit/strategies",
+        "learner/first_policy", "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
+        "cluster/trajectories",
     },
     "cluster/workbench": {
         "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/settings",
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {
-        "envs", "reward", "actors", "actors/checks", "learner", "learner/batch", "learner/credit",
+        "envs", "reward", "actors", "actors/agents", "actors/checks", "learner", "learner/batch", "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
         "cluster/settings", "cluster/workbench", "cluster/experiment",

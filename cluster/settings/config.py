@@ -19,6 +19,7 @@ from typing import Any, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from milepost.actors.agents.config import AgentConfig
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError
@@ -134,6 +135,7 @@ class RunConfig(BaseModel):
     run: RunSection = RunSection()
     model: ModelConfig = ModelConfig()
     env: Environments = ScenarioConfig()
+    agent: AgentConfig = AgentConfig()
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
     actors: ActorConfig = ActorConfig()
@@ -154,8 +156,9 @@ class RunConfig(BaseModel):
 
     @property
     def envs(self) -> tuple[ScenarioConfig, ...]:
-        """All environments, in the order of their tables."""
-        return (self.env,) if isinstance(self.env, ScenarioConfig) else self.env
+        """All environments, in the order of their tables; where an agent program plays, it stands in their place."""
+        envs = (self.env,) if isinstance(self.env, ScenarioConfig) else self.env
+        return tuple(env.model_copy(update={"path": self.agent.name}) for env in envs) if self.agent.name else envs
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
@@ -167,6 +170,7 @@ class RunConfig(BaseModel):
 
 def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
     run = config.run
+    yield from _of_agent(config)
     in_system = run.groups_per_iteration * (run.max_staleness + 1)
     yield (
         config.buffer.max_groups < in_system,
@@ -198,6 +202,23 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
         "run.ray_address is set but buffer.url_env is empty: an embedded Redis serves one machine only; "
         "set buffer.url_env to the environment variable that holds the URL of one that every node reaches",
     )
+
+
+def _of_agent(config: RunConfig) -> Iterator[tuple[bool, str]]:
+    envs = (config.env,) if isinstance(config.env, ScenarioConfig) else config.env
+    plays = bool(config.agent.name)
+    own = [env.path for env in envs if env.path != ScenarioConfig().path]
+    yield plays and bool(own), f"agent and env.path = {own[:1]} are both set; an episode is played by one of them"
+    yield (
+        plays and any(env.distinct_starts for env in envs),
+        "env.distinct_starts = true looks at the states that environments start in; an agent shows none: leave it out",
+    )
+    yield (
+        plays and config.model.source == "warmup",
+        'model.source = "warmup" learns from demonstrations of an environment, and an agent gives none: set '
+        'model.source = "folder" and model.path',
+    )
+    yield config.agent.max_tokens > 0 and not plays, "agent.max_tokens is set, but no agent.path or agent.command"
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
