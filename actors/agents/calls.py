@@ -144,7 +144,7 @@ class EpisodeCalls:
     def turns(self, reward: float) -> list[Turn]:
         """The calls so far as turns, in the order in which they began; the last one has the reward."""
         made = self._in_order()
-        anchors = [*(call.anchor for call in made[1:]), _END]
+        anchors = [*(call.anchor for call in made[1:]), _END][: len(made)]
         return [
             Turn(
                 prompt_ids=call.place.prompt_ids,
@@ -183,7 +183,7 @@ class EpisodeCalls:
     def texts(self) -> list[TurnText]:
         """What was said in each of `turns`; the observation after a call is what the next one was shown."""
         made = self._in_order()
-        later = [*(call.seen for call in made[1:]), ""]
+        later = [*(call.seen for call in made[1:]), ""][: len(made)]
         return [
             TurnText(observation=call.seen, response=call.said, next_observation=seen)
             for call, seen in zip(made, later, strict=True)
