@@ -19,9 +19,12 @@ from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.watch import Watch
 from milepost.envs.types import Group
+from milepost.learner.credit.filter import Verdict
 from milepost.learner.loop import UpdateReport
 from milepost.learner.update_metrics import measured
 from tests.cluster.replay.buffer_rig import Rig, failure, rig, task, trajectory
+
+KEPT = (Verdict(keep=True, reason="unfiltered", score=1.0, weight=1.0),)
 
 
 class View:
@@ -57,7 +60,7 @@ async def two_iterations(
     spoil(reporter)
     for iteration in (1, 2):
         report = UpdateReport(
-            version=0, skipped_steps=0, losses=(0.5,), verdicts=(), credits=(), tokens=8, num_samples=5,
+            version=0, skipped_steps=0, losses=(0.5,), verdicts=KEPT, credits=(), tokens=8, num_samples=5,
             prefix_breaks=1, padding_share=0.25, parity=None, metrics={}, seconds={},
         )  # fmt: skip
         taken = Taken([LeasedGroup("1-0", group("g"), 10, 0, 0)], stale=[group("old")], undecodable=[])
