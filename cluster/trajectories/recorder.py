@@ -37,6 +37,7 @@ _TOKEN_BYTES = 16
 _GROUPS_REMEMBERED = 10_000
 _LAST_WORDS_S = 20.0
 _LOOK_S = 1.0
+_WITHOUT_IT = "its group was judged without it"
 _NO_VERDICT = "no verdict on its group had come"
 
 
@@ -96,7 +97,7 @@ class Recorder:
         self._put(self._writing.close, 0, 0)
         self._thread.join(_LAST_WORDS_S)
         if self._thread.is_alive():
-            self.problem = f"the disk did not take the last trajectories within {_LAST_WORDS_S:g} s"
+            self.problem = f"the last trajectories were not written within {_LAST_WORDS_S:g} s, and are left out"
 
     def _put(self, job: Callable[[], None], size: int, episodes: int) -> None:
         with self._lock:
@@ -154,12 +155,15 @@ class _Writing:
 
     def judge(self, judgements: Sequence[Judgement]) -> None:
         for each in judgements:
-            self._release(each.group.group_id)
+            held = self._release(each.group.group_id)
+            for trajectory, credit in zip(each.group.trajectories, each.credits, strict=True):
+                held.told.pop(trajectory.index, None)
+                self._write(of_trajectory(trajectory), self._judged(each, credit))
+            for told in held.told.values():
+                self._write(_decoded(told), Judged(fate="late", reason=_WITHOUT_IT))
             self._over[each.group.group_id] = frozenset(t.index for t in each.group.trajectories)
             if len(self._over) > _GROUPS_REMEMBERED:
                 del self._over[next(iter(self._over))]
-            for trajectory, credit in zip(each.group.trajectories, each.credits, strict=True):
-                self._write(of_trajectory(trajectory), self._judged(each, credit))
 
     def _judged(self, each: Judgement, credit: EpisodeCredit | None) -> Judged:
         return Judged(
@@ -207,7 +211,9 @@ class _Writing:
             self._end_if_alone(told.group_id)
 
     def _hold(self, told: Told) -> None:
-        if told.index in self._over.get(told.group_id, ()):  # judged before its worker was asked
+        if told.group_id in self._over:  # judged before its worker was asked
+            if told.index not in self._over[told.group_id]:
+                self._write(_decoded(told), Judged(fate="late", reason=_WITHOUT_IT))
             return
         held = self._held.setdefault(told.group_id, _GroupHeld())
         before = held.told.get(told.index)
@@ -221,7 +227,7 @@ class _Writing:
         recording = _decoded(told)
         fate: Fate = "evaluation" if recording.outcome is not None else "failed"
         self._write(recording, Judged(fate=fate, reason=recording.error))
-        if told.group_id != EVALUATION:
+        if told.group_id != EVALUATION and told.group_id not in self._over:
             self._held.setdefault(told.group_id, _GroupHeld()).failed += 1
             self._end_if_alone(told.group_id)
 

@@ -268,3 +268,20 @@ def test_closing_twice_and_closing_unused_leave_no_file(tmp_path: Path, tiny_pol
     unused.close()
     unused.close()
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_an_episode_without_which_its_group_was_judged_is_late(
+    played: Played, tmp_path: Path, tiny_policy: Path, is_told_first: bool
+) -> None:
+    group = played.group(task(), "g1", ("up", "down"))
+    played.play(task(), "g1", 2)
+    played.play(task(f"{BROKEN}:RaisesInStep"), "g1", 3)
+    with closing(record := recorder(tmp_path, tiny_policy, group_size=4)):
+        if is_told_first:
+            record.add(played.told())
+        record.judge([trained(group)])
+        record.add(played.told())
+    fates = {row["index"]: row["fate"] for row in rows(tmp_path, "episodes")}
+    assert fates == {0: "trained", 1: "trained", 2: "late", 3: "failed"}
+    assert len(rows(tmp_path, "episodes")) == 4
