@@ -19,7 +19,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from milepost.envs import chance
+from milepost.envs import chance, chat_template
 from milepost.envs import dialogue as dialogue_module
 from milepost.envs.contract import load_env_class
 from milepost.envs.dialogue import Dialogue
@@ -98,7 +98,7 @@ def _fingerprint(config: WarmupConfig, tasks: list[Task]) -> str:
     digest = hashlib.sha256(f"{transformers.__version__} {torch.__version__}".encode())
     asked = [config.model_dump(mode="json"), [[task.env, task.seed, task.options] for task in tasks]]
     digest.update(json.dumps(asked, sort_keys=True).encode())
-    sources = [sys.modules[__name__], chance, byte_tokenizer, demonstrations, imitation, dialogue_module]
+    sources = [sys.modules[__name__], chance, byte_tokenizer, demonstrations, imitation, dialogue_module, chat_template]
     files = [inspect.getfile(source) for source in sources]
     files += [inspect.getfile(load_env_class(path)) for path in sorted({task.env for task in tasks})]
     for file in files:
