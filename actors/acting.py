@@ -51,6 +51,6 @@ class Acting:
         info: dict[str, Any] = {"action_valid": False}
         if self.state is not None:
             info["anchor"] = self.state.anchor
-            info["progress"] = self.state.progress if isinstance(self.state, Step) else None
+            info["progress"] = self.state.progress if isinstance(self.state, Step) else 0.0  # as credit takes a start
         self.calls += 1
         return said, 0.0, False, False, info

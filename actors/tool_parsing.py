@@ -16,6 +16,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.parser.abstract_parser import Parser
 from vllm.parser.parser_manager import ParserManager
 from vllm.reasoning import ReasoningParserManager
+from vllm.tokenizers.hf import get_cached_tokenizer
 from vllm.tool_parsers import ToolParserManager
 
 from milepost.actors.tool_reading import ToolLayout, ToolParserError, UnreadableCall
@@ -42,7 +43,8 @@ class ToolReader:
     def __init__(
         self, tokenizer: Any, layout: ToolLayout, tools: Sequence[ToolSchema], tool_parser: str, reasoning_parser: str
     ) -> None:
-        self._tokenizer = tokenizer
+        # As vLLM's server does: a parser that looks a token up would list the whole vocabulary for every response.
+        self._tokenizer = get_cached_tokenizer(tokenizer) if hasattr(tokenizer, "get_vocab") else tokenizer
         self._control = layout.control_tokens
         self._request = ChatCompletionRequest(model="", messages=[{"role": "user", "content": ""}], tools=list(tools))
         call = ToolCall(id="call00000", name=tool_names(tools)[0], arguments={"probe": "left right"})

@@ -6,6 +6,7 @@ tools, which takes seconds and some 200 MiB per process; where none does, they n
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from milepost.envs.messages import AssistantMessage, ToolSchema
 
 _LOUD = ("vllm.triton_utils", "vllm.tool_parsers")
 """Loggers of vLLM that warn of a missing GPU at import, and write a traceback for every broken call."""
+_MOST_TOOL_SETS = 32
 
 
 class ToolParserError(ValueError):
@@ -64,16 +66,23 @@ class ToolReaders:
         self._tokenizer = tokenizer
         self._layout = layout
         self._names = (tool_parser, reasoning_parser)
+        self._made: dict[str, tuple[ToolLayout, Reader]] = {}
 
     def reader(self, tools: Sequence[ToolSchema]) -> tuple[ToolLayout, Reader]:
         """The layout that tells of `tools`, and what reads the responses to it. The first call loads vLLM's parsers.
 
         Raises `TemplateError` where the chat template cannot tell of tools, and `ToolParserError`.
         """
+        key = json.dumps(tools, sort_keys=True)
+        if key in self._made:
+            return self._made[key]
         layout = self._layout.with_tools(tools)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         from milepost.actors.tool_parsing import ToolReader  # a door to vLLM: only where there are tools
 
-        return layout, ToolReader(self._tokenizer, layout, tools, *self._names)
+        if len(self._made) >= _MOST_TOOL_SETS:
+            self._made.clear()
+        made = self._made[key] = layout, ToolReader(self._tokenizer, layout, tools, *self._names)
+        return made

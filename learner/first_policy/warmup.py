@@ -20,7 +20,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from milepost.envs import chance
+from milepost.envs import chance, chat_template
 from milepost.envs import dialogue as dialogue_module
 from milepost.envs.contract import load_env_class
 from milepost.envs.dialogue import Dialogue
@@ -192,6 +192,7 @@ def _fingerprint(config: WarmupConfig, tasks: list[Task]) -> str:
         demonstrations,
         imitation,
         dialogue_module,
+        chat_template,
     ]
     files = [inspect.getfile(source) for source in sources]
     files += [inspect.getfile(load_env_class(path)) for path in sorted({task.env for task in tasks})]

@@ -41,7 +41,7 @@ def played(said: list[str], *, family: str = "qwen2.5", **options: Any) -> tuple
 
     async def run() -> Any:
         engine = Scripted(dialogue, said)
-        async with resources(dialogue, engine=engine, max_prompt_tokens=10_000) as here:
+        async with resources(dialogue, engine=engine, max_prompt_tokens=10_000, episode_timeout_s=240) as here:
             return await play(here, task(f"{HERE}:Door", **options)), engine.prompts
 
     result, prompts = asyncio.run(run())
@@ -86,7 +86,7 @@ def test_a_call_that_cannot_be_read_is_no_action_and_the_policy_reads_why(family
     assert GOT[0].tool_calls[0].id == "call00001"
     first, second, third, last = done.turns
     assert (first.action, first.reward, first.anchor, first.next_anchor, first.progress) == (
-        None, 0.0, "closed", "closed", None,
+        None, 0.0, "closed", "closed", 0.0,
     )  # fmt: skip
     assert (second.action, second.next_anchor) == ("open {}", "open")
     assert (third.action, third.next_anchor, third.progress) == (None, "open", 0.5)
@@ -125,7 +125,7 @@ def test_messages_without_tools_are_answered_in_text() -> None:
 
     async def run() -> Any:
         engine = Scripted(dialogue, ["a", "b"])
-        async with resources(dialogue, engine=engine, max_prompt_tokens=10_000) as here:
+        async with resources(dialogue, engine=engine, max_prompt_tokens=10_000, episode_timeout_s=240) as here:
             return await play(here, task(f"{HERE}:Talks")), engine.prompts
 
     result, prompts = asyncio.run(run())
