@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from milepost.cluster.base.examples import EXAMPLES
 from milepost.cluster.base.exits import ConfigError, Exit, Stopped, exit_of
 from milepost.cluster.base.output import logging_to, own_stdout, readers_may_leave
 from milepost.cluster.runlog import runs
@@ -31,36 +32,9 @@ if TYPE_CHECKING:
 
 _EXIT_UNEXPECTED = 1
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
-_EXAMPLES = """Examples:
-
-  milepost train deploy/configs/local.toml
-
-  milepost train deploy/configs/local.toml --set run.iterations=20 --set learner.lr=1e-4
-
-  milepost train --resume latest --set run.iterations=200
-
-  milepost eval latest --split heldout --episodes 200 --json
-
-  milepost show latest --worst
-
-  milepost credit latest --strategy crbc,starpo --set credit.beta=0.95
-
-  milepost experiment deploy/experiments/credit.toml --dry-run
-
-  milepost config learner.lr
-
-  milepost check-env my_project.my_env:MyEnv --set size=8
-
-  milepost status
-
-  milepost clean latest
-
-  milepost doctor deploy/configs/local.toml --parity
-"""
-
 app = typer.Typer(
     help="Train LLM agents on whole trajectories, with credit for every state transition.",
-    epilog=_EXAMPLES,
+    epilog=EXAMPLES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -72,7 +46,7 @@ RunsDir = Annotated[
 ]
 
 
-@app.command(epilog=_EXAMPLES)
+@app.command(epilog=EXAMPLES)
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML; not needed with --resume.")] = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
@@ -201,9 +175,9 @@ def status(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Say what a run is doing or how it ended."""
-    from milepost.cluster.runlog import console
+    from milepost.cluster.runlog.status import status_lines
 
-    for line in console.status_lines(runs.find(runs_dir, name)):
+    for line in status_lines(runs.find(runs_dir, name)):
         typer.echo(line)
 
 

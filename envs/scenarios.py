@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from milepost.envs import chance
 from milepost.envs.contract import build_env, observe_reset
-from milepost.envs.shares import ShareOrder
 from milepost.envs.types import OptionValue, Split, Task, check_options
 
 SEEDS_PER_SPLIT = 2**20
@@ -181,6 +180,40 @@ class EnvScenarios:
             f"split {split} wants {size} tasks with starts of their own, but {_TRIES_PER_TASK * size} seeds gave only "
             f"{len(seeds)}: make the splits smaller, vary the environment's options, or set distinct_starts = false"
         )
+
+
+class ShareOrder:
+    """The order in which K take turns by share, the same in every process, with nothing drawn at random.
+
+    It is Tijdeman's solution of the chairman assignment problem (Discrete Mathematics
+    32, 1980): after n turns, the number of turns of each differs from n times its share by at most 1 - 1 / (2 K - 2).
+    Shares of 3 and 1 make the order 0, 0, 1, 0, and again.
+    """
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        """`shares` are K positive numbers; they need not add up to 1."""
+        total = sum(shares)
+        self._shares = [share / total for share in shares]
+        self._counts = [0] * len(self._shares)
+        self._order: list[tuple[int, int]] = []
+
+    def at(self, place: int) -> tuple[int, int]:
+        """Whose turn it is at `place`, from 0, and how many turns it had before."""
+        if len(self._shares) == 1:
+            return 0, place
+        while len(self._order) <= place:
+            self._extend()
+        return self._order[place]
+
+    def _extend(self) -> None:
+        """Of those that may have a turn without being ahead of their share, the one that must have it soonest."""
+        slack = 1 / (2 * len(self._shares) - 2)
+        turns = len(self._order) + 1
+        behind = [turns * share - count for share, count in zip(self._shares, self._counts, strict=True)]
+        may = [k for k, lag in enumerate(behind) if lag >= slack] or range(len(behind))  # rounding may leave nobody
+        chosen = min(may, key=lambda k: (1 - slack - behind[k]) / self._shares[k])
+        self._order.append((chosen, self._counts[chosen]))
+        self._counts[chosen] += 1
 
 
 class ScenarioSet:

@@ -6,12 +6,13 @@ sampled, and so what is trained on, is refused by name where the answer would no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from milepost.actors.agents.calls import CallRefused
 
 _ANCHOR = "milepost_anchor"
+_TEXTS = ("text", "input_text", "output_text")
 
 
 def refused(message: str) -> CallRefused:
@@ -33,13 +34,13 @@ def items(value: object, where: str) -> list[dict[str, Any]]:
     return [mapping(item, f"{where}[{k}]") for k, item in enumerate(value)]
 
 
-def text(value: object, where: str, *, kinds: Sequence[str] = ("text", "input_text", "output_text")) -> str:
+def text(value: object, where: str) -> str:
     """Text of a message's content: a string, or parts that are text; raises CallRefused for any other part."""
     if value is None or isinstance(value, str):
         return value or ""
     parts = items(value, where)
     for k, part in enumerate(parts):
-        if part.get("type") not in kinds or not isinstance(part.get("text"), str):
+        if part.get("type") not in _TEXTS or not isinstance(part.get("text"), str):
             raise refused(f"{where}[{k}] has type {part.get('type')!r}; only text is served here")
     return "".join(part["text"] for part in parts)
 

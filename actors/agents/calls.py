@@ -56,8 +56,6 @@ class Answer:
 
     message: ChatMessage
     """The assistant's message, with `content` and maybe `tool_calls` and `reasoning_content`."""
-    is_valid: bool
-    """False where it was to be a tool call that cannot be read, or was cut off before it said anything."""
     finish_reason: str
     """stop, tool_calls or length."""
     prompt_tokens: int
@@ -135,7 +133,6 @@ class EpisodeCalls:
         )
         return Answer(
             message=message,
-            is_valid=is_valid,
             finish_reason=_finish_reason(message, completion),
             prompt_tokens=len(place.prompt_ids),
             completion_tokens=len(completion.response_ids),

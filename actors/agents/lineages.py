@@ -80,8 +80,6 @@ class Lineages:
 
     layout: ConversationLayout
     count: int = 0
-    rewrites: int = 0
-    """Lineages that began with a changed history."""
     _calls: dict[str, _Call] = field(default_factory=dict)
     """By the key of what was shown and answered."""
     _shown: set[str] = field(default_factory=set)
@@ -156,7 +154,6 @@ class Lineages:
         return "rewrite" if keys[1] in self._shown else "other"
 
     def _begin(self, place: Place) -> Place:
-        self.rewrites += place.origin == "rewrite"
         self.count += 1
         if self._latest is None:
             self._latest = place.lineage

@@ -20,10 +20,10 @@ import msgspec
 from milepost.actors.checks.luck import shared
 from milepost.actors.checks.made_up import mistaken_messages
 from milepost.actors.checks.recurrence import recurrence
-from milepost.actors.checks.rehearsal import Characters, Rehearsal, Response, rehearse
+from milepost.actors.checks.rehearsal import Characters, Rehearsal, Response, parting, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.worker import ActorConfig
-from milepost.envs.contract import EnvPathError, Step, load_env_class
+from milepost.envs.contract import EnvPathError, load_env_class
 from milepost.envs.messages import action_of, tool_names
 from milepost.envs.types import OptionValue, Task
 
@@ -183,24 +183,11 @@ def _determinism(seeds: Sequence[_Seed]) -> list[Finding]:
     for number, seed in enumerate(seeds):
         if _observations(seed.first)[0] != _observations(seed.again)[0]:
             return [Finding("error", f"reset(seed={number}) gives another observation the second time", fix)]
-        turn = _parting(seed.first, seed.again)
+        turn = parting(seed.first, seed.again)
         if turn is not None:
             what = f"with seed {number} and the same responses, turn {turn} goes another way the second time"
             return [Finding("error", what, fix)]
     return [Finding("ok", "equal seeds and responses give equal episodes")]
-
-
-def _parting(one: Rehearsal, other: Rehearsal) -> int | None:
-    """The first turn that differs in anything but its anchor."""
-    pairs = zip(_without_anchors(one.steps), _without_anchors(other.steps), strict=False)
-    differ = [turn for turn, (a, b) in enumerate(pairs) if a != b]
-    if not differ and len(one.steps) != len(other.steps):
-        return min(len(one.steps), len(other.steps))
-    return differ[0] if differ else None
-
-
-def _without_anchors(steps: Sequence[Step]) -> list[Step]:
-    return [msgspec.structs.replace(step, anchor="") for step in steps]
 
 
 def _luck(seeds: Sequence[_Seed]) -> list[Finding]:
@@ -216,7 +203,7 @@ def _luck(seeds: Sequence[_Seed]) -> list[Finding]:
         what = f"all episodes of a task share the luck of {', '.join(generators[:3])}: comparing them compares one draw"
         fix = 'draw from self.np_random in step(), or seed it in reset() with options["episode_seed"]'
         return [Finding("warning", what, fix)]
-    if any(_parting(seed.first, seed.other) is not None for seed in seeds):
+    if any(parting(seed.first, seed.other) is not None for seed in seeds):
         return [Finding("ok", "the episodes of a task start alike, and each has luck of its own")]
     return [Finding("ok", "the episodes of a task start alike, and no luck was seen afterwards")]
 
@@ -262,7 +249,7 @@ def _observations(rehearsal: Rehearsal) -> list[str]:
 
 def _endings(seeds: Sequence[_Seed]) -> list[Finding]:
     last = [seed.first.steps[-1] for seed in seeds]
-    ended = [step for step in last if step.terminated or step.truncated]
+    ended = [step for step in last if step.terminated or step.truncated or step.success]
     if not ended:
         what = f"none of {len(seeds)} episodes ended within {MAX_TURNS} turns"
         return [Finding("warning", what, "return truncated=True after a number of turns of your choice")]

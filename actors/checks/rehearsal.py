@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from milepost.actors.checks.luck import Generators, generators
 from milepost.actors.checks.made_up import made_up_message
 from milepost.actors.context import Layout
@@ -248,6 +250,15 @@ async def rehearse(
     if not resources.hung:
         await asyncio.to_thread(rehearsal.has_closed.wait, limits.env_timeout_s)
     return rehearsal
+
+
+def parting(one: Rehearsal, other: Rehearsal) -> int | None:
+    """The first turn in which two episodes differ in anything but their anchors."""
+    steps = [[msgspec.structs.replace(step, anchor="") for step in rehearsal.steps] for rehearsal in (one, other)]
+    differ = [turn for turn, (a, b) in enumerate(zip(*steps, strict=False)) if a != b]
+    if not differ and len(one.steps) != len(other.steps):
+        return min(len(one.steps), len(other.steps))
+    return differ[0] if differ else None
 
 
 def _shown(name: str, text: str) -> list[str]:

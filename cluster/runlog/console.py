@@ -22,11 +22,9 @@ from milepost.cluster.runlog.records import (
     EnvRecord,
     EvalRecord,
     IterationRecord,
-    Number,
     Record,
     evals,
     iterations,
-    read_records,
 )
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.envs.types import Split
@@ -108,14 +106,14 @@ class LiveView:
         if record.success is not None:
             self._success = (*self._success, record.success)[-_HISTORY:]
         if not self._live:
-            self._print(_plain_line(record, iterations=self._iterations))
+            self._print(plain_line(record, iterations=self._iterations))
 
     def update_eval(self, record: EvalRecord) -> None:
         """One split was evaluated."""
         self._evals = self._evals | {record.split: record}
         self._print(
-            f"eval {record.split:<8} iteration {record.iteration:<5} success {_success(record)}  "
-            f"({record.episodes} episodes){_parts(record.envs)}{_parts(record.cohorts)}"
+            f"eval {record.split:<8} iteration {record.iteration:<5} success {success_in_words(record)}  "
+            f"({record.episodes} episodes){parts_in_words(record.envs)}{parts_in_words(record.cohorts)}"
         )
 
     def finish(self, records: list[Record], folder: RunFolder) -> None:
@@ -160,7 +158,7 @@ class LiveView:
         table = Table.grid(padding=(0, 3))
         table.add_column(style="dim")
         table.add_column()
-        table.add_row("success", f"{_percent(record.success)}  {sparkline(self._success)}{_parts(record.envs)}")
+        table.add_row("success", f"{_percent(record.success)}  {sparkline(self._success)}{parts_in_words(record.envs)}")
         table.add_row("invalid", _invalid(record))
         table.add_row("groups", _variance(record))
         table.add_row("staleness", f"{_staleness(record)} versions")
@@ -169,7 +167,7 @@ class LiveView:
         table.add_row("buffer", f"{record.buffer_groups} groups ready, {record.buffer_bytes / 2**20:.1f} MiB in all")
         table.add_row("restarts", _restarts(record))
         for split, last in self._evals.items():
-            table.add_row(f"eval {split}", f"{_success(last)} at iteration {last.iteration}")
+            table.add_row(f"eval {split}", f"{success_in_words(last)} at iteration {last.iteration}")
         return table
 
 
@@ -181,12 +179,15 @@ def summary(records: list[Record], folder: RunFolder) -> RenderableType:
     for split in SPLITS:
         found = evals(records, split)
         if found:
-            after = _success(found[-1]) if found[-1].iteration > found[0].iteration else "not evaluated"
-            table.add_row(split, _success(found[0]), after, str(found[-1].episodes))
+            after = success_in_words(found[-1]) if found[-1].iteration > found[0].iteration else "not evaluated"
+            table.add_row(split, success_in_words(found[0]), after, str(found[-1].episodes))
             for name in found[-1].envs if len(found[-1].envs) > 1 else ():
                 first, last = found[0].envs.get(name), found[-1].envs[name]
                 has_trained = found[-1].iteration > found[0].iteration
-                row = (_success(first) if first else "n/a", _success(last) if has_trained else "not evaluated")
+                row = (
+                    success_in_words(first) if first else "n/a",
+                    success_in_words(last) if has_trained else "not evaluated",
+                )
                 table.add_row(f"  {name}", *row, str(last.episodes))
     done = iterations(records)
     facts = Table.grid(padding=(0, 2))
@@ -219,9 +220,10 @@ def who_waits(record: IterationRecord) -> str:
     return f"{learner}, workers for learner {_duration(idle)}"
 
 
-def _plain_line(record: IterationRecord, *, iterations: int) -> str:
+def plain_line(record: IterationRecord, *, iterations: int) -> str:
+    """An iteration in one line, for people."""
     return (
-        f"iteration {record.iteration}/{iterations}  success {_percent(record.success)}{_parts(record.envs)}  "
+        f"iteration {record.iteration}/{iterations}  success {_percent(record.success)}{parts_in_words(record.envs)}  "
         f"invalid {_invalid(record)}  groups: {_variance(record)}  staleness {_staleness(record)}  "
         f"tokens/s {_number(record.tokens_per_s, digits=0)}  waiting: {who_waits(record)}  "
         f"buffer: {record.buffer_groups} groups ready  restarts {_restarts(record)}"
@@ -252,22 +254,23 @@ def _restarts(record: IterationRecord) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts if count) or "none"
 
 
-def _success(record: EvalRecord | CohortSuccess) -> str:
+def success_in_words(record: EvalRecord | CohortSuccess) -> str:
+    """Success with its interval."""
     return f"{record.success:.1%} [{record.success_low:.1%}, {record.success_high:.1%}]"
 
 
-def _parts(found: Mapping[str, CohortSuccess] | Mapping[str, EnvRecord]) -> str:
+def parts_in_words(found: Mapping[str, CohortSuccess] | Mapping[str, EnvRecord]) -> str:
     """Success by environment or cohort where there are several."""
     if len(found) < 2:
         return ""
     return "  " + ", ".join(f"{name} {_percent(part.success)}" for name, part in found.items())
 
 
-def _percent(value: Number) -> str:
+def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}"
 
 
-def _number(value: Number, *, digits: int = 2) -> str:
+def _number(value: float | None, *, digits: int = 2) -> str:
     return "n/a" if value is None else f"{value:,.{digits}f}"
 
 
@@ -278,32 +281,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def status_lines(folder: RunFolder) -> list[str]:
-    """What `milepost status` prints: what the run does or how it ended, and its last numbers.
-
-    Raises ConfigError if a file of the run is damaged.
-    """
-    status, records = folder.read_status(), read_records(folder.metrics)
-    lines = [f"run        {folder.path}"]
-    if status is None:
-        lines.append("phase      its driver has not reported yet")
-    else:
-        alive = f"driver pid {status.pid}" if folder.is_driven() else "no driver is running"
-        lines.append(f"phase      {status.phase} ({alive}, last report {status.updated_at})")
-        lines.append(f"iteration  {status.iteration} of {status.iterations}")
-        lines += [f"port       {service} 127.0.0.1:{port}" for service, port in status.ports.items()]
-    done = iterations(records)
-    if done:
-        lines.append(
-            f"last       {_plain_line(done[-1], iterations=status.iterations if status else done[-1].iteration)}"
-        )
-        counts = ", ".join(f"{count} {state}" for state, count in done[-1].ledger.items() if count)
-        lines += [f"ledger     {counts} (episodes)"] if counts else []
-    for split in SPLITS:
-        lines += [
-            f"eval       {split}: {_success(found)} at iteration {found.iteration}{_parts(found.envs)}"
-            for found in evals(records, split)[-1:]
-        ]
-    return lines

@@ -40,6 +40,8 @@ class RecordedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tool: dict[str, Any] | None = None
     generate_s: float | None = None
     env_s: float | None = None
+    lineage: int = 0
+    parent_lineage: int | None = None
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -115,6 +117,8 @@ def _recorded(turns: Sequence[Turn]) -> list[RecordedTurn]:
                 tool=turn.tool,
                 generate_s=turn.generate_s,
                 env_s=turn.env_s,
+                lineage=turn.lineage,
+                parent_lineage=turn.parent_lineage,
             )
         )
         before = turn

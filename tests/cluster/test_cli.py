@@ -54,9 +54,8 @@ def test_help_comes_without_heavy_imports_and_shows_examples():
         "finally: print([m for m in ('torch', 'vllm', 'ray', 'deepspeed', 'transformers', 'redis', 'matplotlib')"
         " if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", script, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     for command in ("train", "eval", "check-env", "status", "doctor"):
         assert command in done.stdout

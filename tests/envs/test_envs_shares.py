@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.envs.scenarios import MAX_ENVIRONMENTS, ScenarioConfig, ScenarioError, ScenarioSet
-from milepost.envs.shares import ShareOrder
+from milepost.envs.scenarios import MAX_ENVIRONMENTS, ScenarioConfig, ScenarioError, ScenarioSet, ShareOrder
 from milepost.envs.types import Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -32,11 +32,11 @@ def test_a_request_that_goes_on_gets_the_sampled_tokens_and_what_came_after_them
     assert (first.origin, second.origin, second.lineage, lineages.count) == ("first", None, 0, 1)
 
 
-def test_an_edited_answer_begins_a_lineage_that_is_counted_as_a_rewrite():
+def test_an_edited_answer_begins_a_lineage_that_rewrites_its_parent():
     lineages = Lineages(Letters())
     play(lineages, [user("a"), said("x"), user("y")], said("b"))
     edited = play(lineages, [user("a"), said("edited"), user("c")], said("d"))
-    assert (edited.origin, edited.lineage, edited.parent, lineages.rewrites) == ("rewrite", 1, 0, 1)
+    assert (edited.origin, edited.lineage, edited.parent) == ("rewrite", 1, 0)
     assert text_of(edited.prompt_ids) == "user:aassistant:editeduser:c"
 
 

@@ -6,9 +6,10 @@ from rich.console import Console
 
 from milepost.cluster.runlog import console as console_module
 from milepost.cluster.runlog import runs
-from milepost.cluster.runlog.console import LiveView, sparkline, status_lines, summary, who_waits
+from milepost.cluster.runlog.console import LiveView, sparkline, summary, who_waits
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.runs import Status
+from milepost.cluster.runlog.status import status_lines
 from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 
 

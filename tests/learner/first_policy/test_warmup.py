@@ -24,16 +24,9 @@ from milepost.learner.first_policy.imitation import encode_transcripts, imitatio
 from milepost.learner.first_policy.warmup import warm_up
 
 TINY = WarmupConfig(
-    hidden_size=64,
-    num_layers=2,
-    intermediate_size=128,
-    max_positions=512,
-    episodes=150,
-    epochs=2,
-    draws=4,
-    learning_rate=5e-3,
-    num_threads=1,
-)
+    hidden_size=64, num_layers=2, intermediate_size=128, max_positions=512, episodes=150, epochs=2, draws=4,
+    learning_rate=5e-3, num_threads=1,
+)  # fmt: skip
 LIMITS = ResponseLimits(max_tokens=8, max_turns=6, temperature=1.0)
 BANDIT = "milepost.envs.bandit:TwoArmedBandit"
 SCENARIOS = ScenarioConfig(train_size=20, options={"max_steps": 6})
@@ -298,12 +291,7 @@ def test_a_vocabulary_is_never_larger_than_asked_for() -> None:
 
 
 def _llama() -> LlamaConfig:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     return LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        pad_token_id=0,
+        vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=1, pad_token_id=0, **heads
     )
