@@ -48,7 +48,7 @@ def test_the_text_of_every_outcome_and_fate_is_what_the_engine_saw(
         played.play(task(), EVALUATION, 0),
         played.play(task(), EVALUATION, 1, "down", max_turns=2),
         played.play(task(f"{BROKEN}:RaisesInStep"), "g5", 0),
-        played.play(task(), "g6", 0, reward=lambda _: 1 / 0),
+        played.play(task(), "g6", 0, reward=lambda *_: 1 / 0),
     ]
     assert [t.outcome for t in kept.trajectories] == ["success", "truncated"]
     with closing(record := recorder(folder, tiny_policy)):
