@@ -37,4 +37,4 @@ def test_environments_with_tools_take_few_lines_and_keep_the_contract(
     written = rooms if path.startswith("rooms") else (ROOT / "examples" / "sql_desk.py").read_text(encoding="utf-8")
     own = written.partition("class ")[2].splitlines()
     assert len([line for line in own if line.strip()]) < 40
-    assert {finding.level for finding in check_env(path)} == {"ok"}
+    assert {finding.level for finding in check_env(path).findings} == {"ok"}

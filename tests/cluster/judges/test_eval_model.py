@@ -11,7 +11,15 @@ from milepost.reward.evaluators import Summary
 
 ENV = '[env]\npath = "tests.broken_envs:CountingEnv"\nheldout_size = 4\n[engine]\nmax_model_len = 512\n'
 SUMMARY = Summary(
-    episodes=8, success_rate=0.5, success_low=0.2, success_high=0.8, mean_turns=3, invalid_share=0, mean_reward=0.5
+    episodes=8,
+    success_rate=0.5,
+    success_low=0.2,
+    success_high=0.8,
+    mean_turns=3,
+    invalid_share=0,
+    mean_reward=0.5,
+    cut_share=0,
+    context_full_share=0,
 )
 pytestmark = pytest.mark.usefixtures("own_folder")
 

@@ -39,11 +39,11 @@ def test_a_result_that_would_forge_a_turn_is_refused_by_both_that_call_tools(pol
 
 
 def test_a_desk_passes_check_env_without_a_warning() -> None:
-    assert {finding.level for finding in check_env(DESK)} == {"ok"}
+    assert {finding.level for finding in check_env(DESK).findings} == {"ok"}
 
 
 def test_calls_that_no_author_thinks_of_are_made() -> None:
-    (error,) = [finding for finding in check_env(f"{HERE}:Indexes") if finding.level == "error"]
+    (error,) = [finding for finding in check_env(f"{HERE}:Indexes").findings if finding.level == "error"]
     assert "step raised KeyError" in error.what
 
 

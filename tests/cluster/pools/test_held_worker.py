@@ -10,6 +10,7 @@ import psutil
 import pytest
 import ray
 
+from milepost.actors.agents.config import AgentConfig
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.restarts import RestartConfig
@@ -40,6 +41,7 @@ def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_
         run_id="run",
         redis_url="redis://localhost:1/0",
         model=tiny_policy,
+        agent=AgentConfig(),
         env=ScenarioConfig(path=path, options={"place": str(place)}),
         actors=ActorConfig(env_timeout_s=LIMIT_S),
         engine=EngineConfig(),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
+from milepost.actors.agents.config import AgentConfig
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base import restarts
@@ -102,7 +103,8 @@ def pool_of(ledger: Any, *, num_workers: int = 1, record: Any = None, **limits: 
         run_id="run",
         redis_url="",
         model=Path("model"),
-        env=ScenarioConfig(),
+        env=[ScenarioConfig()],
+        agent=AgentConfig(),
         actors=ActorConfig(num_workers=num_workers),
         engine=EngineConfig(),
         sampling=SamplingConfig(),

@@ -124,7 +124,7 @@ def test_records_of_environments_read_back_equal_and_are_served_by_name(tmp_path
 
 def test_the_console_tells_success_by_environment_where_there_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
     out = Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr(console, "Console", lambda: out)
+    monkeypatch.setattr(console, "Console", lambda **_: out)
     with LiveView(run_id="r", iterations=9) as view:
         view.update(iteration_record(1, envs={"lake": env_record(), "shop": BROKEN}))
         view.update_eval(

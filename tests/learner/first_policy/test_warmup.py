@@ -277,7 +277,7 @@ def test_demonstrations_of_several_environments_are_played_by_share() -> None:
 def test_one_of_several_environments_without_demonstrations_is_named(tmp_path: Path) -> None:
     mute = ScenarioConfig(path="tests.broken_envs:CountingEnv", name="mute")
     with pytest.raises(DemonstrationError, match="CountingEnv has no method demonstration"):
-        warm_up(TINY, [SCENARIOS.model_copy(update={"name": "lake"}), mute], tmp_path)
+        warm_up(TINY, [SCENARIOS.model_copy(update={"name": "lake"}), mute], tmp_path, LIMITS)
 
 
 def test_a_width_that_does_not_split_into_heads_is_refused() -> None:
