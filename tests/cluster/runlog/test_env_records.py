@@ -131,7 +131,7 @@ def test_the_console_tells_success_by_environment_where_there_are_several(monkey
             msgspec.structs.replace(eval_record(1, "ood", 0.5), envs={"lake": cohort(8, 2), "shop": cohort(8, 6)})
         )
     lines = out.file.getvalue().splitlines()
-    assert "success 25.0%  lake 75.0%, shop n/a  within-group" in lines[0]
+    assert "success 25.0%  lake 75.0%, shop n/a  invalid" in lines[0]
     assert lines[1].endswith("(200 episodes)  lake 25.0%, shop 75.0%")
 
 
