@@ -8,9 +8,9 @@ ids: control tokens of the chat template stay in them, and nothing is taken out 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any, Final
 
+import milepost
 from milepost.cluster.trajectories.reader import Episode
 
 SCHEMA: Final = "ATIF-v1.8"
@@ -30,7 +30,7 @@ def document(episode: Episode, run_id: str) -> dict[str, Any]:
         "schema_version": SCHEMA,
         "session_id": run_id,
         "trajectory_id": f"{run_id}/{row['episode']}",
-        "agent": {"name": "milepost", "version": version("milepost"), "model_name": run_id},
+        "agent": {"name": "milepost", "version": milepost.__version__, "model_name": run_id},
         "steps": steps or [{"step_id": 1, "source": "system", "message": row["reason"]}],
         "notes": _NOTES,
         "final_metrics": {
