@@ -74,6 +74,7 @@ FRONT_DOORS = {
         "cluster/system.py",
     },
     "prometheus_client": {"cluster/runlog/metrics.py"},
+    "mcp": {"envs/mcp_tool_env.py"},
 }
 MOST_LINES = 300
 MOST_FILES = 16
