@@ -2,27 +2,125 @@
 
 `start` says the task, `solved` whether it is done; the rest has defaults. An episode ends when it is solved, when the
 policy answers without calling a tool, or after `max_steps`. A call of a tool that is not there, or whose arguments do
-not fit its types, does nothing and is answered with what was wrong; so is one that raises `ToolError`. Not promised:
-that tools end: a call that hangs is the environment's failure, after `actors.env_timeout_s`.
+not fit its types, does nothing and is answered with what was wrong; so is one that raises `ToolError`. Types are
+pydantic's (`int`, `Literal["a", "b"]`, `Annotated[int, Field(ge=0)]`), and what a docstring says of an argument, in
+Google's, NumPy's or Sphinx's style, is its description. Not promised: that tools end: a call that hangs is the
+environment's failure, after `actors.env_timeout_s`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import string
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, get_type_hints
 
+import docstring_parser
 import gymnasium
+import pydantic
 import pydantic_core
 from gymnasium.spaces import Text
 
-from milepost.envs.messages import AssistantMessage, Message, Said, ToolCall, action_of
-from milepost.envs.typed_tool import ToolError, TypedTool
+from milepost.envs.messages import AssistantMessage, Message, Said, ToolCall, ToolSchema, action_of
 
-__all__ = ["ToolEnv", "ToolError"]
+
+class Tool(Protocol):
+    """What an environment can offer."""
+
+    name: str
+    schema: ToolSchema
+
+    def checked(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`arguments` as `run` takes them. Raises `ToolError` that says what does not fit."""
+        ...
+
+    def run(self, checked: Mapping[str, Any]) -> Any:
+        """What the tool returns for arguments that were checked. Raises `ToolError`."""
+        ...
+
+
 _SPACE = Text(min_length=0, max_length=10_000, charset=string.printable)
+
+
+class ToolError(Exception):
+    """What a tool raises to tell the policy that it went wrong; anything else is the environment's failure."""
+
+
+class TypedTool:
+    """The tool that `function` is, under its own name.
+
+    Raises TypeError for a parameter without a type, or one that JSON arguments cannot name (`*args`, `**kwargs`).
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.name: str = function.__name__
+        self._function = function
+        told = docstring_parser.parse(inspect.getdoc(function) or "")
+        about = {each.arg_name: each.description for each in told.params if each.description}
+        self._model = pydantic.create_model(
+            self.name,
+            __config__=pydantic.ConfigDict(extra="forbid"),
+            **{name: _field(self.name, parameter, about.get(name)) for name, parameter in _parameters(function)},
+        )
+        parameters = _without_titles(self._model.model_json_schema())
+        description = "\n\n".join(part for part in (told.short_description, told.long_description) if part)
+        self.schema: ToolSchema = {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": description,
+                "parameters": {"properties": {}} | parameters | {"additionalProperties": False},
+            },
+        }
+
+    def checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """`arguments` as the function takes them. Raises `ToolError` that says what does not fit."""
+        try:
+            checked = self._model.model_validate(dict(arguments))
+        except pydantic.ValidationError as error:
+            raise ToolError("; ".join(self._wrong(each) for each in error.errors())) from error
+        return {name: getattr(checked, name) for name in type(checked).model_fields}
+
+    def run(self, checked: Mapping[str, Any]) -> Any:
+        """What the function returns for arguments that were checked; raises what it raises."""
+        return self._function(**checked)
+
+    def _wrong(self, error: Any) -> str:
+        where = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            known = ", ".join(self._model.model_fields) or "none"
+            return f"{self.name} has no argument {where[:64]!r}; it has: {known}"
+        if error["type"] == "missing":
+            return f"{self.name} needs the argument {where!r}"
+        return f"argument {where!r} of {self.name}: {error['msg']}"
+
+
+def _parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
+    hints = get_type_hints(function, include_extras=True)
+    found = inspect.signature(function).parameters.values()
+    return [(p.name, p.replace(annotation=hints.get(p.name, inspect.Parameter.empty))) for p in found]
+
+
+def _field(tool: str, parameter: inspect.Parameter, description: str | None) -> Any:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+        raise TypeError(f"tool {tool}: {parameter} cannot be named in a call; give it parameters with names")
+    if parameter.annotation is parameter.empty:
+        raise TypeError(f"tool {tool}: the parameter {parameter.name} has no type, such as {parameter.name}: str")
+    default = ... if parameter.default is parameter.empty else parameter.default
+    return (parameter.annotation, pydantic.Field(default, description=description))
+
+
+def _without_titles(schema: Any) -> Any:
+    """A schema without pydantic's titles, which say a name twice."""
+    if isinstance(schema, dict):
+        return {
+            key: _without_titles(value)
+            for key, value in schema.items()
+            if not (key == "title" and isinstance(value, str))
+        }
+    return [_without_titles(each) for each in schema] if isinstance(schema, list) else schema
 
 
 class ToolEnv(gymnasium.Env):  # type: ignore[misc]
@@ -33,11 +131,22 @@ class ToolEnv(gymnasium.Env):  # type: ignore[misc]
 
     def __init__(self, functions: Sequence[Callable[..., Any]], *, max_steps: int = 10) -> None:
         self.observation_space = self.action_space = _SPACE
-        self._tools = {tool.name: tool for tool in map(TypedTool, functions)}
-        self.tools = [tool.schema for tool in self._tools.values()]
+        self._tools: dict[str, Tool] = {}
+        self.tools: list[ToolSchema] = []
+        self.offer([TypedTool(function) for function in functions])
         self._max_steps = max_steps
         self._steps = 0
         self._results: list[tuple[str, str]] = []
+
+    def offer(self, tools: Sequence[Tool]) -> None:
+        """Have these tools, and no others."""
+        self._tools = {tool.name: tool for tool in tools}
+        self.tools = [tool.schema for tool in tools]
+
+    def called(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """What a tool returns; raises `ToolError`."""
+        tool = self._tools[name]
+        return tool.run(tool.checked(arguments))
 
     def start(self) -> Said:
         """Set the task up, and say it: a text, or messages."""

@@ -31,7 +31,7 @@ def test_the_loop_in_one_file_learns_the_better_arm_and_credits_it_above_the_oth
 def test_environments_with_tools_take_few_lines_and_keep_the_contract(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (rooms,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tools.md").read_text(encoding="utf-8"), re.S)
+    rooms, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tools.md").read_text(encoding="utf-8"), re.S)
     (tmp_path / "rooms.py").write_text(rooms, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     written = rooms if path.startswith("rooms") else (ROOT / "examples" / "sql_desk.py").read_text(encoding="utf-8")

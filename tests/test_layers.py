@@ -86,6 +86,7 @@ FRONT_DOORS = {
         "cluster/trajectories/parts.py",
         "cluster/trajectories/reader.py",
     },
+    "mcp": {"envs/mcp_tool_env.py"},
 }
 MOST_LINES = 300
 MOST_FILES = 16

@@ -220,6 +220,30 @@ def test_what_a_template_drops_is_left_out_and_what_it_leaves_keeps_the_ids_that
     assert third == second + plain[:-1] + dialogue.continuation("d", closed=False)
 
 
+THOUGHTFUL = st.one_of(TEXT, TEXT.map(lambda text: f"<think>\n{text}\n</think>\n\n{text}"))
+
+
+@pytest.mark.parametrize("template", [DROPS_THOUGHTS, NUMBERED])
+@given(
+    observations=st.lists(TEXT, min_size=1, max_size=4),
+    responses=st.lists(THOUGHTFUL, min_size=4, max_size=4),
+    closed=st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_a_prompt_that_is_laid_out_anew_decodes_to_the_templates_own_rendering(
+    template: str, observations: list[str], responses: list[str], closed: list[bool]
+) -> None:
+    tokenizer = make_tokenizer(template)
+    dialogue = Dialogue(tokenizer)
+    messages = [{"role": "user", "content": "Go."}]
+    exchanges: list[Exchange] = []
+    for observation, response, ends in zip(observations, responses, closed, strict=False):
+        ids = dialogue.response(response)
+        exchanges.append(Exchange(ids if ends else ids[:-1], ends, observation))
+        messages += [{"role": "assistant", "content": response}, {"role": "user", "content": observation}]
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert tokenizer.decode(dialogue.whole("Go.", exchanges)) == rendered
+
+
 def test_a_template_that_numbers_its_turns_is_laid_out_as_it_numbers_them() -> None:
     tokenizer = make_tokenizer(NUMBERED)
     dialogue = Dialogue(tokenizer)

@@ -9,8 +9,7 @@ import pytest
 from pydantic import Field
 
 from milepost.envs.messages import AssistantMessage, ToolCall
-from milepost.envs.tool_env import ToolEnv, ToolError
-from milepost.envs.typed_tool import TypedTool
+from milepost.envs.tool_env import ToolEnv, ToolError, TypedTool
 
 
 @dataclass
