@@ -229,10 +229,6 @@ class ScenarioSet:
         self.envs = tuple(EnvScenarios(config, place) for place, config in enumerate(several))
         self._order = ShareOrder([config.share for config in several])
 
-    def task(self, split: Split, index: int) -> Task:
-        """Task `index` of a split of the first environment; raises IndexError outside 0 .. size - 1."""
-        return self.envs[0].task(split, index)
-
     def tasks(self, split: Split) -> list[Task]:
         """All tasks of a split, one environment after the other."""
         return [task for env in self.envs for task in env.tasks(split)]
