@@ -19,6 +19,8 @@ import msgspec
 import psutil
 from packaging.requirements import Requirement
 
+from milepost.actors.agents.config import AgentConfig
+from milepost.actors.agents.program import AgentPathError, check_program
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.preflight import REWRITES, judge_model
 from milepost.cluster.replay import redis_server
@@ -56,7 +58,7 @@ def examine(config: RunConfig, *, parity: bool = False) -> Iterator[Finding]:
     yield from _unwanted()
     yield from _room(Path(config.run.runs_dir))
     yield _compiler()
-    yield from map(_environment, config.envs)
+    yield from [_agent(config.agent)] if config.agent.name else map(_environment, config.envs)
     if config.model.source == "folder":
         yield _model(config)
     yield _metrics_port(config)
@@ -138,6 +140,14 @@ def _compiler() -> Finding:
         fix = f"install it, e.g. apt-get install {' '.join('ninja-build' if m == 'ninja' else m for m in missing)}"
         return Finding("warn", f"{' and '.join(missing)} not found: DeepSpeed cannot compile its operators", fix)
     return Finding("ok", "C++ compiler and ninja")
+
+
+def _agent(agent: AgentConfig) -> Finding:
+    try:
+        check_program(agent)
+    except AgentPathError as error:
+        return Finding("fail", str(error), "correct agent.path or agent.command")
+    return Finding("ok", f"agent {agent.name}")
 
 
 def _environment(env: ScenarioConfig) -> Finding:
