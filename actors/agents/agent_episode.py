@@ -22,7 +22,7 @@ from milepost.actors.resources import RolloutResources
 from milepost.actors.user_code import answered, ask_reward, count_if_hung, overdue
 from milepost.envs import chance
 from milepost.envs.plain_values import ContractError
-from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory
+from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
 from milepost.reward.reward import RewardError, TurnText
 
 
@@ -35,6 +35,8 @@ class AgentHost:
     layout: ConversationLayout
     read: Read
     max_tokens: int
+    places: asyncio.Semaphore
+    """One for each program that may run at a time."""
 
 
 class _Failed(Exception):
@@ -48,7 +50,6 @@ async def run_agent_episode(
     host: AgentHost, resources: RolloutResources, *, task: Task, group_id: str, index: int
 ) -> Trajectory | Failure:
     """Play `task` once. Never raises for what a program, a reward or an engine does; only cancellation passes."""
-    started = time.monotonic()
     calls = EpisodeCalls(
         engine=resources.engine,
         lineages=Lineages(host.layout),
@@ -59,12 +60,14 @@ async def run_agent_episode(
     )
     told = task_of(task, group_id=group_id, index=index, episode_seed=chance.episode_seed(task.seed, group_id, index))
     try:
-        result = await _play(host, resources, calls, told)
+        async with host.places:
+            started = time.monotonic()
+            result = await _play(host, resources, calls, told)
         trajectory = Trajectory(
             task=task,
             group_id=group_id,
             index=index,
-            turns=calls.turns(result.reward if result else 0.0),
+            turns=_turns(calls, result.reward if result else 0.0),
             outcome=_outcome(result),
             seconds=time.monotonic() - started,
             cohort=task.cohort,
@@ -84,7 +87,7 @@ async def run_agent_episode(
         turn=calls.count,
         cohort=task.cohort,
     )
-    return resources.recorded(failure, calls.turns(0.0), None)
+    return resources.recorded(failure, [] if boundary == "engine" else calls.turns(0.0), None)
 
 
 async def _play(
@@ -100,6 +103,8 @@ async def _play(
     except TimeoutError:
         waited = TimeoutError(f"the agent did not end within actors.episode_timeout_s = {limit:g}")
         raise _Failed("env", waited) from None
+    except RuntimeError as error:  # the system gives no more threads; what a program raises is an AgentFailed
+        raise _Failed("infra", error) from error
     except (AgentFailed, ContractError) as error:
         if calls.engine_error is not None:
             raise _Failed("engine", calls.engine_error) from error
@@ -111,6 +116,13 @@ async def _play(
     if not calls.count:
         raise _Failed("env", AgentFailed("the agent ended without one call to the endpoint, so nothing can be learnt"))
     return result
+
+
+def _turns(calls: EpisodeCalls, reward: float) -> list[Turn]:
+    try:
+        return calls.turns(reward)
+    except ValueError as error:  # the reward was checked already: what is left is the engine's
+        raise _Failed("engine", error) from error
 
 
 def _outcome(result: Result | None) -> Outcome:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from milepost.actors.agents.calls import CallRefused
+from milepost.envs.plain_values import ContractError, plain_text
 
 _ANCHOR = "milepost_anchor"
 _TEXTS = ("text", "input_text", "output_text")
@@ -65,7 +66,12 @@ def require_only(body: Mapping[str, Any], **served: tuple[object, ...]) -> None:
 
 
 def anchor(body: Mapping[str, Any], header: str | None) -> str | None:
-    """The state as the program names it: by header, else by `metadata`."""
+    """The state as the program names it: by header, else by `metadata`. Raises CallRefused for what is no text."""
     metadata = body.get("metadata")
     named = header if header is not None else metadata.get(_ANCHOR) if isinstance(metadata, dict) else None
-    return named if isinstance(named, str) else None
+    if named is None:
+        return None
+    try:
+        return plain_text(named, f"metadata.{_ANCHOR}")
+    except ContractError as error:
+        raise refused(str(error)) from error

@@ -16,6 +16,9 @@ class AgentConfig(BaseModel):
     command: tuple[str, ...] = Field(
         (), description="Agent command, started once per episode; the last line it prints is the reward"
     )
+    concurrent_episodes: int = Field(
+        16, ge=1, description="Concurrent episodes: agent programs that a worker runs side by side"
+    )
     max_tokens: int = Field(0, ge=0, description="Token budget of an episode, sampled in all its calls; 0: none")
 
     @property

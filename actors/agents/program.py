@@ -16,6 +16,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from milepost.actors.agents.config import AgentConfig
@@ -133,7 +134,7 @@ class FunctionProgram:
     async def play(self, task: dict[str, Any], access: Access) -> object:
         """Call it on a thread of its own."""
         thread, begun = EpisodeThread(), _Begun()
-        job = thread.submit(lambda: asyncio.run(self._call(task, access, begun)))
+        job = thread.submit(partial(self._run, task, access, begun))
         try:
             return await asyncio.shield(asyncio.wrap_future(job))
         except asyncio.CancelledError:
@@ -143,19 +144,18 @@ class FunctionProgram:
         finally:
             thread.end()
 
+    def _run(self, task: dict[str, Any], access: Access, begun: _Begun) -> object:
+        try:
+            return asyncio.run(self._call(task, access, begun))
+        except BaseException as error:  # SystemExit and CancelledError mean something else to asyncio than to user code
+            raise AgentFailed(f"{type(error).__name__}: {error}") from error
+
     async def _call(self, task: dict[str, Any], access: Access, begun: _Begun) -> object:
         from openai import AsyncOpenAI  # heavy: only where an agent is played
 
         begun.here()
-        try:
-            async with AsyncOpenAI(base_url=f"{access.url}/v1", api_key=access.key) as client:
-                return await self.function(task, client)
-        except asyncio.CancelledError:
-            raise
-        except (
-            BaseException
-        ) as error:  # as a value that asyncio does not mistake for its own: SystemExit, GeneratorExit
-            raise AgentFailed(f"{type(error).__name__}: {error}") from error
+        async with AsyncOpenAI(base_url=f"{access.url}/v1", api_key=access.key) as client:
+            return await self.function(task, client)
 
 
 @dataclass(slots=True)

@@ -92,6 +92,7 @@ def agent_host(spec: WorkerSpec, resources: RolloutResources, endpoint: Endpoint
         layout=resources.dialogue,
         read=Replies(resources.readers, resources.decode).read,
         max_tokens=spec.agent.max_tokens,
+        places=asyncio.Semaphore(spec.agent.concurrent_episodes),
     )
 
 

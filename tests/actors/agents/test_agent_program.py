@@ -56,6 +56,20 @@ async def exiting(_task: dict[str, Any], client: Any) -> float:
     sys.exit(3)
 
 
+async def exiting_in_a_task(_task: dict[str, Any], client: Any) -> float:
+    async def leave() -> None:
+        sys.exit(4)
+
+    await ask(client, "x")
+    await asyncio.gather(leave())
+    return 0.0
+
+
+async def cancelling(_task: dict[str, Any], client: Any) -> float:
+    await ask(client, "x")
+    raise asyncio.CancelledError("enough")
+
+
 async def without_reward(_task: dict[str, Any], client: Any) -> dict[str, Any]:
     await ask(client, "x")
     return {"score": 1}
@@ -122,6 +136,7 @@ def play(
             layout=Letters(),
             read=read,
             max_tokens=config.max_tokens,
+            places=asyncio.Semaphore(16),
         )
         try:
             result = await run_agent_episode(host, resources, task=TASK, group_id="g", index=1)
@@ -172,6 +187,8 @@ def test_a_number_alone_is_a_reward_and_says_nothing_of_success():
         ("silent", "AgentFailed", "without one call to the endpoint"),
         ("raising", "AgentFailed", "KeyError: 'no such drawer'"),
         ("exiting", "AgentFailed", "SystemExit: 3"),
+        ("exiting_in_a_task", "AgentFailed", "SystemExit: 4"),
+        ("cancelling", "AgentFailed", "CancelledError: enough"),
         ("without_reward", "ContractError", "no 'reward', but ['score']"),
     ],
 )

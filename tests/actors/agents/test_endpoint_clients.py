@@ -147,6 +147,7 @@ def test_the_state_of_a_call_is_what_the_program_names_by_header_or_field():
         ({"tool_choice": "required"}, "tool_choice = 'required' is not served"),
         ({"stop": ["\n"]}, "stop"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"metadata": {"milepost_anchor": 7}}, "milepost_anchor must be text"),
         ({"messages": []}, "messages is empty"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, r"messages\[0\].role is 'narrator'"),
         (

@@ -73,6 +73,7 @@ async def play(recorder: Recorder, tokenizer: Any, calls: int) -> list[Trajector
         layout=Dialogue(tokenizer),
         read=Replies(resources.readers, resources.decode).read,
         max_tokens=0,
+        places=asyncio.Semaphore(16),
     )
     played: list[Trajectory] = []
     began, index = time.monotonic(), 0
