@@ -29,6 +29,7 @@ from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import EnvPathError, build_env
 from milepost.envs.scenarios import ScenarioConfig
+from milepost.reward.reward import RewardError, load_reward
 
 _GIB = 2**30
 _MIN_MEMORY_GIB = 4.0
@@ -59,6 +60,8 @@ def examine(config: RunConfig, *, parity: bool = False) -> Iterator[Finding]:
     yield from _room(Path(config.run.runs_dir))
     yield _compiler()
     yield from [_agent(config.agent)] if config.agent.name else map(_environment, config.envs)
+    if config.reward.path:
+        yield _reward(config.reward.path)
     if config.model.source == "folder":
         yield _model(config)
     yield _metrics_port(config)
@@ -140,6 +143,14 @@ def _compiler() -> Finding:
         fix = f"install it, e.g. apt-get install {' '.join('ninja-build' if m == 'ninja' else m for m in missing)}"
         return Finding("warn", f"{' and '.join(missing)} not found: DeepSpeed cannot compile its operators", fix)
     return Finding("ok", "C++ compiler and ninja")
+
+
+def _reward(path: str) -> Finding:
+    try:
+        load_reward(path)
+    except RewardError as error:
+        return Finding("fail", f"reward.path: {error}", "correct it, or leave it out for the environment's rewards")
+    return Finding("ok", f"reward {path}")
 
 
 def _agent(agent: AgentConfig) -> Finding:

@@ -111,6 +111,6 @@ def _turns(env: Any, observation: str, rng: random.Random, *, noise: float, draw
         total += step.reward
         solved = step.success if step.success is not None else step.terminated and total > 0
         yield DemonstratedTurn(observation=observation, answers=answers, solved=solved)
-        if step.terminated or step.truncated:
+        if step.terminated or step.truncated or step.success:
             return
         observation = step.observation

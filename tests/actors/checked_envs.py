@@ -30,6 +30,14 @@ class RandomReward(CountingEnv):
         return (observation, np.random.default_rng().random(), *rest)
 
 
+class SuccessWithoutAnEnd(CountingEnv):
+    """Says that the task is solved, which ends an episode, and nothing else of its end."""
+
+    def step(self, response: str) -> Any:
+        observation, reward, _, _, info = super().step(response)
+        return observation, reward, False, False, info | {"success": self.turn >= 2}
+
+
 class CounterInAnchor(CountingEnv):
     def step(self, response: str) -> Any:
         *head, info = super().step(response)

@@ -94,6 +94,11 @@ def test_a_suspicious_environment_gets_a_warning_with_a_fix(env: str, options: d
     assert all(warning.fix for warning in warnings)
 
 
+def test_success_alone_ends_an_episode_as_it_does_in_a_run() -> None:
+    findings = check_env(f"{CHECKED}:SuccessWithoutAnEnd").findings
+    assert any("episodes end and say whether they succeeded" in finding.what for finding in findings)
+
+
 @pytest.mark.parametrize("error", [ending.__name__ for ending in ENDINGS])
 @pytest.mark.parametrize(
     ("where", "what"),
