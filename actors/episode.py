@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -23,26 +22,17 @@ from typing import Any, TypeVar
 from milepost.actors.acting import Acting
 from milepost.actors.context import Context, Layout
 from milepost.actors.engine import Completion, EngineError
-from milepost.actors.episode_thread import EpisodeThread, closing_error, first_line
+from milepost.actors.episode_thread import closing_error, first_line
 from milepost.actors.resources import OpenTurn, RolloutResources
-from milepost.actors.user_code import answered, ask_reward, count_if_hung, overdue
+from milepost.actors.user_code import BoundaryError, UserCode, count_if_hung
 from milepost.envs import chance
 from milepost.envs.contract import EnvPathError, Reset, Step, build_env, observe_reset
 from milepost.envs.messages import ToolSchema
 from milepost.envs.plain_values import ContractError
-from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
+from milepost.envs.types import Failure, Outcome, Task, Trajectory, Turn
 from milepost.reward.reward import TurnText
 
 _Seen = TypeVar("_Seen", Reset, Step)
-
-
-class _EpisodeError(Exception):
-    """Carries the boundary an error crossed out of the episode's body."""
-
-    def __init__(self, boundary: Boundary, error: BaseException) -> None:
-        super().__init__(boundary)
-        self.boundary: Boundary = boundary
-        self.error = error
 
 
 @dataclass(slots=True)
@@ -51,7 +41,7 @@ class _Episode:
     task: Task
     later: int  # seed of what chance decides after the start
     acting: Acting
-    thread: EpisodeThread = field(default_factory=EpisodeThread)
+    user: UserCode
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
     texts: list[TurnText] = field(default_factory=list)
@@ -59,48 +49,6 @@ class _Episode:
     cohort: str = ""
     success_reported: bool = False
     context_full: bool = False
-    waits_for: str = ""  # for the message at its deadline
-
-    async def in_thread(
-        self,
-        what: str,
-        call: Callable[[], Any],
-        *,
-        boundary: Boundary = "env",
-        gate: AbstractContextManager[object] | None = None,
-    ) -> Any:
-        loop = asyncio.get_running_loop()
-        begun = asyncio.Event()
-
-        def caught() -> tuple[Any, BaseException | None]:
-            # As a value: StopIteration, SystemExit and CancelledError mean something else to asyncio than to user code.
-            try:
-                loop.call_soon_threadsafe(begun.set)
-                return call(), None
-            except BaseException as error:
-                return None, error
-
-        limit = self.resources.limits.env_timeout_s
-        self.waits_for = f"a thread for {what}"
-        try:
-            job = self.thread.submit(caught, gate)
-        except RuntimeError as error:  # the system gives no more threads
-            raise _EpisodeError("infra", error) from error
-        try:
-            await begun.wait()
-            self.waits_for = what
-            async with asyncio.timeout(limit):
-                value, raised = await asyncio.shield(asyncio.wrap_future(job))
-        except TimeoutError:
-            self.resources.hung += 1
-            raise _EpisodeError(boundary, overdue(what, limit)) from None
-        except asyncio.CancelledError:
-            if not job.cancel():  # it runs, and its own time is not over
-                count_if_hung(self.resources, job)
-            raise
-        if raised is not None:
-            raise _EpisodeError(boundary, raised) from raised
-        return value
 
     async def reset(self) -> Reset:
         def open_env() -> Reset:
@@ -108,7 +56,7 @@ class _Episode:
             returned = chance.reset(self.env, seed=self.task.seed, later=self.later)
             return self.looked_at(returned, observe_reset(returned, self.env), "reset")
 
-        reset: Reset = await self.in_thread("reset", open_env, gate=self.resources.places)
+        reset: Reset = await self.user.call("reset", open_env, gate=self.resources.places)
         self.cohort = self.cohort if reset.cohort is None else reset.cohort
         return reset
 
@@ -116,13 +64,13 @@ class _Episode:
         """The layout of the conversation; tools of the environment are told of there, and calls of them are read."""
         if not tools:
             return self.resources.dialogue
-        self.waits_for = "vLLM's parsers of tool calls"
+        self.user.waits_for = "vLLM's parsers of tool calls"
         try:
             layout, self.acting.reader = await asyncio.to_thread(self.resources.readers.reader, tools)
         except ValueError as error:  # the chat template and the parsers speak of what the environment asks for
-            raise _EpisodeError("env", error) from error
+            raise BoundaryError("env", error) from error
         except Exception as error:
-            raise _EpisodeError("infra", error) from error
+            raise BoundaryError("infra", error) from error
         return layout
 
     async def step(self, completion: Completion) -> Step:
@@ -130,7 +78,7 @@ class _Episode:
             returned, step = self.acting.step(self.env, completion)
             return self.looked_at(returned, step, "step")
 
-        step: Step = await self.in_thread("step", ask_env, gate=self.resources.places)
+        step: Step = await self.user.call("step", ask_env, gate=self.resources.places)
         self.acting.state = step
         return step
 
@@ -147,19 +95,8 @@ class _Episode:
         return seen
 
     async def lay_out(self, prompt: Callable[[], list[int]]) -> list[int]:
-        ids: list[int] = await self.in_thread("the layout of a prompt", prompt)
+        ids: list[int] = await self.user.call("the layout of a prompt", prompt)
         return ids
-
-    async def score(self, trajectory: Trajectory) -> Trajectory:
-        if self.resources.reward is None:
-            return trajectory
-        ask = partial(ask_reward, self.resources, trajectory, self.texts)
-        asked = await self.in_thread("reward", ask, boundary="reward", gate=self.resources.places)
-        scored, raised = (asked, None) if isinstance(asked, Trajectory) else await answered(self.resources, asked)
-        if raised is not None:
-            raise _EpisodeError("reward", raised) from raised
-        result: Trajectory = scored
-        return result
 
     async def play(self) -> Outcome:
         """Take turns until the end; fills `turns`."""
@@ -194,17 +131,17 @@ class _Episode:
         if not self.turns:
             room = self.resources.limits.max_prompt_tokens
             message = f"the first prompt has {needed} tokens, engine.max_model_len leaves room for {room}: raise it"
-            raise _EpisodeError("env", ContractError(message))
+            raise BoundaryError("env", ContractError(message))
         self.context_full = True
         return "truncated"
 
     async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
         started = time.monotonic()
-        self.waits_for = "the engine"
+        self.user.waits_for = "the engine"
         try:
             completion = await self.resources.engine.generate(prompt)
         except EngineError as error:
-            raise _EpisodeError("engine", error) from error
+            raise BoundaryError("engine", error) from error
         return completion, time.monotonic() - started
 
     def close(self) -> None:
@@ -218,8 +155,8 @@ class _Episode:
                 observer.closed(failed)
 
         with contextlib.suppress(RuntimeError):  # there was no thread to be had, so there is no environment
-            count_if_hung(self.resources, self.thread.submit(close, self.resources.places))
-        self.thread.end()
+            count_if_hung(self.resources, self.user.thread.submit(close, self.resources.places))
+        self.user.thread.end()
 
 
 def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, seconds: tuple[float, float]) -> Turn:
@@ -240,7 +177,7 @@ def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, se
             stopped=completion.stopped,
         )
     except ValueError as error:  # the environment's values were checked already: what is left is the engine's
-        raise _EpisodeError("engine", error) from error
+        raise BoundaryError("engine", error) from error
 
 
 def _outcome(step: Step, turns: list[Turn], max_turns: int) -> Outcome | None:
@@ -256,7 +193,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
     Never raises for what an environment, a reward or an engine does; only cancellation passes.
     """
     later = chance.episode_seed(task.seed, group_id, index)
-    episode = _Episode(resources, task, later, Acting(resources.decode), cohort=task.cohort)
+    episode = _Episode(resources, task, later, Acting(resources.decode), UserCode(resources), cohort=task.cohort)
     started = time.monotonic()
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):
@@ -274,13 +211,13 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                     context_full=episode.context_full,
                 )
             except ValueError as excess:  # each turn was in order: it is their rewards together
-                raise _EpisodeError("env", ContractError(str(excess))) from excess
-            return resources.recorded(await episode.score(trajectory), episode.turns, None)
-    except _EpisodeError as failed:
+                raise BoundaryError("env", ContractError(str(excess))) from excess
+            return resources.recorded(await episode.user.score(trajectory, episode.texts), episode.turns, None)
+    except BoundaryError as failed:
         boundary, error = failed.boundary, failed.error
     except TimeoutError:
         limit = f"actors.episode_timeout_s = {resources.limits.episode_timeout_s:g}"
-        boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.waits_for}")
+        boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.user.waits_for}")
     finally:
         episode.close()
     failure = Failure(

@@ -136,6 +136,8 @@ def check_world(config: RunConfig) -> ScenarioSet:
         raise ConfigError(str(error)) from error
     if config.agent.name:
         within(limit, "the agent", lambda: check_program(config.agent))
+        if "progress" in needs(build(config.credit), config.credit.modulators):
+            raise ConfigError(f"credit.strategy = {config.credit.strategy!r} reads progress, which no agent reports")
         return scenarios
     layout = Characters()
     for env in scenarios.envs:

@@ -148,7 +148,11 @@ class Dialogue:
         Messages are as chat templates take them. Raises `ObservationError` if one holds a control token.
         """
         for message in messages:
-            self._refuse_forgery(self._encode(message["content"]), Counter(), message["content"])
+            for text in (
+                message["content"],
+                *(json.dumps(c["function"], ensure_ascii=False) for c in message.get("tool_calls", ())),
+            ):
+                self._refuse_forgery(self._encode(text), Counter(), text)
         opening = self._with_system_prompt(list(messages))
         return self._then(self._encode(self._template.render(opening)), opening, exchanges)
 

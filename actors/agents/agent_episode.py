@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from milepost.actors.agents.calls import EpisodeCalls, Read
 from milepost.actors.agents.endpoint import Endpoint
 from milepost.actors.agents.lineages import ConversationLayout, Lineages
 from milepost.actors.agents.program import Access, AgentFailed, Program, Result, result_of, task_of
-from milepost.actors.episode_thread import EpisodeThread, first_line
+from milepost.actors.episode_thread import first_line
 from milepost.actors.resources import RolloutResources
-from milepost.actors.user_code import answered, ask_reward, count_if_hung, overdue
+from milepost.actors.user_code import BoundaryError, UserCode
 from milepost.envs import chance
-from milepost.envs.plain_values import ContractError
-from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
-from milepost.reward.reward import RewardError, TurnText
+from milepost.envs.types import Failure, Outcome, Task, Trajectory, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +36,16 @@ class AgentHost:
     """One for each program that may run at a time."""
 
 
-class _Failed(Exception):
-    def __init__(self, boundary: Boundary, error: BaseException) -> None:
-        super().__init__(boundary)
-        self.boundary: Boundary = boundary
-        self.error = error
-
-
 async def run_agent_episode(
     host: AgentHost, resources: RolloutResources, *, task: Task, group_id: str, index: int
 ) -> Trajectory | Failure:
     """Play `task` once. Never raises for what a program, a reward or an engine does; only cancellation passes."""
+    user = UserCode(resources)
     calls = EpisodeCalls(
         engine=resources.engine,
         lineages=Lineages(host.layout),
         read=host.read,
+        decode=resources.decode,
         max_calls=resources.limits.max_turns,
         max_prompt_tokens=resources.limits.max_prompt_tokens,
         max_tokens=host.max_tokens,
@@ -73,10 +65,12 @@ async def run_agent_episode(
             cohort=task.cohort,
             success_reported=result is not None and result.success is not None,
         )
-        scored = await _scored(resources, trajectory, calls.texts())
+        scored = await user.score(trajectory, calls.texts())
         return resources.recorded(scored, scored.turns, None)
-    except _Failed as failed:
+    except BoundaryError as failed:
         boundary, error = failed.boundary, failed.error
+    finally:
+        user.thread.end()
     failure = Failure(
         task=task,
         group_id=group_id,
@@ -87,13 +81,13 @@ async def run_agent_episode(
         turn=calls.count,
         cohort=task.cohort,
     )
-    return resources.recorded(failure, [] if boundary == "engine" else calls.turns(0.0), None)
+    return resources.recorded(failure, _played(calls), None)
 
 
 async def _play(
     host: AgentHost, resources: RolloutResources, calls: EpisodeCalls, told: dict[str, Any]
 ) -> Result | None:
-    """The program's result; None where a limit cut it off. Raises _Failed."""
+    """The program's result; None where a limit cut it off. Raises BoundaryError."""
     limit = resources.limits.episode_timeout_s
     key = host.endpoint.open(calls)
     try:
@@ -102,27 +96,37 @@ async def _play(
         result = result_of(said)
     except TimeoutError:
         waited = TimeoutError(f"the agent did not end within actors.episode_timeout_s = {limit:g}")
-        raise _Failed("env", waited) from None
-    except RuntimeError as error:  # the system gives no more threads; what a program raises is an AgentFailed
-        raise _Failed("infra", error) from error
-    except (AgentFailed, ContractError) as error:
+        raise BoundaryError("env", waited) from None
+    except Exception as error:  # what a program says may be anything
         if calls.engine_error is not None:
-            raise _Failed("engine", calls.engine_error) from error
+            raise BoundaryError("engine", calls.engine_error) from error
         if not (calls.is_cut and calls.count):
-            raise _Failed("env", error) from error
+            raise BoundaryError("env", error) from error
         return None
     finally:
         host.endpoint.close(key)
+    if calls.engine_error is not None:
+        raise BoundaryError("engine", calls.engine_error)
     if not calls.count:
-        raise _Failed("env", AgentFailed("the agent ended without one call to the endpoint, so nothing can be learnt"))
+        raise BoundaryError(
+            "env", AgentFailed("the agent ended without one call to the endpoint, so nothing can be learnt")
+        )
     return result
+
+
+def _played(calls: EpisodeCalls) -> list[Turn]:
+    """The turns of a failed episode, as far as there are any that can be told."""
+    try:
+        return calls.turns(0.0)
+    except ValueError:  # the engine's, which may be what it failed of
+        return []
 
 
 def _turns(calls: EpisodeCalls, reward: float) -> list[Turn]:
     try:
         return calls.turns(reward)
     except ValueError as error:  # the reward was checked already: what is left is the engine's
-        raise _Failed("engine", error) from error
+        raise BoundaryError("engine", error) from error
 
 
 def _outcome(result: Result | None) -> Outcome:
@@ -130,26 +134,3 @@ def _outcome(result: Result | None) -> Outcome:
         return "truncated"
     solved = result.success if result.success is not None else result.reward > 0
     return "success" if solved else "failure"
-
-
-async def _scored(resources: RolloutResources, trajectory: Trajectory, texts: list[TurnText]) -> Trajectory:
-    """`trajectory` with the rewards of the run's reward function, where there is one. Raises _Failed."""
-    if resources.reward is None:
-        return trajectory
-    limit = resources.limits.env_timeout_s
-    thread = EpisodeThread()
-    job = thread.submit(partial(ask_reward, resources, trajectory, texts), resources.places)
-    thread.end()
-    try:
-        async with asyncio.timeout(limit):
-            asked = await asyncio.shield(asyncio.wrap_future(job))
-    except TimeoutError:
-        count_if_hung(resources, job)
-        raise _Failed("reward", overdue("reward", limit)) from None
-    except RewardError as error:
-        raise _Failed("reward", error) from error
-    scored, raised = (asked, None) if isinstance(asked, Trajectory) else await answered(resources, asked)
-    if raised is not None:
-        raise _Failed("reward", raised) from raised
-    result: Trajectory = scored
-    return result

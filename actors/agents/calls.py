@@ -22,7 +22,8 @@ from milepost.actors.engine import Completion, Engine, EngineError
 from milepost.actors.tool_reading import ToolParserError
 from milepost.envs.chat_template import TemplateError
 from milepost.envs.dialogue import ObservationError
-from milepost.envs.messages import ToolSchema
+from milepost.envs.messages import ToolSchema, read_tools
+from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Turn
 from milepost.reward.reward import TurnText
 
@@ -86,12 +87,14 @@ class EpisodeCalls:
     engine: Engine
     lineages: Lineages
     read: Read
+    decode: Callable[[list[int]], str]
+    """Text of sampled tokens, without special tokens."""
     max_calls: int
     max_prompt_tokens: int
     max_tokens: int
     """Of all answers together; 0: no bound."""
     is_cut: bool = False
-    """Whether a call was refused for the episode's limits: it then ends as truncated."""
+    """Whether a call was refused for the episode's limits, and none was answered since."""
     engine_error: EngineError | None = None
     """The last call's, where it failed in the engine."""
     _made: list[_Made] = field(default_factory=list)
@@ -107,16 +110,20 @@ class EpisodeCalls:
         began = time.monotonic()
         self._require_budget()
         self._asked += 1
-        place = await self._place(request)
+        place = None
         try:
+            tools = read_tools(request.tools)
+            place = await self._place(request.messages, tools)
             completion = await self._sample(place)
-            message, is_valid = await asyncio.to_thread(self.read, completion, request.tools, self._tool_calls)
+            message, is_valid = await asyncio.to_thread(self.read, completion, tools, self._tool_calls)
         except BaseException as error:
             self._asked -= 1
-            self.lineages.withdrawn(place)
-            if isinstance(error, ToolParserError):
-                raise CallRefused(400, "invalid_tools", str(error)) from error
+            if place is not None:
+                self.lineages.withdrawn(place)
+            if isinstance(error, ToolParserError | ContractError | ObservationError | TemplateError):
+                raise CallRefused(400, "invalid_request", str(error)) from error
             raise
+        self.is_cut = False
         self._tool_calls += len(message.get("tool_calls", ()))
         self.lineages.answered(place, message, response_ids=completion.response_ids, stopped=completion.stopped)
         self._made.append(
@@ -127,7 +134,7 @@ class EpisodeCalls:
                 completion=completion,
                 action=action_of(message) if is_valid else None,
                 seen="\n".join(said["content"] for said in newest(request.messages)),
-                said=message["content"],
+                said=self.decode(completion.response_ids),
                 generate_s=time.monotonic() - began,
             )
         )
@@ -189,15 +196,15 @@ class EpisodeCalls:
     def _in_order(self) -> list[_Made]:
         return sorted(self._made, key=lambda call: call.began)
 
-    async def _place(self, request: Request) -> Place:
-        try:
-            async with self._laying_out:
-                place = await asyncio.to_thread(self.lineages.place, request.messages, request.tools)
-        except (ObservationError, TemplateError) as error:
-            self._asked -= 1
-            raise CallRefused(400, "invalid_messages", str(error)) from error
+    async def _place(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> Place:
+        async with self._laying_out:
+            laying_out = asyncio.ensure_future(asyncio.to_thread(self.lineages.place, messages, tools))
+            try:
+                place = await asyncio.shield(laying_out)
+            except asyncio.CancelledError:  # the client has gone: nobody else may touch the lineages before it is done
+                self.lineages.withdrawn(await laying_out)
+                raise
         if len(place.prompt_ids) > self.max_prompt_tokens:
-            self._asked -= 1
             self.lineages.withdrawn(place)
             self.is_cut = True
             raise CallRefused(

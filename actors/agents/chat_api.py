@@ -19,7 +19,16 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 def request(body: dict[str, Any], anchor: str | None) -> Request:
     """What `body` asks for. Raises CallRefused."""
     bodies.require_only(
-        body, n=(1,), tool_choice=("auto",), stop=([],), logprobs=(False,), response_format=({"type": "text"},)
+        body,
+        n=(1,),
+        tool_choice=("auto",),
+        parallel_tool_calls=(True,),
+        stop=([],),
+        logprobs=(False,),
+        logit_bias=({},),
+        response_format=({"type": "text"},),
+        functions=([],),
+        function_call=(),
     )
     messages = [
         _message(item, f"messages[{k}]") for k, item in enumerate(bodies.items(body.get("messages"), "messages"))

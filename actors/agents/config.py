@@ -28,6 +28,8 @@ class AgentConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
+        if self.command and not self.command[0]:
+            raise ValueError("agent.command begins with an empty text; give the program to start")
         if self.path and self.command:
             raise ValueError("agent.path and agent.command are both set; an episode is played by one of them")
         return self

@@ -123,7 +123,7 @@ class Endpoint:
 async def _body(http: web.Request) -> dict[str, Any]:
     try:
         return mapping(await http.json(), "the body")
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError, LookupError) as error:  # no JSON, or in no known encoding
         raise refused(f"the body is not JSON: {error}") from error
 
 

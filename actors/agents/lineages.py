@@ -122,6 +122,10 @@ class Lineages:
         """The request at `place` gets no answer; the next one like it stands there again."""
         if place.origin is None and place.continues is not None:
             self._calls[place.continues].is_continued = False
+        elif place.origin is not None and place.lineage == self.count - 1:
+            self.count -= 1
+            if not self._calls:
+                self._latest = None
 
     def _continue(self, layout: ConversationLayout, key: str, added: Sequence[ChatMessage], keys: list[str]) -> Place:
         call, said = self._calls[key], [_said(message) for message in added]
@@ -224,7 +228,7 @@ def _as_template_takes(message: ChatMessage) -> ChatMessage:
 def _function(function: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {**function, "arguments": json.loads(function["arguments"])}
-    except ValueError:
+    except (ValueError, RecursionError):
         return dict(function)
 
 
@@ -237,5 +241,5 @@ def _tool_call(call: Mapping[str, Any]) -> tuple[str, str]:
     arguments = function["arguments"]
     try:
         return function["name"], json.dumps(json.loads(arguments), sort_keys=True)
-    except ValueError:  # a model wrote it
+    except (ValueError, RecursionError):  # a model or a client wrote it
         return function["name"], arguments

@@ -18,7 +18,7 @@ _THOUGHTS = ("thinking", "redacted_thinking")
 
 def request(body: dict[str, Any], anchor: str | None) -> Request:
     """What `body` asks for. Raises CallRefused."""
-    bodies.require_only(body, stop_sequences=([],), tool_choice=({"type": "auto"},))
+    bodies.require_only(body, stop_sequences=([],), tool_choice=({"type": "auto"},), output_format=())
     messages: list[ChatMessage] = []
     if body.get("system"):
         messages.append({"role": "system", "content": bodies.text(body["system"], "system")})
@@ -106,7 +106,7 @@ def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _content(message: ChatMessage) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
-    if message.get("content"):
+    if message["content"] or not message.get("tool_calls"):
         blocks.append({"type": "text", "text": message["content"]})
     for call in message.get("tool_calls") or []:
         function = call["function"]

@@ -13,21 +13,25 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from tempfile import TemporaryFile
+from typing import IO, Any, Protocol
 
 from milepost.actors.agents.config import AgentConfig
-from milepost.actors.episode_thread import EpisodeThread
+from milepost.actors.episode_thread import EpisodeThread, first_line
 from milepost.envs.dotted_path import DottedPathError, resolve
 from milepost.envs.plain_values import ContractError, plain_number
 from milepost.envs.types import Task, check_rewards
 
 _MAX_LINE = 1_000_000
-_TAIL = 20
-"""Lines of a command's errors that are kept."""
+_MOST_PRINTED = 64 * 1024 * 1024
+_LOOK_EVERY_S = 0.05
+_LOOKS_AFTER_THE_KILL = 40
+_LOOPBACK = "127.0.0.1"
 
 
 class AgentPathError(ValueError):
@@ -54,9 +58,10 @@ class Access:
     url: str
     key: str
 
-    def variables(self) -> dict[str, str]:
-        """The environment variables by which clients find it."""
-        return {
+    def variables(self, known: Mapping[str, str]) -> dict[str, str]:
+        """The environment variables by which clients find it, past any proxy that the `known` ones name."""
+        past = {name: ",".join(filter(None, (known.get(name), _LOOPBACK))) for name in ("NO_PROXY", "no_proxy")}
+        return past | {
             "OPENAI_BASE_URL": f"{self.url}/v1",
             "OPENAI_API_KEY": self.key,
             "ANTHROPIC_BASE_URL": self.url,
@@ -89,7 +94,9 @@ def result_of(value: object) -> Result:
     success = None
     if isinstance(value, dict):
         if "reward" not in value:
-            raise ContractError(f"the agent's result has no 'reward', but {sorted(map(str, value))}")
+            raise ContractError(
+                f"the agent's result has no 'reward', but {sorted(key for key in value if isinstance(key, str))}"
+            )
         success = value.get("success")
         if success is not None and not isinstance(success, bool):
             raise ContractError(f"the agent's 'success' must be a bool, found {type(success).__name__}")
@@ -148,13 +155,14 @@ class FunctionProgram:
         try:
             return asyncio.run(self._call(task, access, begun))
         except BaseException as error:  # SystemExit and CancelledError mean something else to asyncio than to user code
-            raise AgentFailed(f"{type(error).__name__}: {error}") from error
+            raise AgentFailed(f"{type(error).__name__}: {first_line(error)}") from error
 
     async def _call(self, task: dict[str, Any], access: Access, begun: _Begun) -> object:
-        from openai import AsyncOpenAI  # heavy: only where an agent is played
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # heavy: only where an agent is played
 
         begun.here()
-        async with AsyncOpenAI(base_url=f"{access.url}/v1", api_key=access.key) as client:
+        direct = DefaultAsyncHttpxClient(trust_env=False)  # no proxy stands before loopback
+        async with AsyncOpenAI(base_url=f"{access.url}/v1", api_key=access.key, http_client=direct) as client:
             return await self.function(task, client)
 
 
@@ -180,56 +188,53 @@ class CommandProgram:
 
     async def play(self, task: dict[str, Any], access: Access) -> object:
         """Start it, and read the last line that it prints."""
+        # Files and no pipes: what it leaves running may hold them open for as long as it likes.
+        with TemporaryFile() as told, TemporaryFile() as said, TemporaryFile() as complaints:
+            told.write(json.dumps(task).encode() + b"\n")
+            told.seek(0)
+            status = await self._run((told, said, complaints), access)
+            if status != 0:
+                last = _last_line(complaints) or "it said nothing on its standard error"
+                raise AgentFailed(f"{self.command[0]} ended with exit code {status}: {last[:200]}")
+            line = _last_line(said)
+        if not line:
+            raise AgentFailed(f"{self.command[0]} printed nothing; the last line that it prints is the reward")
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
+            return json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise AgentFailed(f"the last line of {self.command[0]} is no JSON: {line[:100]!r}") from error
+
+    async def _run(self, files: tuple[IO[bytes], IO[bytes], IO[bytes]], access: Access) -> int:
+        stdin, stdout, stderr = files
+        try:
+            process = subprocess.Popen(
+                self.command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
                 start_new_session=True,
-                limit=_MAX_LINE,
-                env={**os.environ, **access.variables()},
+                env={**os.environ, **access.variables(os.environ)},
             )
         except OSError as error:
             raise AgentFailed(f"{self.command[0]} cannot be started: {error.strerror}") from error
         try:
-            said, complaints, _ = await asyncio.gather(
-                _last_lines(process.stdout, 1), _last_lines(process.stderr, _TAIL), _tell(process.stdin, task)
-            )
-            status = await process.wait()
+            while process.poll() is None:
+                if sum(os.fstat(file.fileno()).st_size for file in (stdout, stderr)) > _MOST_PRINTED:
+                    raise AgentFailed(f"{self.command[0]} printed more than {_MOST_PRINTED} bytes")
+                await asyncio.sleep(_LOOK_EVERY_S)
+            return process.returncode
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or somebody else's
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        if status != 0:
-            last = complaints[-1] if complaints else "it said nothing on its standard error"
-            raise AgentFailed(f"{self.command[0]} ended with exit code {status}: {last}")
-        if not said:
-            raise AgentFailed(f"{self.command[0]} printed nothing; the last line that it prints is the reward")
-        try:
-            return json.loads(said[-1])
-        except ValueError as error:
-            raise AgentFailed(f"the last line of {self.command[0]} is no JSON: {said[-1][:100]!r}") from error
+            for _ in range(_LOOKS_AFTER_THE_KILL):
+                if process.poll() is not None:
+                    break
+                await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def _tell(pipe: asyncio.StreamWriter | None, task: dict[str, Any]) -> None:
-    assert pipe is not None
-    with contextlib.suppress(ConnectionError):  # a program may not care
-        pipe.write(json.dumps(task).encode() + b"\n")
-        await pipe.drain()
-        pipe.close()
-
-
-async def _last_lines(pipe: asyncio.StreamReader | None, count: int) -> list[str]:
-    """The last `count` lines that are not empty."""
-    assert pipe is not None
-    kept: list[str] = []
-    while True:
-        try:
-            line = await pipe.readline()
-        except ValueError as error:
-            raise AgentFailed(f"it printed a line of more than {_MAX_LINE} bytes") from error
-        if not line:
-            return kept
-        if text := line.decode(errors="replace").strip():
-            kept = [*kept, text][-count:]
+def _last_line(file: IO[bytes]) -> str:
+    """The last line that is not empty; of a longer one than `_MAX_LINE`, its end."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - _MAX_LINE))
+    lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "")

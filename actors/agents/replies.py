@@ -17,9 +17,11 @@ _MOST_TOOL_SETS = 32
 class Replies:
     """Takes answers apart, by the tools that a request offers; a request without any is answered with text."""
 
-    def __init__(self, readers: ToolReaders, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, readers: ToolReaders, decode: Callable[[list[int]], str], control_tokens: Sequence[str]) -> None:
+        """`control_tokens` are texts that no message may hold: a client that sent them back would forge a turn."""
         self._readers = readers
         self._decode = decode
+        self._control = list(control_tokens)
         self._known: dict[str, Reader] = {}
 
     def read(self, completion: Completion, tools: Sequence[ToolSchema], calls_before: int) -> tuple[ChatMessage, bool]:
@@ -32,25 +34,28 @@ class Replies:
             try:
                 said = reader.read(completion.response_ids, completion.stopped, calls_before)
             except UnreadableCall:
-                return _text(self._decode(completion.response_ids)), False
+                return self._text(completion), False
             return _message(said), True
-        return _text(self._decode(completion.response_ids)), True
+        return self._text(completion), True
+
+    def _text(self, completion: Completion) -> ChatMessage:
+        text = self._decode(completion.response_ids)
+        for token in self._control:
+            text = text.replace(token, "")
+        return {"role": "assistant", "content": text}
 
     def _reader(self, tools: Sequence[ToolSchema]) -> Reader:
         key = json.dumps(tools, sort_keys=True)
         if key not in self._known:
             if len(self._known) >= _MOST_TOOL_SETS:
                 self._known.clear()
-            self._known[key] = self._readers.reader(tools)[1]
+            layout, self._known[key] = self._readers.reader(tools)
+            self._control += [token for token in layout.control_tokens if token not in self._control]
         return self._known[key]
 
 
-def _text(content: str) -> ChatMessage:
-    return {"role": "assistant", "content": content}
-
-
 def _message(said: AssistantMessage) -> ChatMessage:
-    message = _text(said.content)
+    message: ChatMessage = {"role": "assistant", "content": said.content}
     if said.reasoning:
         message["reasoning_content"] = said.reasoning
     if said.tool_calls:

@@ -17,7 +17,16 @@ _LEFT_OUT = ("reasoning", "item_reference")
 
 def request(body: dict[str, Any], anchor: str | None) -> Request:
     """What `body` asks for. Raises CallRefused."""
-    bodies.require_only(body, tool_choice=("auto",), previous_response_id=(), conversation=(), background=(False,))
+    bodies.require_only(
+        body,
+        tool_choice=("auto",),
+        parallel_tool_calls=(True,),
+        previous_response_id=(),
+        conversation=(),
+        background=(False,),
+        prompt=(),
+        text=({}, {"format": {"type": "text"}}),
+    )
     messages: list[ChatMessage] = []
     if body.get("instructions"):
         messages.append({"role": "system", "content": bodies.string(body, "instructions", "body")})
@@ -119,7 +128,7 @@ def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _output(message: ChatMessage) -> list[dict[str, Any]]:
     output: list[dict[str, Any]] = []
-    if message.get("content"):
+    if message["content"] or not message.get("tool_calls"):
         part = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": []}
         output.append(
             {"type": "message", "id": _id("msg"), "status": "completed", "role": "assistant", "content": [part]}

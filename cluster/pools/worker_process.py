@@ -90,7 +90,7 @@ def agent_host(spec: WorkerSpec, resources: RolloutResources, endpoint: Endpoint
         program=load_program(spec.agent, partial(count_if_hung, resources)),
         endpoint=endpoint,
         layout=resources.dialogue,
-        read=Replies(resources.readers, resources.decode).read,
+        read=Replies(resources.readers, resources.decode, resources.dialogue.control_tokens).read,
         max_tokens=spec.agent.max_tokens,
         places=asyncio.Semaphore(spec.agent.concurrent_episodes),
     )

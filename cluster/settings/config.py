@@ -218,6 +218,10 @@ def _of_agent(config: RunConfig) -> Iterator[tuple[bool, str]]:
         'model.source = "warmup" learns from demonstrations of an environment, and an agent gives none: set '
         'model.source = "folder" and model.path',
     )
+    yield (
+        plays and config.actors.window_turns > 0,
+        "actors.window_turns drops old turns of an environment's episode; an agent keeps its own history: leave it out",
+    )
     yield config.agent.max_tokens > 0 and not plays, "agent.max_tokens is set, but no agent.path or agent.command"
 
 

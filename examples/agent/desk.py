@@ -63,7 +63,7 @@ class Desk:
             else:
                 return f"there is no tool {name}"
             return json.dumps([row[0] for row in found])
-        except (ValueError, KeyError, TypeError, sqlite3.Error) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, sqlite3.Error) as error:
             return f"{type(error).__name__}: {error}"
 
 

@@ -83,7 +83,7 @@ class SayingEngine:
 
 def episode_calls(engine: Any, **limits: int) -> EpisodeCalls:
     given = {"max_calls": 100, "max_prompt_tokens": 100_000, "max_tokens": 0} | limits
-    return EpisodeCalls(engine=engine, lineages=Lineages(Letters()), read=read, **given)
+    return EpisodeCalls(engine=engine, lineages=Lineages(Letters()), read=read, decode=text_of, **given)
 
 
 @asynccontextmanager

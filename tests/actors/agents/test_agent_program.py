@@ -105,6 +105,25 @@ async def not_enough(_task: dict[str, Any], client: Any) -> dict[str, Any]:
     return {"reward": 0.0}
 
 
+async def forgiving(_task: dict[str, Any], client: Any) -> float:
+    await ask(client, "x")
+    try:
+        await ask(client.with_options(max_retries=0), "y")
+    except Exception:
+        return 0.0
+    return 1.0
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+async def unspeakable(_task: dict[str, Any], client: Any) -> float:
+    await ask(client, "x")
+    raise Unspeakable
+
+
 def not_async(_task: dict[str, Any], _client: Any) -> float:
     return 0.0
 
@@ -188,6 +207,7 @@ def test_a_number_alone_is_a_reward_and_says_nothing_of_success():
         ("raising", "AgentFailed", "KeyError: 'no such drawer'"),
         ("exiting", "AgentFailed", "SystemExit: 3"),
         ("exiting_in_a_task", "AgentFailed", "SystemExit: 4"),
+        ("unspeakable", "AgentFailed", "Unspeakable: (its message cannot be read)"),
         ("cancelling", "AgentFailed", "CancelledError: enough"),
         ("without_reward", "ContractError", "no 'reward', but ['score']"),
     ],
@@ -256,7 +276,7 @@ def test_a_command_gets_the_task_on_its_input_and_the_endpoint_in_its_environmen
         (["import sys", "sys.exit('out of paper')"], "exit code 1: out of paper"),
         (["pass"], "printed nothing"),
         (["print('fine')"], "is no JSON: 'fine'"),
-        (["print('x' * 2_000_000)"], "a line of more than 1000000 bytes"),
+        (["print('x' * 70_000_000)", "import time", "time.sleep(60)"], "printed more than 67108864 bytes"),
         (["print(1.0)"], "without one call to the endpoint"),
         (["print('nan')"], "is no JSON"),
     ],
@@ -265,6 +285,46 @@ def test_a_command_that_ends_badly_is_a_failure_that_says_how(lines: list[str], 
     failure = failed(command(*lines))
     assert failure.boundary == "env"
     assert message in failure.message
+
+
+def test_a_command_that_leaves_a_server_behind_ends_with_its_own_process(tmp_path: Path):
+    trajectory = played(
+        command(
+            "import openai, subprocess, sys",
+            "said = [{'role': 'user', 'content': 'x'}]",
+            "openai.OpenAI().chat.completions.create(model='m', messages=said)",
+            "server = [sys.executable, '-c', 'import time; time.sleep(20)']",
+            "left = subprocess.Popen(server, start_new_session=True)",
+            f"open({str(tmp_path / 'pid')!r}, 'w').write(str(left.pid))",
+            "print(0.5)",
+        )
+    )
+    psutil.Process(int((tmp_path / "pid").read_text())).kill()  # a session of its own: nobody else ends it here
+    assert trajectory.reward == 0.5
+
+
+def test_a_proxy_of_the_machine_does_not_stand_before_the_endpoint(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert played(function("echo")).reward == 0.75
+    ask_by_command = [
+        "import openai",
+        "said = [{'role': 'user', 'content': 'x'}]",
+        "openai.OpenAI(max_retries=0).chat.completions.create(model='m', messages=said)",
+        "print(1)",
+    ]
+    assert played(command(*ask_by_command)).reward == 1
+
+
+def test_an_engine_that_fails_and_a_program_that_says_nothing_of_it_is_no_reward_of_0():
+    class FailsLater(SayingEngine):
+        async def generate(self, prompt_ids: list[int]) -> Any:
+            if self.prompts:
+                raise EngineError("no engine is in rotation")
+            return await super().generate(prompt_ids)
+
+    failure = failed(function("forgiving", engine=FailsLater(str)))
+    assert (failure.boundary, failure.turn) == ("engine", 1)
 
 
 def test_a_command_that_is_not_there_is_said_to_be():

@@ -149,6 +149,8 @@ def test_the_state_of_a_call_is_what_the_program_names_by_header_or_field():
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"metadata": {"milepost_anchor": 7}}, "milepost_anchor must be text"),
         ({"messages": []}, "messages is empty"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls = False is not served"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, r"messages\[0\].role is 'narrator'"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

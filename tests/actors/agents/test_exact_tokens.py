@@ -71,7 +71,7 @@ async def play(recorder: Recorder, tokenizer: Any, calls: int) -> list[Trajector
         program=load_program(AgentConfig(path=AGENT), partial(count_if_hung, resources)),
         endpoint=endpoint,
         layout=Dialogue(tokenizer),
-        read=Replies(resources.readers, resources.decode).read,
+        read=Replies(resources.readers, resources.decode, Dialogue(tokenizer).control_tokens).read,
         max_tokens=0,
         places=asyncio.Semaphore(16),
     )

@@ -70,6 +70,13 @@ def test_a_request_that_was_withdrawn_leaves_its_place_to_the_next_one():
     assert lineages.place(asked, []).origin is None
 
 
+def test_a_beginning_that_was_withdrawn_leaves_no_lineage():
+    lineages = Lineages(Letters())
+    lineages.withdrawn(lineages.place([user("a")], []))
+    again = lineages.place([user("a")], [])
+    assert (again.lineage, again.parent, again.origin) == (0, None, "first")
+
+
 def test_other_tools_are_another_prompt():
     lineages = Lineages(Letters())
     play(lineages, [user("a")], said("b"))
