@@ -1,6 +1,8 @@
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
 # make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
+# make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make bench   asynchrony against lockstep                         make clean   remove the environment
+# make bench-recording   what the record of 100,000 episodes costs
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
@@ -8,7 +10,7 @@ PIP := HOME="$$(test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)/.venv")" $(
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test faults browser check bench models clean
+.PHONY: setup train test faults browser check bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -44,6 +46,13 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks.asynchrony
+
+# Compared with the rate of the newest run in runs/.
+bench-recording: setup
+	$(BIN)/python -m tests.benchmarks.recording
+
+agent-tokens: setup
+	$(BIN)/python -m tests.actors.agents.test_exact_tokens
 
 # Half a minute a family; writes the tables of docs/models.md.
 models: setup

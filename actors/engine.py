@@ -60,7 +60,7 @@ class SamplingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     temperature: float = Field(1.0, gt=0, le=5, description="Sampling temperature, of rollouts and evaluation")
-    max_tokens: int = Field(16, ge=1, description="Response length limit of one turn, in tokens")
+    max_tokens: int = Field(256, ge=1, description="Response length limit of one turn, in tokens")
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

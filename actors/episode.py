@@ -13,110 +13,73 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from milepost.actors.context import Context
+from milepost.actors.acting import Acting
+from milepost.actors.context import Context, Layout
 from milepost.actors.engine import Completion, EngineError
-from milepost.actors.episode_thread import EpisodeThread
-from milepost.actors.resources import RolloutResources
+from milepost.actors.episode_thread import closing_error, first_line
+from milepost.actors.resources import OpenTurn, RolloutResources
+from milepost.actors.user_code import BoundaryError, UserCode, count_if_hung
 from milepost.envs import chance
-from milepost.envs.contract import ContractError, EnvPathError, Reset, Step, build_env, observe_reset, observe_step
-from milepost.envs.types import Boundary, Failure, Outcome, Task, Trajectory, Turn
-from milepost.reward.reward import apply
-
-logger = logging.getLogger(__name__)
+from milepost.envs.contract import EnvPathError, Reset, Step, build_env, observe_reset
+from milepost.envs.messages import ToolSchema
+from milepost.envs.plain_values import ContractError
+from milepost.envs.types import Failure, Outcome, Task, Trajectory, Turn
+from milepost.reward.reward import TurnText
 
 _Seen = TypeVar("_Seen", Reset, Step)
-
-
-class _EpisodeError(Exception):
-    """Carries the boundary an error crossed out of the episode's body."""
-
-    def __init__(self, boundary: Boundary, error: BaseException) -> None:
-        super().__init__(boundary)
-        self.boundary: Boundary = boundary
-        self.error = error
 
 
 @dataclass(slots=True)
 class _Episode:
     resources: RolloutResources
     task: Task
-    later: int
-    """Seed of what chance decides after the start."""
-    thread: EpisodeThread = field(default_factory=EpisodeThread)
+    later: int  # seed of what chance decides after the start
+    acting: Acting
+    user: UserCode
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
+    texts: list[TurnText] = field(default_factory=list)
+    asked: OpenTurn | None = None  # in the turn under way
     cohort: str = ""
     success_reported: bool = False
-    waits_for: str = ""
-    """What the episode is waiting for, for the message at its deadline."""
-
-    async def in_thread(
-        self,
-        what: str,
-        call: Callable[[], Any],
-        *,
-        boundary: Boundary = "env",
-        gate: AbstractContextManager[object] | None = None,
-    ) -> Any:
-        loop = asyncio.get_running_loop()
-        begun = asyncio.Event()
-
-        def caught() -> tuple[Any, BaseException | None]:
-            # As a value: StopIteration, SystemExit and CancelledError mean something else to asyncio than to user code.
-            try:
-                loop.call_soon_threadsafe(begun.set)
-                return call(), None
-            except BaseException as error:
-                return None, error
-
-        limit = self.resources.limits.env_timeout_s
-        self.waits_for = f"a thread for {what}"
-        try:
-            job = self.thread.submit(caught, gate)
-        except RuntimeError as error:  # the system gives no more threads
-            raise _EpisodeError("infra", error) from error
-        try:
-            await begun.wait()
-            self.waits_for = what
-            async with asyncio.timeout(limit):
-                value, raised = await asyncio.shield(asyncio.wrap_future(job))
-        except TimeoutError:
-            self.resources.hung += 1
-            message = f"{what} did not return within actors.env_timeout_s = {limit:g}"
-            raise _EpisodeError(boundary, TimeoutError(message)) from None
-        except asyncio.CancelledError:
-            if not job.cancel():  # it runs, and its own time is not over
-                _count_if_hung(self.resources, job)
-            raise
-        if raised is not None:
-            raise _EpisodeError(boundary, raised) from raised
-        return value
+    context_full: bool = False
 
     async def reset(self) -> Reset:
         def open_env() -> Reset:
             self.env = build_env(self.task.env, self.task.options)
             returned = chance.reset(self.env, seed=self.task.seed, later=self.later)
-            return self.looked_at(returned, observe_reset(returned), "reset")
+            return self.looked_at(returned, observe_reset(returned, self.env), "reset")
 
-        reset: Reset = await self.in_thread("reset", open_env, gate=self.resources.places)
+        reset: Reset = await self.user.call("reset", open_env, gate=self.resources.places)
         self.cohort = self.cohort if reset.cohort is None else reset.cohort
         return reset
 
-    async def step(self, text: str) -> Step:
-        def ask_env() -> Step:
-            returned = self.env.step(text)
-            return self.looked_at(returned, observe_step(returned, text), "step")
+    async def layout_for(self, tools: Sequence[ToolSchema]) -> Layout:
+        """The layout of the conversation; tools of the environment are told of there, and calls of them are read."""
+        if not tools:
+            return self.resources.dialogue
+        self.user.waits_for = "vLLM's parsers of tool calls"
+        try:
+            layout, self.acting.reader = await asyncio.to_thread(self.resources.readers.reader, tools)
+        except ValueError as error:  # the chat template and the parsers speak of what the environment asks for
+            raise BoundaryError("env", error) from error
+        except Exception as error:
+            raise BoundaryError("infra", error) from error
+        return layout
 
-        step: Step = await self.in_thread("step", ask_env, gate=self.resources.places)
+    async def step(self, completion: Completion) -> Step:
+        def ask_env() -> Step:
+            returned, step = self.acting.step(self.env, completion)
+            return self.looked_at(returned, step, "step")
+
+        step: Step = await self.user.call("step", ask_env, gate=self.resources.places)
+        self.acting.state = step
         return step
 
     def looked_at(self, returned: object, seen: _Seen, method: str) -> _Seen:
@@ -132,55 +95,53 @@ class _Episode:
         return seen
 
     async def lay_out(self, prompt: Callable[[], list[int]]) -> list[int]:
-        ids: list[int] = await self.in_thread("the layout of a prompt", prompt)
+        ids: list[int] = await self.user.call("the layout of a prompt", prompt)
         return ids
-
-    async def score(self, trajectory: Trajectory) -> Trajectory:
-        reward = self.resources.reward
-        if reward is None:
-            return trajectory
-        scored: Trajectory = await self.in_thread(
-            "reward", lambda: apply(reward, trajectory), boundary="reward", gate=self.resources.places
-        )
-        return scored
 
     async def play(self) -> Outcome:
         """Take turns until the end; fills `turns`."""
         limits = self.resources.limits
-        reset = await self.reset()
-        context = Context(self.resources.dialogue, window_turns=limits.window_turns)
-        prompt = await self.lay_out(partial(context.open, reset.observation))
-        anchor = reset.anchor
+        reset = self.acting.state = await self.reset()
+        context = Context(await self.layout_for(reset.tools), window_turns=limits.window_turns)
+        prompt = await self.lay_out(partial(context.open, reset.said))
+        anchor, observation = reset.anchor, reset.observation
         while True:
             if len(prompt) > limits.max_prompt_tokens:
                 return self.cut_short(len(prompt))
+            self.asked = OpenTurn(prompt, None)
             completion, seconds = await self.respond(prompt)
+            self.asked = OpenTurn(prompt, completion)
             started = time.monotonic()
-            step = await self.step(self.resources.decode(completion.response_ids))
+            response = self.resources.decode(completion.response_ids)
+            step = await self.step(completion)
             turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
             self.turns.append(turn)
-            anchor = step.anchor
+            text = TurnText(observation=observation, response=response, next_observation=step.observation)
+            self.texts.append(text)
+            self.asked = None
+            anchor, observation = step.anchor, step.observation
             self.success_reported |= step.success is not None and step.success_trains
             outcome = _outcome(step, self.turns, limits.max_turns)
             if outcome is not None:
                 return outcome
-            said = (completion.response_ids, completion.stopped, step.observation)
+            said = (completion.response_ids, completion.stopped, step.said)
             prompt = await self.lay_out(partial(context.extend, *said))
 
     def cut_short(self, needed: int) -> Outcome:
         if not self.turns:
             room = self.resources.limits.max_prompt_tokens
             message = f"the first prompt has {needed} tokens, engine.max_model_len leaves room for {room}: raise it"
-            raise _EpisodeError("env", ContractError(message))
+            raise BoundaryError("env", ContractError(message))
+        self.context_full = True
         return "truncated"
 
     async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
         started = time.monotonic()
-        self.waits_for = "the engine"
+        self.user.waits_for = "the engine"
         try:
             completion = await self.resources.engine.generate(prompt)
         except EngineError as error:
-            raise _EpisodeError("engine", error) from error
+            raise BoundaryError("engine", error) from error
         return completion, time.monotonic() - started
 
     def close(self) -> None:
@@ -189,13 +150,13 @@ class _Episode:
         observer = self.resources.observer
 
         def close() -> None:
-            failed = _closing_error(env) if env is not None else None
+            failed = closing_error(env) if env is not None else None
             if observer is not None:
                 observer.closed(failed)
 
         with contextlib.suppress(RuntimeError):  # there was no thread to be had, so there is no environment
-            _count_if_hung(self.resources, self.thread.submit(close, self.resources.places))
-        self.thread.end()
+            count_if_hung(self.resources, self.user.thread.submit(close, self.resources.places))
+        self.user.thread.end()
 
 
 def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, seconds: tuple[float, float]) -> Turn:
@@ -213,9 +174,10 @@ def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, se
             tool=step.tool,
             generate_s=seconds[0],
             env_s=seconds[1],
+            stopped=completion.stopped,
         )
     except ValueError as error:  # the environment's values were checked already: what is left is the engine's
-        raise _EpisodeError("engine", error) from error
+        raise BoundaryError("engine", error) from error
 
 
 def _outcome(step: Step, turns: list[Turn], max_turns: int) -> Outcome | None:
@@ -231,7 +193,7 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
     Never raises for what an environment, a reward or an engine does; only cancellation passes.
     """
     later = chance.episode_seed(task.seed, group_id, index)
-    episode = _Episode(resources=resources, task=task, later=later, cohort=task.cohort)
+    episode = _Episode(resources, task, later, Acting(resources.decode), UserCode(resources), cohort=task.cohort)
     started = time.monotonic()
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):
@@ -246,51 +208,26 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                     seconds=time.monotonic() - started,
                     cohort=episode.cohort,
                     success_reported=episode.success_reported,
+                    context_full=episode.context_full,
                 )
             except ValueError as excess:  # each turn was in order: it is their rewards together
-                raise _EpisodeError("env", ContractError(str(excess))) from excess
-            return await episode.score(trajectory)
-    except _EpisodeError as failed:
+                raise BoundaryError("env", ContractError(str(excess))) from excess
+            return resources.recorded(await episode.user.score(trajectory, episode.texts), episode.turns, None)
+    except BoundaryError as failed:
         boundary, error = failed.boundary, failed.error
     except TimeoutError:
         limit = f"actors.episode_timeout_s = {resources.limits.episode_timeout_s:g}"
-        boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.waits_for}")
+        boundary, error = "infra", TimeoutError(f"episode longer than {limit}; it waited for {episode.user.waits_for}")
     finally:
         episode.close()
-    return Failure(
+    failure = Failure(
         task=task,
         group_id=group_id,
         index=index,
         boundary=boundary,
         error=type(error.__cause__ if isinstance(error, EnvPathError) and error.__cause__ else error).__name__,
-        message=_first_line(error),
+        message=first_line(error),
         turn=len(episode.turns),
         cohort=episode.cohort,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # a user's exception may fail at that, too
-        text = "(its message cannot be read)"
-    return (text.splitlines() or [""])[0][:300].encode(errors="replace").decode()
-
-
-def _closing_error(env: Any) -> BaseException | None:
-    try:
-        env.close()
-    except BaseException as error:
-        # The episode is over and counted; what close() raises can change nothing about it.
-        logger.warning("environment close() raised %s: %s", type(error).__name__, _first_line(error))
-        return error
-    return None
-
-
-def _count_if_hung(resources: RolloutResources, job: Future[Any]) -> None:
-    """Count a call that nobody waits for any more, once a call's time is over."""
-
-    def count() -> None:
-        resources.hung += job.running()
-
-    asyncio.get_running_loop().call_later(resources.limits.env_timeout_s, count)
+    return resources.recorded(failure, episode.turns, episode.asked)

@@ -8,12 +8,15 @@ its time.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 _Job = tuple[Future[Any], Callable[[], Any], AbstractContextManager[object]]
 
@@ -56,3 +59,23 @@ def _do(future: Future[Any], call: Callable[[], Any], gate: AbstractContextManag
             future.set_exception(error)
         else:
             future.set_result(result)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says, at most 300 characters."""
+    try:
+        text = str(error)
+    except Exception:  # a user's exception may fail at that, too
+        text = "(its message cannot be read)"
+    return (text.splitlines() or [""])[0][:300].encode(errors="replace").decode()
+
+
+def closing_error(env: Any) -> BaseException | None:
+    """Close `env`; what that raised, or None."""
+    try:
+        env.close()
+    except BaseException as error:
+        # The episode is over and counted; what close() raises can change nothing about it.
+        logger.warning("environment close() raised %s: %s", type(error).__name__, first_line(error))
+        return error
+    return None

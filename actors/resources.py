@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from milepost.actors.context import Layout
-from milepost.actors.engine import Engine
+from milepost.actors.coroutine_thread import CoroutineThread
+from milepost.actors.engine import Completion, Engine
+from milepost.actors.tool_reading import ToolReaders
 from milepost.envs.contract import Reset, Step
+from milepost.envs.types import Failure, Trajectory, Turn
 from milepost.reward.reward import Reward
 
 
@@ -40,6 +43,21 @@ class Observer(Protocol):
         """The episode is over and `close` has returned or raised; called where there was no environment as well."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A turn under way: what the policy was shown, and what it answered once it has."""
+
+    prompt_ids: list[int]
+    completion: Completion | None
+
+
+class Recorder(Protocol):
+    """Is told of every episode that ended. It neither waits nor raises."""
+
+    def ended(self, result: Trajectory | Failure, turns: Sequence[Turn], broke_off: OpenTurn | None) -> None:
+        """How an episode ended; of a failed one, the turns it played and the one in which it broke off, if any."""
+
+
 @dataclass(slots=True, kw_only=True)
 class RolloutResources:
     """What episodes in one process share."""
@@ -48,10 +66,23 @@ class RolloutResources:
     dialogue: Layout
     decode: Callable[[list[int]], str]
     """Text of sampled tokens, without special tokens."""
+    readers: ToolReaders
+    """Of responses to environments with tools."""
     places: threading.Semaphore
     """One for each call into user code that may run at a time."""
     limits: Limits
     reward: Reward | None = None
+    coroutines: CoroutineThread = field(default_factory=CoroutineThread)
+    """Where async rewards run."""
     observer: Observer | None = None
+    recorder: Recorder | None = None
     hung: int = 0
     """Calls into user code that did not come back in time."""
+
+    def recorded(
+        self, result: Trajectory | Failure, turns: Sequence[Turn], broke_off: OpenTurn | None
+    ) -> Trajectory | Failure:
+        """`result`, of which the recorder has been told, if there is one."""
+        if self.recorder is not None:
+            self.recorder.ended(result, turns, broke_off)
+        return result

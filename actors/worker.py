@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +40,14 @@ class ActorConfig(BaseModel):
         description="Context window: most turns that a prompt shows; one more, and the newer half stays. 0 keeps all",
     )
     system_prompt: str = Field("", description="System message of every conversation")
+    tool_parser: str = Field(
+        "",
+        description="Tool parser of vLLM for calls to an environment's tools; empty takes the one that reads what the "
+        "chat template writes",
+    )
+    reasoning_parser: str = Field(
+        "", description="Reasoning parser of vLLM for thoughts before such calls; empty as for the tool parser"
+    )
     env_timeout_s: float = Field(
         20, gt=0, description="Environment timeout in seconds, of one call into environment or reward"
     )
@@ -92,20 +101,25 @@ class FailurePause:
     """How a worker slows down while nothing but failures comes back, so that what they need has time to come back too.
 
     After a group without one episode that came through it pauses, each time twice as long up to a bound, and then plays
-    one group to see. The first episode that comes through ends it.
+    one group to see. The first episode that comes through ends it. An environment that fails while another one's last
+    group came through is no reason to pause: the other one would wait for it.
     """
 
     def __init__(self) -> None:
         self._pause_s = 0.0
         self._since = -math.inf
+        self._sound: set[str] = set()
+        """Environments whose last group did not do nothing but fail."""
 
-    def came_through(self) -> None:
+    def came_through(self, env_name: str) -> None:
         """An episode was played to its end."""
         self._pause_s = 0.0
+        self._sound.add(env_name)
 
-    def all_failed(self, began: float) -> None:
+    def all_failed(self, env_name: str, began: float) -> None:
         """A group ended with failures only. One that began before the last pause says nothing new."""
-        if began >= self._since:
+        self._sound.discard(env_name)
+        if not self._sound and began >= self._since:
             self._since = time.monotonic()
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
@@ -114,13 +128,29 @@ class FailurePause:
         return running < (1 if self._pause_s else limit) and time.monotonic() >= self._since + self._pause_s
 
 
+class Play(Protocol):
+    """Plays one episode; `run_episode` and `run_agent_episode` are such."""
+
+    async def __call__(self, *, task: Task, group_id: str, index: int) -> Trajectory | Failure:
+        """Never raises for what user code or an engine does."""
+        ...
+
+
 class Worker:
     """Plays groups until told to stop."""
 
     def __init__(
-        self, resources: RolloutResources, source: TaskSource, sink: TrajectorySink, *, concurrent_groups: int
+        self,
+        resources: RolloutResources,
+        source: TaskSource,
+        sink: TrajectorySink,
+        *,
+        concurrent_groups: int,
+        play: Play | None = None,
     ) -> None:
+        """`play`: how an episode is played; as one of an environment where it is None."""
         self._resources = resources
+        self._play_one = play or partial(run_episode, resources)
         self._source = source
         self._sink = sink
         self._limit = concurrent_groups
@@ -163,18 +193,18 @@ class Worker:
 
         async def one(index: int) -> None:
             nonlocal failures
-            result = await run_episode(self._resources, task=ticket.task, group_id=ticket.group_id, index=index)
+            result = await self._play_one(task=ticket.task, group_id=ticket.group_id, index=index)
             if isinstance(result, Failure):
                 failures += 1
             else:
-                self._pause.came_through()
+                self._pause.came_through(ticket.task.env_name)
             await self._sink.put(result)
 
         async with asyncio.TaskGroup() as episodes:
             for index in ticket.indices:
                 episodes.create_task(one(index))
         if failures == len(ticket.indices):
-            self._pause.all_failed(began)
+            self._pause.all_failed(ticket.task.env_name, began)
 
     def _reap(self) -> None:
         for task in [task for task in self._running if task.done()]:

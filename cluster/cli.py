@@ -1,4 +1,4 @@
-"""The command line: `milepost train | eval | credit | experiment | config | check-env | status | clean | doctor`.
+"""The command line: `milepost train | eval | show | credit | experiment | config | check-env | status | doctor | ...`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
@@ -18,56 +18,35 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from milepost.cluster.base.exits import ConfigError, Exit, exit_of
+from milepost.cluster.base.examples import EXAMPLES
+from milepost.cluster.base.exits import ConfigError, Exit, Stopped, exit_of
 from milepost.cluster.base.output import logging_to, own_stdout, readers_may_leave
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
+from milepost.cluster.trajectories import command as trajectories
 from milepost.envs.types import Split
 
 if TYPE_CHECKING:
     from milepost.cluster.settings.config import RunConfig
 
 _EXIT_UNEXPECTED = 1
-_EXAMPLES = """Examples:
-
-  milepost train deploy/configs/local.toml
-
-  milepost train deploy/configs/local.toml --set run.iterations=20 --set learner.lr=1e-4
-
-  milepost train --resume latest --set run.iterations=200
-
-  milepost eval latest --split heldout --episodes 200 --json
-
-  milepost credit latest --strategy crbc,starpo --set credit.beta=0.95
-
-  milepost experiment deploy/experiments/credit.toml --dry-run
-
-  milepost config learner.lr
-
-  milepost check-env my_project.my_env:MyEnv --set size=8
-
-  milepost status
-
-  milepost clean latest
-
-  milepost doctor deploy/configs/local.toml --parity
-"""
-
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 app = typer.Typer(
     help="Train LLM agents on whole trajectories, with credit for every state transition.",
-    epilog=_EXAMPLES,
+    epilog=EXAMPLES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Override one value; may be repeated.")]
+app.add_typer(trajectories.app)
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)
 ]
 
 
-@app.command(epilog=_EXAMPLES)
+@app.command(epilog=EXAMPLES)
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML; not needed with --resume.")] = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
@@ -75,6 +54,9 @@ def train(
 ) -> None:
     """Train a policy; with --resume from the newest valid checkpoint of a run."""
     resolved, folder = _prepared(config, overrides, resume)
+    if resolved.run.iterations and (nothing := folder.nothing_left(resolved.run.iterations)):
+        typer.echo(nothing)
+        return
     from milepost.cluster import train as training  # heavy front door
     from milepost.cluster.settings import config as configs
 
@@ -85,18 +67,28 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Id, path or 'latest'.")],
+    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run: id, path or 'latest'. Or a model folder.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="What to play, and how: TOML, for a model folder.")
+    ] = None,
     split: Annotated[Split, typer.Option(help="Which tasks to play.")] = "heldout",
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play, of each environment.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Play episodes with a run's policy through the inference engine and report success."""
-    folder = runs.find(runs_dir, name)
-    with own_stdout() as stdout, logging_to(folder.driver_log):
+    """Play episodes with the policy of a run, or of a model folder, through the engine and report success."""
+    from milepost.cluster.settings import config as configs
+
+    if config is None and (Path(name) / "config.json").is_file():
+        raise ConfigError(f"eval {name}: a model folder is no run; add --config CONFIG, which says what it plays")
+    run = runs.find(runs_dir, name) if config is None else configs.load(config)
+    with own_stdout() as stdout, logging_to(run.driver_log if isinstance(run, RunFolder) else runs_dir / "eval.log"):
         from milepost.cluster import evaluate as evaluation  # heavy front door
 
-        result = evaluation.evaluate_run(folder, split=split, episodes=episodes)
+        if isinstance(run, RunFolder):
+            result = evaluation.evaluate_run(run, split=split, episodes=episodes)
+        else:
+            result = evaluation.evaluate_model(run, Path(name).expanduser(), split=split, episodes=episodes)
         print(json.dumps(result, allow_nan=False) if as_json else evaluation.sentence(result), file=stdout, flush=True)
 
 
@@ -161,16 +153,18 @@ def check_env(
     overrides: Annotated[list[str], typer.Option("--set", metavar="K=V", help="Constructor option.")] = [],  # noqa: B006
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 3,
 ) -> None:
-    """Check that an environment keeps the contract, and say what to fix."""
-    from milepost.actors import check  # heavy front door: gymnasium
+    """Show an episode of an environment, check that it keeps the contract, and say what to fix."""
+    from milepost.actors.checks import check  # heavy front door: gymnasium
 
     options: dict[str, Any] = {}
     for override in overrides:
         apply(options, override)
-    findings = check.check_env(path, options, episodes=episodes)
-    for finding in findings:
+    report = check.check_env(path, options, episodes=episodes)
+    if report.episode:
+        typer.echo("\n".join(["an episode:", *report.episode, ""]))
+    for finding in report.findings:
         typer.echo(f"{finding.level:<8} {finding.what}" + (f": {finding.fix}" if finding.fix else ""))
-    errors = sum(finding.level == "error" for finding in findings)
+    errors = sum(finding.level == "error" for finding in report.findings)
     if errors:
         raise ConfigError(f"{path}: {errors} error(s); fix them before training on it")
 
@@ -181,9 +175,9 @@ def status(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Say what a run is doing or how it ended."""
-    from milepost.cluster.runlog import console
+    from milepost.cluster.runlog.status import status_lines
 
-    for line in console.status_lines(runs.find(runs_dir, name)):
+    for line in status_lines(runs.find(runs_dir, name)):
         typer.echo(line)
 
 
@@ -249,6 +243,10 @@ def _ended() -> int:
         app(prog_name="milepost")
     except Exit as end:
         return _told(end)
+    except (KeyboardInterrupt, SystemExit) as left:
+        if isinstance(left, SystemExit) and left.code != _INTERRUPTED:
+            raise
+        return _told(Stopped("stopped before it was done; start it again"))
     except Exception as error:
         if (known := exit_of(error, folder=os.getcwd())) is not None:
             return _told(known)
@@ -276,10 +274,13 @@ def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -
 
         preflight.check_start(resolved)
         return resolved, runs.create(Path(resolved.run.runs_dir), resolved.run.name)
+    from milepost.learner.zero import checkpoint
+
     runs_dir = Path(configs.load(path, overrides).run.runs_dir) if path else Path("runs")
     folder = runs.find(runs_dir, resume)
     resolved = configs.load(path or folder.resolved, overrides)
     configs.refuse_change(configs.load(folder.resolved), resolved)
+    runs.refuse_fewer(folder, resolved.run.iterations, done=checkpoint.newest_iteration(folder.checkpoints))
     return resolved, folder
 
 

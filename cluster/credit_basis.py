@@ -11,6 +11,7 @@ import time
 
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import Demonstrator, build_env, observe_reset, observe_step
+from milepost.envs.messages import AssistantMessage
 from milepost.envs.types import Task
 from milepost.learner.credit.strategies.crbc import CRBCConfig
 from milepost.learner.credit.strategies.pbrs import PBRSConfig
@@ -50,11 +51,13 @@ def reports_success(task: Task, *, seconds: float) -> bool | None:
         env = build_env(task.env, task.options)
         try:
             returned = env.reset(seed=task.seed)
-            observe_reset(returned)
+            tools = observe_reset(returned, env).tools
             while True:
                 response = _response(env, returned[-1])
+                if tools and isinstance(response, str):
+                    response = AssistantMessage(content=response or "I do not know.")
                 returned = env.step(response)
-                step = observe_step(returned, response)
+                step = observe_step(returned, "")
                 if step.success is not None:
                     return step.success_trains
                 if step.terminated or step.truncated:
@@ -67,7 +70,7 @@ def reports_success(task: Task, *, seconds: float) -> bool | None:
         return None
 
 
-def _response(env: object, info: dict[str, object]) -> str:
+def _response(env: object, info: dict[str, object]) -> str | AssistantMessage:
     """Something that moves the episode on, as far as that is known."""
     if isinstance(env, Demonstrator):
         return env.demonstration(random.Random(0), 0.0)

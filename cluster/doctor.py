@@ -19,13 +19,17 @@ import msgspec
 import psutil
 from packaging.requirements import Requirement
 
+from milepost.actors.agents.config import AgentConfig
+from milepost.actors.agents.program import AgentPathError, check_program
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.preflight import judge_model
+from milepost.cluster.preflight import REWRITES, judge_model
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.contract import EnvPathError, build_env
+from milepost.envs.scenarios import ScenarioConfig
+from milepost.reward.reward import RewardError, load_reward
 
 _GIB = 2**30
 _MIN_MEMORY_GIB = 4.0
@@ -55,7 +59,9 @@ def examine(config: RunConfig, *, parity: bool = False) -> Iterator[Finding]:
     yield from _unwanted()
     yield from _room(Path(config.run.runs_dir))
     yield _compiler()
-    yield _environment(config)
+    yield from [_agent(config.agent)] if config.agent.name else map(_environment, config.envs)
+    if config.reward.path:
+        yield _reward(config.reward.path)
     if config.model.source == "folder":
         yield _model(config)
     yield _metrics_port(config)
@@ -139,15 +145,32 @@ def _compiler() -> Finding:
     return Finding("ok", "C++ compiler and ninja")
 
 
-def _environment(config: RunConfig) -> Finding:
+def _reward(path: str) -> Finding:
     try:
-        build_env(config.env.path, config.env.options).close()
+        load_reward(path)
+    except RewardError as error:
+        return Finding("fail", f"reward.path: {error}", "correct it, or leave it out for the environment's rewards")
+    return Finding("ok", f"reward {path}")
+
+
+def _agent(agent: AgentConfig) -> Finding:
+    try:
+        check_program(agent)
+    except AgentPathError as error:
+        return Finding("fail", str(error), "correct agent.path or agent.command")
+    return Finding("ok", f"agent {agent.name}")
+
+
+def _environment(env: ScenarioConfig) -> Finding:
+    try:
+        build_env(env.path, env.options).close()
     except EnvPathError as error:
-        return Finding("fail", f"env.path: {error}", "correct env.path or env.options")
+        key = f"env.{env.name}" if env.name else "env"
+        return Finding("fail", f"{key}.path: {error}", f"correct {key}.path or {key}.options")
     except (Exception, SystemExit, GeneratorExit) as error:  # a user's close() may raise anything
-        what = f"environment {config.env.path}: close() raised {type(error).__name__}: {error}"
+        what = f"environment {env.path}: close() raised {type(error).__name__}: {error}"
         return Finding("fail", what, "let close() raise nothing")
-    return Finding("ok", f"environment {config.env.path}")
+    return Finding("ok", f"environment {env.path}")
 
 
 def _model(config: RunConfig) -> Finding:
@@ -155,6 +178,8 @@ def _model(config: RunConfig) -> Finding:
         found = judge_model(config, Path(config.model.path).expanduser(), trained=True)
     except ConfigError as error:
         return Finding("fail", "model.path", str(error))
+    if not found.appends:
+        return Finding("warn", f"model {config.model.path}", REWRITES)
     return Finding("ok", f"model {config.model.path}: {found.family}, {found.parameters / 1e6:.1f} M parameters")
 
 
@@ -188,7 +213,8 @@ def _parity(config: RunConfig) -> Finding:
     from milepost.cluster import evaluate  # heavy front door: starts an engine and a learner
 
     limit, found = config.learner.parity_limit, evaluate.parity_sample(config)
+    gap = f"log-probs of engine and learner differ by {found:.2e} nats per token on the mean"
     if not found <= limit:
-        fix = "engine and learner disagree about the model: check dtype, temperature and the versions above"
-        return Finding("fail", f"log-prob parity {found:.2e}, more than learner.parity_limit {limit:.0e}", fix)
-    return Finding("ok", f"log-prob parity {found:.2e}")
+        fix = "they disagree about the model: check dtype, temperature and the versions above"
+        return Finding("fail", f"{gap}, more than learner.parity_limit = {limit:.0e}", fix)
+    return Finding("ok", gap)

@@ -14,7 +14,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import torch
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
-from milepost.cluster.preflight import check_world
+from milepost.cluster.preflight import check_world, judge_model
+from milepost.cluster.runlog.environments import said_of
 from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, load
@@ -32,6 +34,7 @@ from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Failure, Split, Task, Trajectory
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import samples
+from milepost.learner.first_policy.config import ResponseLimits
 from milepost.learner.first_policy.model import resolve
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.reward.evaluators import Summary, summarize
@@ -40,47 +43,62 @@ _FAILED_SHARE = 0.2
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 _PARITY_EPISODES = 8
+_POLICY_RECORD = "milepost.json"
 _PIN_TRIES = 10
 _PIN_PAUSE_S = 0.1
 
 
 def tasks_of(scenarios: ScenarioSet, split: Split, episodes: int) -> list[Task]:
-    """`episodes` tasks of a split, each scenario as often as the others (up to one). Raises ConfigError if empty."""
-    tasks = list(scenarios.tasks(split))
-    if not tasks:
+    """`episodes` tasks of each environment that has a split, its scenarios as often as each other (up to one).
+
+    Raises ConfigError if the split is empty.
+    """
+    found = [tasks for env in scenarios.envs if (tasks := env.tasks(split))]
+    if not found:
         raise ConfigError(f"split {split} is empty: set env.{split}_size")
-    return [tasks[i % len(tasks)] for i in range(episodes)]
+    return [tasks[i % len(tasks)] for tasks in found for i in range(episodes)]
 
 
 async def evaluate(system: System, split: Split, episodes: int) -> Summary:
-    """Play and summarise.
+    """Play `episodes` of each environment and summarise.
 
-    Raises ConfigError if a fifth of the episodes goes on failing in the environment or the reward, DependencyLost if
-    they fail elsewhere or no worker is left, WatchdogExpired at the deadline.
+    An environment of which a fifth of the episodes goes on failing is left out, with the reason in `failed`. Raises
+    ConfigError if that leaves none and they fail in the environment or the reward, DependencyLost if they fail
+    elsewhere, in the engine that serves all, or no worker is left, WatchdogExpired at the deadline.
     """
     tasks = list(enumerate(tasks_of(system.scenarios, split, episodes)))
+    envs = {task.env_name for _, task in tasks}
     played: list[Trajectory] = []
     began, pause_s = math.inf, _FIRST_PAUSE_S
     while True:
         results = await system.workers.play(tasks, system.config.run.stall_timeout_s)
         played += [result for result in results if isinstance(result, Trajectory)]
         failed = [result for result in results if isinstance(result, Failure)]
-        if len(failed) <= _FAILED_SHARE * episodes:
+        counts = Counter(failure.task.env_name for failure in failed)
+        failed = [failure for failure in failed if counts[failure.task.env_name] > _FAILED_SHARE * episodes]
+        failing = {failure.task.env_name for failure in failed}
+        if not failing:
             return summarize(played)
         began = min(began, time.monotonic())
-        if time.monotonic() - began >= patience_s(system.config.actors.give_up_after_s, was_good=bool(played)):
-            raise _too_many_failed(failed, episodes)
+        was_good = any(trajectory.task.env_name in failing for trajectory in played)
+        if time.monotonic() - began >= patience_s(system.config.actors.give_up_after_s, was_good=was_good):
+            if failing == envs or any(failure.boundary == "engine" for failure in failed):
+                raise _too_many_failed(failed, episodes * len(envs))
+            causes = {name: str(_too_many_failed(_of(failed, name), episodes)) for name in sorted(failing)}
+            rest = [trajectory for trajectory in played if trajectory.task.env_name not in failing]
+            return msgspec.structs.replace(summarize(rest), failed=causes)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         tasks = [(failure.index, failure.task) for failure in failed]
 
 
+def _of(failures: list[Failure], env_name: str) -> list[Failure]:
+    return [failure for failure in failures if failure.task.env_name == env_name]
+
+
 def _too_many_failed(failed: list[Failure], episodes: int) -> Exit:
     first = failed[0]
-    cause = (
-        f"{len(failed)} of {episodes} evaluation episodes failed; the first in {first.boundary}: "
-        f"{first.error}: {first.message}"
-    )
+    cause = f"{len(failed)} of {episodes} evaluation episodes failed; the first in {said_of(first)}"
     return ConfigError(cause) if first.boundary in ("env", "reward") else DependencyLost(cause)
 
 
@@ -95,14 +113,19 @@ def record(summary: Summary, *, split: Split, iteration: int, version: int, time
         success_low=summary.success_low,
         success_high=summary.success_high,
         episodes=summary.episodes,
+        invalid_share=summary.invalid_share,
+        cut_share=summary.cut_share,
+        context_full_share=summary.context_full_share,
         cohorts=summary.cohorts,
+        envs=summary.envs,
+        failed=summary.failed,
     )
 
 
 def policy_version(policy: Path) -> int:
     """The version that a saved policy folder says it is. Raises ConfigError."""
     try:
-        return int(json.loads((policy / "milepost.json").read_text())["policy_version"])
+        return int(json.loads((policy / _POLICY_RECORD).read_text())["policy_version"])
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{policy} holds no policy of ours ({error}); train the run first") from error
 
@@ -138,10 +161,26 @@ def _pin(policy: Path, place: Path) -> int:
 
 def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str, Any]:
     """Evaluate a run's newest policy, also while the run goes on; what `milepost eval --json` prints."""
-    config = load(folder.resolved)
+    with pinned_policy(folder) as (policy, version):
+        found = _played(load(folder.resolved), policy, version, split=split, episodes=episodes)
+    return {"run": folder.run_id} | found
+
+
+def evaluate_model(config: RunConfig, model: Path, *, split: Split, episodes: int) -> dict[str, Any]:
+    """Evaluate a model folder of anybody's on the environment of `config`, as a run would begin with it; the same.
+
+    `run` is the folder, `policy_version` 0 unless it is a run's. Raises ConfigError for a folder that cannot serve.
+    """
+    judge_model(config, model, trained=False)
+    version = policy_version(model) if (model / _POLICY_RECORD).exists() else 0
+    return {"run": str(model)} | _played(config, model, version, split=split, episodes=episodes)
+
+
+def _played(config: RunConfig, policy: Path, version: int, *, split: Split, episodes: int) -> dict[str, Any]:
+    """Start an engine on `policy` and play; what there is to tell besides where the policy comes from."""
     scenarios = check_world(config)
 
-    async def go(scratch: RunFolder, policy: Path, version: int) -> Summary:
+    async def go(scratch: RunFolder) -> Summary:
         system = System(config, scratch, scenarios)
         try:
             await system.start(policy, version, learner=None, phase=lambda _: None)
@@ -151,10 +190,9 @@ def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str,
 
     started = time.monotonic()
     # A place of its own: the run may be going on, and its buffer is none of an evaluation's business.
-    with pinned_policy(folder) as (policy, version), tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
-        summary = asyncio.run(go(RunFolder(Path(place)), policy, version))
+    with tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
+        summary = asyncio.run(go(RunFolder(Path(place))))
     return {
-        "run": folder.run_id,
         "split": split,
         "success": summary.success_rate,
         "success_ci": [summary.success_low, summary.success_high],
@@ -163,32 +201,51 @@ def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str,
         "mean_reward": summary.mean_reward,
         "mean_turns": summary.mean_turns,
         "invalid_share": summary.invalid_share,
+        "cut_share": summary.cut_share,
+        "context_full_share": summary.context_full_share,
         "cohorts": msgspec.to_builtins(summary.cohorts),
+        "envs": msgspec.to_builtins(summary.envs),
+        "failed": summary.failed,
         "seconds": time.monotonic() - started,
     }
 
 
 def sentence(result: dict[str, Any]) -> str:
-    """What `milepost eval` prints for people: a line, and one more for each cohort where there are several."""
+    """What `milepost eval` prints for people: a line, and one for each named environment and of several cohorts."""
     low, high = result["success_ci"]
     lines = [
         f"{result['run']}, policy version {result['policy_version']}, split {result['split']}: success "
         f"{result['success']:.1%} [{low:.1%}, {high:.1%}] in {result['episodes']} episodes"
     ]
-    if len(result["cohorts"]) > 1:
-        lines += [
-            f"  cohort {name}: success {found['success']:.1%} [{found['success_low']:.1%}, "
-            f"{found['success_high']:.1%}] in {found['episodes']} episodes"
-            for name, found in result["cohorts"].items()
-        ]
+    for kind, table in (("environment", result["envs"]), ("cohort", result["cohorts"])):
+        if len(table) > 1 or kind == "environment":
+            lines += [
+                f"  {kind} {name}: success {found['success']:.1%} [{found['success_low']:.1%}, "
+                f"{found['success_high']:.1%}] in {found['episodes']} episodes"
+                for name, found in table.items()
+            ]
+    lines += [f"  environment {name} is left out: {cause}" for name, cause in result["failed"].items()]
     return "\n".join(lines)
+
+
+def first_policy(config: RunConfig, progress: Callable[[str], None]) -> Path:
+    """The folder of the policy that a new run begins with, made where it is not there. Raises ConfigError."""
+    limits = ResponseLimits(
+        max_tokens=config.sampling.max_tokens,
+        max_turns=config.actors.max_turns,
+        temperature=config.sampling.temperature,
+    )
+    try:
+        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", limits, progress)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def parity_sample(config: RunConfig) -> float:
     """Mean |log-prob of the learner's model - of the engine|, in nats per token, over a few episodes of the first
     policy.
     """
-    model_folder = resolve(config.model, config.env, Path(config.run.runs_dir) / "models", print)
+    model_folder = first_policy(config, print)
     scenarios = check_world(config)
 
     async def go(scratch: RunFolder) -> list[Trajectory]:

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
+from milepost.actors.agents.program import AgentPathError, check_program
+from milepost.actors.checks.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
+from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
@@ -25,9 +27,11 @@ from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.own_credit import check_credit
-from milepost.envs.contract import ContractError, EnvPathError
-from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
-from milepost.envs.scenarios import ScenarioError, ScenarioSet
+from milepost.envs.chat_template import TemplateError
+from milepost.envs.contract import EnvPathError
+from milepost.envs.dialogue import Dialogue, ObservationError
+from milepost.envs.plain_values import ContractError
+from milepost.envs.scenarios import EnvScenarios, ScenarioError, ScenarioSet
 from milepost.envs.types import Failure
 from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
@@ -36,6 +40,10 @@ from milepost.reward.reward import Reward, RewardError, load_reward
 
 T = TypeVar("T")
 _SHARED_MEMORY = Path("/dev/shm")
+REWRITES = (
+    "the chat template rewrites earlier turns (thoughts, mostly): where it does, a new sample begins, which costs "
+    "tokens; prefix_breaks counts them. To avoid that, edit chat_template.jinja so that it keeps what was said"
+)
 _TURNS = 3
 """Played before a run: enough to see a reset, steps and what one leaves for the next."""
 
@@ -58,7 +66,8 @@ def check_start(config: RunConfig) -> None:
     try:
         if config.model.source == "folder":
             folder = Path(config.model.path).expanduser()
-            judge_model(config, folder, trained=True)
+            if not judge_model(config, folder, trained=True).appends:
+                print(f"milepost: {folder}: {REWRITES}", file=sys.stderr)
             check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
             asyncio.run(check_url(config.buffer.url, config.buffer))
@@ -69,8 +78,20 @@ def check_start(config: RunConfig) -> None:
 
 
 def basis_of_credit(config: RunConfig, scenarios: ScenarioSet) -> str | None:
-    """What credit goes by, for people. A later step that hangs is not judged here: episodes have their deadlines."""
-    limit, task = config.actors.env_timeout_s, scenarios.task("train", 0)
+    """What credit goes by, for people, in each environment where they differ.
+
+    A later step that hangs is not judged here: episodes have their deadlines.
+    """
+    if config.agent.name:
+        return "credit: success where the agent's result says it, else returns"
+    found = {env.config.name: _basis_in(config, env) for env in scenarios.envs}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{name}: {basis}" for name, basis in found.items() if basis is not None)
+
+
+def _basis_in(config: RunConfig, env: EnvScenarios) -> str | None:
+    limit, task = config.actors.env_timeout_s, env.task("train", 0)
     with contextlib.suppress(ConfigError):
         return within(2 * limit, "an episode", lambda: credit_basis(config, task, seconds=min(2.0, limit / 2)))
     return None
@@ -99,28 +120,41 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
 
 
 def check_world(config: RunConfig) -> ScenarioSet:
-    """Try a credit strategy of the user's own, load the scenarios, play and score the beginning of one episode.
+    """Try a credit strategy of the user's own, load the scenarios, play and score the beginning of one episode of each.
 
     Raises ConfigError with the one line that says what is wrong.
     """
     limit = config.actors.env_timeout_s
     within(limit, "the credit strategy", lambda: check_credit(config.credit))
     try:
-        scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.env))
+        scenarios = within(limit, "the environment's scenarios", lambda: ScenarioSet(config.envs))
         reward = load_reward(config.reward.path) if config.reward.path else None
     except ContractError as error:
-        raise ConfigError(f"{config.env.path}: {error}; {_advice(config)}") from error
+        paths = " or ".join(sorted({env.path for env in config.envs if env.distinct_starts}))
+        raise ConfigError(f"{paths}: {error}; {_advice(paths)}") from error
     except (EnvPathError, ScenarioError, RewardError) as error:
         raise ConfigError(str(error)) from error
+    if config.agent.name:
+        within(limit, "the agent", lambda: check_program(config.agent))
+        if "progress" in needs(build(config.credit), config.credit.modulators):
+            raise ConfigError(f"credit.strategy = {config.credit.strategy!r} reads progress, which no agent reports")
+        return scenarios
     layout = Characters()
-    rehearsal = Rehearsal(layout=layout, decode=layout.decode)
-    _rehearse(config, scenarios, rehearsal, reward=reward)
-    _require_progress(config, rehearsal)
+    for env in scenarios.envs:
+        rehearsal = Rehearsal(layout=layout, decode=layout.decode)
+        _rehearse(config, env, rehearsal, reward=reward)
+        _require_progress(config, env, rehearsal)
+        if config.model.source == "warmup" and rehearsal.start is not None and rehearsal.start.tools:
+            raise ConfigError(
+                f'model.source = "warmup" makes a policy that speaks text, and {env.config.path} has tools: set '
+                'model.source = "folder" and model.path to a model whose chat template knows tools'
+            )
     return scenarios
 
 
 def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Dialogue:
-    """The token layout of conversations with this policy; the beginning of an episode is played in it.
+    """The token layout of conversations with this policy; the beginning of an episode of each
+    environment is played in it.
 
     Raises ConfigError if its chat template cannot serve, or not what the environment says.
     """
@@ -129,14 +163,22 @@ def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Di
         dialogue = Dialogue(tokenizer, config.actors.system_prompt)
     except (ModelError, TemplateError, ObservationError) as error:
         raise ConfigError(str(error)) from error
-    rehearsal = Rehearsal(layout=dialogue, decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
-    _rehearse(config, scenarios, rehearsal, max_prompt_tokens=config.engine.max_model_len - config.sampling.max_tokens)
+    readers = ToolReaders(
+        tokenizer, dialogue, tool_parser=config.actors.tool_parser, reasoning_parser=config.actors.reasoning_parser
+    )
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    room = config.engine.max_model_len - config.sampling.max_tokens
+    for env in () if config.agent.name else scenarios.envs:
+        _rehearse(config, env, Rehearsal(layout=dialogue, decode=decode, readers=readers), max_prompt_tokens=room)
     return dialogue
 
 
 def _rehearse(
     config: RunConfig,
-    scenarios: ScenarioSet,
+    env: EnvScenarios,
     rehearsal: Rehearsal,
     *,
     reward: Reward | None = None,
@@ -151,20 +193,20 @@ def _rehearse(
         max_prompt_tokens=max_prompt_tokens,
         window_turns=config.actors.window_turns,
     )
-    asyncio.run(rehearse(rehearsal, scenarios.task("train", 0), limits=limits, reward=reward))
+    asyncio.run(rehearse(rehearsal, env.task("train", 0), limits=limits, reward=reward))
     result = rehearsal.result
     if not isinstance(result, Failure):
         return
     if rehearsal.was_not_built or result.boundary == "reward":
         raise ConfigError(rehearsal.complaint)
-    raise ConfigError(f"{config.env.path}: {rehearsal.complaint}; {_advice(config)}")
+    raise ConfigError(f"{env.config.path}: {rehearsal.complaint}; {_advice(env.config.path)}")
 
 
-def _advice(config: RunConfig) -> str:
-    return f"milepost check-env {config.env.path} plays it without a run"
+def _advice(path: str) -> str:
+    return f"milepost check-env {path} plays it without a run"
 
 
-def _require_progress(config: RunConfig, rehearsal: Rehearsal) -> None:
+def _require_progress(config: RunConfig, env: EnvScenarios, rehearsal: Rehearsal) -> None:
     """Raises ConfigError where the strategy reads a progress that the environment does not report."""
     if "progress" not in needs(build(config.credit), config.credit.modulators):
         return
@@ -172,7 +214,7 @@ def _require_progress(config: RunConfig, rehearsal: Rehearsal) -> None:
         instead = 'set credit.potential = "graph"' if config.credit.strategy == "pbrs" else "choose another strategy"
         raise ConfigError(
             f"credit.strategy = {config.credit.strategy!r} reads info['progress'] of every step, which "
-            f"{config.env.path} does not report: report it, or {instead}"
+            f"{env.config.path} does not report: report it, or {instead}"
         )
 
 
@@ -198,6 +240,8 @@ def within(limit_s: float, what: str, call: Callable[[], T]) -> T:
     if not returned:
         if isinstance(value, ConfigError | EnvPathError | ContractError | ScenarioError):
             raise value
+        if isinstance(value, AgentPathError):
+            raise ConfigError(str(value)) from value
         raise ConfigError(f"{what} raised {type(value).__name__}: {' '.join(str(value).split())[:300]}") from value
     result: T = value
     return result

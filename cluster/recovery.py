@@ -65,10 +65,10 @@ class Progress:
     @property
     def way_on(self) -> str:
         """For people: how to go on from here after the end."""
+        how_far = f"the newest checkpoint is of version {self.saved}"
         if self.saved is None:
-            return "nothing was trained yet" if self.version == 0 else "no checkpoint was written yet"
-        here = os.path.relpath(self.folder.path)
-        return f"the newest checkpoint is of version {self.saved}: milepost train --resume {here}"
+            how_far = "no checkpoint was written yet" if self.version else "nothing was trained yet"
+        return f"{how_far}: milepost train --resume {os.path.relpath(self.folder.path)}"
 
 
 class Recovery:
@@ -171,6 +171,7 @@ class Recovery:
         await system.learners.recover(found.path if found else None)
         progress.iteration = found.manifest.record.iteration if found else 0
         progress.version = found.manifest.record.policy_version if found else 0
+        self._reporter.rolled_back(progress.version)
         await self._reconcile(found)
         await system.publish(progress.version, rollback=True)
         await system.ledger.resume()  # not before: the engines held weights that are undone

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 
 from milepost.cluster.base.exits import Exit
 from milepost.cluster.evaluate import evaluate, record
@@ -18,13 +19,14 @@ from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.group_log import GroupLog
 from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks, SystemState, iteration_record
 from milepost.cluster.runlog.metrics import Metrics
-from milepost.cluster.runlog.records import read_records
+from milepost.cluster.runlog.records import Record, iterations, read_records
 from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
+from milepost.cluster.runlog.wasted import last_word, nothing_learnt
 from milepost.cluster.system import System
+from milepost.cluster.trajectories.judgement import judgements
+from milepost.cluster.trajectories.recorder import Recorder
 from milepost.cluster.watch import Watch
-from milepost.envs.types import Group
-from milepost.learner.credit.filter import Verdict
 from milepost.learner.loop import UpdateReport
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Reporter:
         self._failed = 0
         self._began = self._said_at = time.monotonic()
         self._broken: set[str] = set()
+        self._recorder: Recorder | None = None
 
     @contextlib.contextmanager
     def measuring(self, what: str) -> Iterator[None]:
@@ -65,12 +68,43 @@ class Reporter:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._view.note(f"{what} failed ({reason}); training goes on without it, the log has the details")
 
-    def consumed(self, groups: Sequence[Group], verdicts: Sequence[Verdict], log: GroupLog) -> None:
-        """What became of the groups of an update, for the log and the meter of selection bias."""
+    def record_trajectories(self, policy: Path) -> None:
+        """Record every episode from here on, with the tokenizer of the model folder `policy`."""
+        config = self._system.config
+        if config.trajectories.max_bytes:
+            self._recorder = Recorder(
+                self._folder.trajectories,
+                policy=policy,
+                max_bytes=config.trajectories.max_bytes,
+                group_size=config.run.group_size,
+                strategy=config.credit.strategy,
+            )
+            self._system.record = self._recorder.add
+
+    def consumed(self, taken: Taken, report: UpdateReport, log: GroupLog) -> None:
+        """What became of the groups of an update, for the logs and the meter of selection bias."""
+        groups = [leased.group for leased in taken.groups]
         with self.measuring("the log of groups"):
             log.add(groups)
         with self.measuring("the meter of selection bias"):
-            self._watch.handled(groups, verdicts)
+            self._watch.handled(groups, report.verdicts)
+        with self.measuring("the record of trajectories"):
+            if self._recorder is not None:
+                self._recorder.judge(judgements(taken, report))
+                for group_id, reason in taken.undecodable:
+                    self._recorder.end(group_id, "dead_letter", reason)
+        self._watch_recorder()
+
+    def rolled_back(self, version: int) -> None:
+        """The run goes on from policy `version`."""
+        if self._recorder is not None:
+            self._recorder.undo(version)
+
+    def _watch_recorder(self) -> None:
+        """Say once that nothing is recorded any more."""
+        if self._recorder is not None and self._recorder.problem and "trajectories" not in self._broken:
+            self._broken.add("trajectories")
+            self.note(self._recorder.problem)
 
     def activity(self, text: str) -> None:
         """What goes on inside an iteration."""
@@ -94,6 +128,10 @@ class Reporter:
         """As `note`, of something that is in order."""
         logger.info("%s", text)
         self._view.note(text)
+
+    def warn(self, text: str) -> None:
+        """As `note`, of something that the user may want to mend: it begins with `warning: `."""
+        self.note(f"warning: {text}")
 
     def note(self, text: str) -> None:
         """One line that stays on the screen and in the log."""
@@ -145,12 +183,13 @@ class Reporter:
                 learner_restarts=system.learners.restarts,
                 ledger={str(state): count for state, count in balance.counts.items()},
                 selection_bias=bias,
+                failures=[failure for failure, _ in failures],
             )
             line = iteration_record(groups, report, iteration=iteration, clock=clock, state=state, checks=checks)
             self._metrics.record(line)
             self._view.update(line)
             for finding in self._watch.iteration(line):
-                self.note(finding)
+                self.warn(finding)
         self._write_status("training")
 
     async def evaluation(self, iteration: int, version: int) -> None:
@@ -164,22 +203,41 @@ class Reporter:
             summary = await evaluate(self._system, split, episodes)
             with self.measuring("the record of an evaluation"):
                 line = record(summary, split=split, iteration=iteration, version=version, time_s=self.seconds)
+                for name, error in line.failed.items():
+                    self.note(f"environment {name} is left out of the evaluation on {split}: {error}")
                 self._metrics.record_eval(line)
                 self._view.update_eval(line)
                 for finding in self._watch.evaluation(line):
-                    self.note(finding)
+                    self.warn(finding)
 
-    def finished(self, how: str) -> None:
-        """Write the report and, on a finished run, show the summary. Where that fails, the end keeps its reason."""
+    def finished(self, how: str) -> str | None:
+        """Write the report, show the summary and what remains to be said; returns why nothing was learnt, if so.
+
+        Where that fails, the end keeps its reason.
+        """
         self._write_status(how)
+        records: list[Record] = []
+        with self.measuring("the record of trajectories"):
+            self._end_recording()
         with self.measuring("the report"):
             try:
                 records = read_records(self._folder.metrics)
             except Exit as damaged:
-                return self.note(f"no report: {damaged}")
+                self.note(f"no report: {damaged}")
             if records:
                 write_report(self._folder)
                 self._view.finish(records, self._folder)
+        why = nothing_learnt(iterations(records), self._watch.limits)
+        for sign in [] if why else last_word(iterations(records), self._watch.limits):
+            self.warn(f"at the end {sign}")
+        return why
+
+    def _end_recording(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+            self._watch_recorder()
+            if self._recorder.lost:
+                self.note(f"{self._recorder.lost} episodes are not among the recorded trajectories: no room on the way")
 
     def _write_status(self, phase: str) -> None:
         ports = {"metrics": self._metrics.port}

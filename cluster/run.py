@@ -71,6 +71,7 @@ class Run:
         """Start, then train while the parts are tended; the first failure of either ends both."""
         system = self._system
         self.progress.iteration, self.progress.version = start.iteration, start.version
+        self.reporter.record_trajectories(start.policy)
         learner = learner_spec(self._config, system.folder, start.policy, start.reference)
         await system.start(start.policy, start.version, learner=learner, phase=self.reporter.phase)
         self._histories = GroupHistories.of(system)
@@ -123,7 +124,7 @@ class Run:
             clock.overlap_s = await system.engines.busy_s() - busy
         with timed(clock.seconds, "commit"):
             await self._recovery.consume(taken, report.verdicts)
-            self.reporter.consumed(groups, report.verdicts, self._group_log)
+            self.reporter.consumed(taken, report, self._group_log)
         self.reporter.activity("publishing weights")
         with timed(clock.seconds, "publish"):
             await system.publish(progress.version)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.evaluate import first_policy
 from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig
-from milepost.learner.first_policy.model import resolve
 from milepost.learner.zero import checkpoint
 
 
@@ -76,7 +76,4 @@ def newest_checkpoint(folder: RunFolder, reporter: Reporter) -> checkpoint.Found
 def _first_policy(config: RunConfig, reporter: Reporter) -> Path:
     """The folder of the policy that a new run begins with. Raises ConfigError."""
     reporter.phase("preparing the first policy")
-    try:
-        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", reporter.note)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return first_policy(config, reporter.note)

@@ -7,25 +7,20 @@ cluster differ only in where Redis and Ray come from.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.failure_streak import FailureStreak
-from milepost.cluster.base.surroundings import make_usable
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.learner_process import LearnerSpec
 from milepost.cluster.pools.learners import LearnerPool
+from milepost.cluster.pools.ray_start import RayStart
 from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.cluster.pools.weights import WeightFolder
 from milepost.cluster.pools.worker_process import WorkerSpec
@@ -39,6 +34,7 @@ from milepost.cluster.replay.own_redis import keep_from_expiry
 from milepost.cluster.replay.redis_server import RedisServer
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig, config_hash
+from milepost.cluster.trajectories.recording import Batch
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.learner.loss.objective import Objective
@@ -48,8 +44,6 @@ logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
 _TEND_EVERY_S = 1.0
 _TRIAL_PROMPTS = 8
-_LOCAL_CPUS = 64
-"""Logical: actors are placed by what they are, not by counting cores on a laptop."""
 
 
 @dataclass(slots=True)
@@ -68,6 +62,7 @@ class System:
     weights: WeightFolder = field(init=False)
     redis_process: RedisServer | None = None
     note: Callable[[str], None] = logger.warning  # is told of what this waits for
+    record: Callable[[Batch], None] | None = None  # is given what workers tell of their episodes
     _failing: FailureStreak = field(init=False)
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)  # of what was started so far, last started first
 
@@ -88,7 +83,9 @@ class System:
         phase("starting Redis")
         url = await self._start_redis()
         phase("starting Ray")
-        await self._start_ray()
+        ray = RayStart(self.config.run.ray_address)
+        self._ending.push_async_callback(ray.end)
+        await ray.begin()
         phase("starting the engine and the learner" if learner else "starting the engine")
         spec = EngineSpec(
             model=model,
@@ -116,7 +113,7 @@ class System:
         """The learner, then the workers: both are there before the engine is, which takes longest."""
         if learner:
             await self.learners.start()
-        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation)
+        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation, self.record)
         self._ending.push_async_callback(self.workers.stop)
 
     def _trial(self, model: Path, version: int, dialogue: Dialogue) -> Trial:
@@ -149,30 +146,13 @@ class System:
             raise ConfigError(str(error)) from error
         return url
 
-    async def _start_ray(self) -> None:
-        """In a thread, for it takes up to minutes where others compute: signals are heard meanwhile.
-
-        The thread is one of the loop's own, which live as long as the loop: Ray's processes die with the thread that
-        started them. What was begun is waited for, also by a start that is given up, or its processes would be left.
-        """
-        starting = asyncio.ensure_future(asyncio.to_thread(start_ray, self.config.run.ray_address))
-
-        async def end() -> None:
-            with contextlib.suppress(DependencyLost):
-                if await starting:
-                    ray.shutdown()
-
-        self._ending.push_async_callback(end)
-        await asyncio.shield(starting)
-        # Ray's core has put a handler of its own in front of ours, which ends the process 3 s after a SIGTERM
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-
     def _worker_spec(self, url: str, model: Path) -> WorkerSpec:
         return WorkerSpec(
             run_id=self.folder.run_id,
             redis_url=url,
             model=model,
-            env=self.config.env,
+            env=self.config.envs,
+            agent=self.config.agent,
             actors=self.config.actors,
             engine=self.config.engine,
             sampling=self.config.sampling,
@@ -187,8 +167,7 @@ class System:
 
         `rollback`: the version may be older than what the engines hold.
         """
-        weights = await self.learners.delivery(version)
-        await self.engines.publish(weights, rollback=rollback)
+        await self.engines.publish(await self.learners.delivery(version), rollback=rollback)
         await self.ledger.set_versions(published=version)
         self.weights.keep_only(version)
 
@@ -263,38 +242,3 @@ def learner_spec(config: RunConfig, folder: RunFolder, model: Path, reference: P
         workers_per_engine=config.engine.tensor_parallel_size,
         restarts=config.restarts,
     )
-
-
-def start_ray(address: str) -> bool:
-    """Join the Ray this process was submitted to or `address` names, else start one of our own on loopback.
-
-    Returns whether it is our own. Raises DependencyLost.
-    """
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
-    for told in make_usable() if wanted == "local" else ():
-        logger.warning("%s", told)
-    path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
-    runtime_env = {"env_vars": {"PYTHONPATH": path, "RAY_DEDUP_LOGS": "0"}}
-    local = (
-        {
-            "num_cpus": _LOCAL_CPUS,
-            "include_dashboard": False,
-            "object_store_memory": 512 * 1024**2,
-            "_node_ip_address": "127.0.0.1",
-        }
-        if wanted == "local"
-        else {}
-    )
-    try:
-        ray.init(
-            address=wanted,
-            runtime_env=runtime_env,
-            log_to_driver=False,
-            configure_logging=True,
-            logging_level=logging.ERROR,
-            **local,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
-    return wanted == "local"

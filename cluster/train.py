@@ -7,9 +7,11 @@ nothing else: the second signal ends the process.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
-from milepost.cluster.base.exits import Exit
+from milepost.cluster.base.exits import Exit, NothingLearnt, Stopped
+from milepost.cluster.base.output import others_to
 from milepost.cluster.run import Run
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.metrics import Metrics
@@ -19,10 +21,11 @@ from milepost.cluster.start import Start, start_of
 
 
 def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
-    """Train until all iterations are done. Raises an Exit with the reason for every other end."""
+    """Train until all iterations are done. Raises an Exit for every other end, and where none made an update."""
     with (
+        others_to(folder.output_log) as stdout,
         Metrics(folder.metrics, host=config.metrics.host, port=config.metrics.port) as metrics,
-        LiveView(run_id=folder.run_id, iterations=config.run.iterations) as view,
+        LiveView(run_id=folder.run_id, iterations=config.run.iterations, out=stdout) as view,
     ):
         run = Run(config, folder, view, metrics)
         how = "failed"
@@ -32,8 +35,14 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
         except Exit as end:
             how = f"ended: {end}"
             raise
+        except KeyboardInterrupt:  # while there is no loop yet that hears signals
+            stopped = Stopped(f"stopped before training; milepost train --resume {os.path.relpath(folder.path)}")
+            how = f"ended: {stopped}"
+            raise stopped from None
         finally:
-            run.reporter.finished(how)
+            why = run.reporter.finished(how)
+    if why is not None:
+        raise NothingLearnt(why)
 
 
 async def _signalled(run: Run, start: Start) -> None:

@@ -1,4 +1,5 @@
-"""What the driver makes of what it measures: early signs of collapse, and whether training still sees what is played.
+"""What the driver makes of what it measures: early signs of collapse, rollouts that teach nothing, and
+whether training still sees what is played.
 
 Joins the pure meters of the learner with the records of a run, and turns what they find into lines for people, options
 for the next update, and the reason to give up. It waits for nothing and talks to nobody.
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from milepost.cluster.runlog.environments import FailingEnvironments
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record
+from milepost.cluster.runlog.wasted import Limits, WastedRollouts
 from milepost.cluster.settings.config import RunConfig
 from milepost.envs.types import Failure, Group
 from milepost.learner.credit.filter import Verdict
@@ -24,9 +27,12 @@ class Watch:
         """`records` are those of the run before a restart."""
         self._config = config
         self._meter = SelectionBias(config.selection_bias)
+        self._failing = FailingEnvironments(episodes=config.run.group_size)
         health = [_health(record) for record in records if isinstance(record, IterationRecord)]
         validations = [v for record in records if (v := _validation(record)) is not None]
         self._collapse = CollapseWatch(config.collapse, health, validations)
+        self.limits = Limits(config.sampling.max_tokens, config.engine.max_model_len)
+        self._wasted = WastedRollouts(self.limits)
 
     def handled(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
         """What became of the groups of an update."""
@@ -47,12 +53,14 @@ class Watch:
 
     def iteration(self, record: IterationRecord) -> list[str]:
         """Take in a finished iteration and return what is new to say about the run."""
-        return _lines(self._collapse.observe(_health(record))) + self._meter.warnings()
+        found = _lines(self._collapse.observe(_health(record))) + self._meter.warnings()
+        return self._wasted.iteration(record) + found + self._failing.see(record.envs)
 
     def evaluation(self, record: EvalRecord) -> list[str]:
-        """The same for an evaluation; only held-out tasks count."""
+        """The same for an evaluation; of collapse, only held-out tasks tell."""
         validation = _validation(record)
-        return [] if validation is None else _lines(self._collapse.validated(validation))
+        found = [] if validation is None else _lines(self._collapse.validated(validation))
+        return self._wasted.evaluation(record) + found
 
     def options(self, histories: Histories | None) -> UpdateOptions:
         """What the next update is told: task histories, and while a sign of collapse lasts what acts against it."""

@@ -1,8 +1,14 @@
-"""What an environment must do: be a `gymnasium.Env` that takes text and gives text.
+"""What an environment must do: be a `gymnasium.Env` that takes text and gives text, or speaks in messages.
 
 `reset(seed=...)` returns `(observation, info)`, `step(response)` returns `(observation, reward, terminated, truncated,
 info)`, as in Gymnasium. `response` is all that the policy wrote, so parsing it is the environment's work. Rewards are
 finite, and those of an episode add up to at most 1e12 in magnitude.
+
+An observation may also be a list of messages, dicts with `role` (system: the first of `reset` only; user; tool),
+`content` and, for a tool, `name` and `tool_call_id`. An environment that declares tools, in its attribute `tools` or in
+`info["tools"]` at reset, as OpenAI's function schemas, gets `messages.AssistantMessage` instead of the text: thoughts,
+content and calls, taken apart. A call that cannot be read does not reach it; the policy is told so. `tool_env.ToolEnv`
+makes such an environment of Python functions.
 
 Draw all chance from `self.np_random`: what `reset(seed=...)` draws makes the start, which all episodes of a task share;
 after `reset` a generator of the episode's own stands there (`chance.reset`). An environment that draws from other
@@ -11,7 +17,7 @@ generators (of one that it wraps, Python's `random`) seeds them in `reset` with 
 Optional info keys, each used where it is given:
 
     anchor              str    canonical key of the state, without step counter or history; default: the observation
-    action              str    the action as understood, canonical; default: the stripped response
+    action              str    the action as understood, canonical; default: the stripped response, or its calls
     action_valid        bool   False: the response held no action
     progress            float  share of the way to the goal, in [0, 1]
     success             bool   at the end: was the task solved? default: whether the rewards add up to more than 0, for
@@ -20,6 +26,7 @@ Optional info keys, each used where it is given:
                                what came of it; it is for people then, and credit goes by returns
     admissible_actions  list   of str: what could be done now
     tool                dict   facts about a tool call, of values that JSON knows
+    tools               list   at reset: the tools of this episode, in place of the attribute
     cohort              str    at reset: the kind of task (difficulty, map family) by which success is told, up to 64
                                printable characters; default: the option `cohort`, if there is one
 
@@ -31,18 +38,18 @@ equal episodes (`check.check_env` looks for that), or that an environment return
 
 from __future__ import annotations
 
+import copy
 import inspect
-import json
-import math
 import random
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import msgspec
 
 from milepost.envs.dotted_path import DottedPathError, resolve
+from milepost.envs.messages import AssistantMessage, Said, ToolSchema, declared_tools, read_said, read_tools, text_of
+from milepost.envs.plain_values import ContractError, plain_number, plain_object, plain_text, scalar, shown
 from milepost.envs.types import COHORT_RULE, check_rewards, is_cohort
 
 
@@ -50,14 +57,15 @@ class EnvPathError(ValueError):
     """An environment cannot be loaded or built from its path and options."""
 
 
-class ContractError(ValueError):
-    """An environment returned something that the contract does not allow."""
-
-
 class Reset(msgspec.Struct, frozen=True, kw_only=True):
     """The start of an episode."""
 
     observation: str
+    """As one text, also where it came as messages."""
+    said: Said
+    """The observation as it came: a text, or messages."""
+    tools: tuple[ToolSchema, ...] = ()
+    """What the policy may call; with any, actions are of the type `AssistantMessage`."""
     anchor: str
     cohort: str | None = None
     """As the environment says; None if it says nothing."""
@@ -67,6 +75,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """What one response led to."""
 
     observation: str
+    """As one text, also where it came as messages."""
+    said: Said
+    """The observation as it came: a text, or messages."""
     reward: float
     terminated: bool
     truncated: bool
@@ -86,7 +97,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Demonstrator(Protocol):
     """An environment that knows an expert: used for warm-up and by checks, never while the policy is scored."""
 
-    def demonstration(self, rng: random.Random, noise: float) -> str:
+    def demonstration(self, rng: random.Random, noise: float) -> str | AssistantMessage:
         """The expert's response in the current state; with probability `noise` a uniformly random valid action."""
 
 
@@ -104,12 +115,13 @@ def load_env_class(path: str) -> type[Any]:
 def build_env(path: str | type[Any], options: Mapping[str, object]) -> Any:
     """An environment made with `options` as keyword arguments; raises `EnvPathError` if its constructor raises.
 
-    The option `cohort` says what kind of task it is and goes to the constructor only where that names it.
+    The option `cohort` says what kind of task it is and goes to the constructor only where that names it. Lists and
+    tables are the environment's own copies.
     """
     env_class = load_env_class(path) if isinstance(path, str) else path
     given = {name: value for name, value in options.items() if name != "cohort" or _names_cohort(env_class)}
     try:
-        return env_class(**given)
+        return env_class(**copy.deepcopy(given))
     except (Exception, SystemExit, GeneratorExit) as error:  # a user's constructor may raise anything
         raise EnvPathError(
             f"environment {env_class.__name__} cannot be built with options {dict(options)}: "
@@ -117,25 +129,34 @@ def build_env(path: str | type[Any], options: Mapping[str, object]) -> Any:
         ) from error
 
 
-def observe_reset(returned: object) -> Reset:
-    """The typed form of what `env.reset` returned; raises `ContractError`."""
+def observe_reset(returned: object, env: object = None) -> Reset:
+    """The typed form of what `reset` of `env` returned; raises `ContractError`."""
     if not isinstance(returned, tuple) or len(returned) != 2:
-        raise ContractError(f"reset must return (observation, info), it returned {_shown(returned)}")
-    observation = plain_text(returned[0], "reset: observation")
+        raise ContractError(f"reset must return (observation, info), it returned {shown(returned)}")
+    said = read_said(returned[0], "reset")
+    observation = text_of(said)
     info = _info(returned[1], "reset")
-    return Reset(observation=observation, anchor=_anchor(info, observation, "reset"), cohort=_cohort(info))
+    return Reset(
+        observation=observation,
+        said=said,
+        tools=read_tools(info.get("tools", declared_tools(env))),
+        anchor=_anchor(info, observation, "reset"),
+        cohort=_cohort(info),
+    )
 
 
 def observe_step(returned: object, response: str) -> Step:
     """The typed form of what `env.step(response)` returned; raises `ContractError`."""
     if not isinstance(returned, tuple) or len(returned) != 5:
         raise ContractError(
-            f"step must return (observation, reward, terminated, truncated, info), it returned {_shown(returned)}"
+            f"step must return (observation, reward, terminated, truncated, info), it returned {shown(returned)}"
         )
-    observation = plain_text(returned[0], "step: observation")
+    said = read_said(returned[0], "step")
+    observation = text_of(said)
     info = _info(returned[4], "step")
     return Step(
         observation=observation,
+        said=said,
         reward=_reward(returned[1]),
         terminated=_flag(returned[2], "step: terminated"),
         truncated=_flag(returned[3], "step: truncated"),
@@ -156,20 +177,20 @@ def _names_cohort(env_class: type[Any]) -> bool:
 
 
 def _cohort(info: dict[str, Any]) -> str | None:
-    cohort = _scalar(info.get("cohort"))
+    cohort = scalar(info.get("cohort"))
     if cohort is None:
         return None
     if not is_cohort(cohort):
-        raise ContractError(f"reset: info['cohort'] is {_shown(cohort)}; {COHORT_RULE}")
+        raise ContractError(f"reset: info['cohort'] is {shown(cohort)}; {COHORT_RULE}")
     return plain_text(cohort, "reset: info['cohort']")
 
 
 def _info(info: object, where: str) -> dict[str, Any]:
     if not isinstance(info, Mapping):
-        raise ContractError(f"{where}: info must be a dict, found {_shown(info)}")
+        raise ContractError(f"{where}: info must be a dict, found {shown(info)}")
     actions = info.get("admissible_actions", [])
     if not isinstance(actions, list | tuple) or not all(isinstance(action, str) for action in actions):
-        raise ContractError(f"{where}: info['admissible_actions'] must be a list of str, found {_shown(actions)}")
+        raise ContractError(f"{where}: info['admissible_actions'] must be a list of str, found {shown(actions)}")
     return dict(info)
 
 
@@ -200,52 +221,13 @@ def _progress(info: dict[str, Any]) -> float | None:
 
 
 def _tool(info: dict[str, Any]) -> dict[str, Any] | None:
-    if info.get("tool") is None:
-        return None
-    if not isinstance(info["tool"], dict):
-        raise ContractError(f"step: info['tool'] must be a dict, found {_shown(info['tool'])}")
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(info["tool"], allow_nan=False, default=_scalar_for_json))
-        msgspec.msgpack.encode(plain)  # lone surrogates and integers beyond 64 bits cannot travel
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ContractError(f"step: info['tool'] must hold what JSON knows: {error}") from error
-    return plain
-
-
-def plain_text(value: object, what: str) -> str:
-    """`value` as a `str` that can be encoded; raises `ContractError`, which calls it `what`."""
-    held = _scalar(value)
-    if not isinstance(held, str):
-        raise ContractError(f"{what} must be text (str), found {_shown(value)}")
-    text = str.__str__(held)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ContractError(
-            f"{what} holds half a character at {error.start} (a lone surrogate), which no tokenizer takes; "
-            "decode bytes with errors='replace'"
-        ) from error
-    return text
-
-
-def plain_number(value: object, what: str) -> float:
-    """`value` as a finite `float`; raises `ContractError`, which calls it `what`."""
-    held = _scalar(value)
-    if isinstance(held, bool) or not isinstance(held, Real):
-        raise ContractError(f"{what} must be a number, found {_shown(value)}")
-    try:
-        number = float(held)
-    except OverflowError:  # an integer beyond the range of floats
-        number = math.inf
-    if not math.isfinite(number):
-        raise ContractError(f"{what} must be finite, found {number}")
-    return number
+    return None if info.get("tool") is None else plain_object(info["tool"], "step: info['tool']")
 
 
 def _flag(value: object, what: str) -> bool:
-    held = _scalar(value)
+    held = scalar(value)
     if not isinstance(held, bool):
-        raise ContractError(f"{what} must be a bool, found {_shown(value)}")
+        raise ContractError(f"{what} must be a bool, found {shown(value)}")
     return held
 
 
@@ -256,23 +238,3 @@ def _reward(value: object) -> float:
     except ValueError as error:
         raise ContractError(f"step: {error}") from error
     return reward
-
-
-def _scalar(value: Any) -> Any:
-    """What NumPy's scalars and arrays (or tensors) without dimensions hold; anything else as it is."""
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-
-
-def _scalar_for_json(value: object) -> object:
-    held = _scalar(value)
-    if held is value:
-        raise TypeError(f"{type(value).__name__} is not of it")
-    return held
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception as error:  # ints of thousands of digits, a user's own types
-        text = f"({type(error).__name__} when it is shown)"
-    return f"{type(value).__name__} {text[:80]}"

@@ -1,22 +1,37 @@
 """How observations and responses are laid out as token ids: one layout for rollout and for warm-up.
 
-A conversation is built by appending ids, never by encoding its text again: `opening`, then for every turn the ids the
-policy sampled and a `continuation`. So the prompt of turn k followed by its response is the exact prefix of the prompt
-of turn k+1. Templates that ask for the date are told a fixed one, so that a layout is the same in every process and on
-every day. Not promised: that ids a policy sampled are the ids its text would encode to, and that white space around a
-response looks as in the template, which may trim it: what was sampled stays.
+Where the chat template only appends, a conversation is built by appending ids: `opening`, then for every turn the ids
+the policy sampled and a `continuation`. So the prompt of turn k followed by its response is the exact prefix of the
+prompt of turn k+1. Where the template rewrites what it rendered before (thoughts of earlier turns that it drops, say),
+`whole` lays the conversation out anew: what the template leaves as it was said keeps the ids that were sampled, and
+only what it rewrites is encoded, as context of later turns. Either way nothing that was sampled is encoded again to be
+trained on: a turn's own ids stay, and a prompt that does not continue the one before begins a new sample.
+
+Templates that ask for the date are told a fixed one, so that a layout is the same in every process and on every day.
+Not promised: that ids a policy sampled are the ids its text would encode to, and that white space around a response
+looks as in the template, which may trim it: what was sampled stays.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-_PLACEHOLDER = "x"
-_TODAY = datetime(2025, 1, 1)
-"""What every template is told the date is."""
+from milepost.envs.chat_template import CALL_ID, PLACEHOLDER, ChatTemplate, Part, TemplateError, Tokenizer
+from milepost.envs.messages import (
+    AssistantMessage,
+    Exchange,
+    Message,
+    Said,
+    ToolCall,
+    ToolSchema,
+    messages_of,
+    text_of,
+    tool_names,
+)
+
 _PROBES = (
     ("State {}", "Move {}"),
     ("  State {}\n\n", " Move {}\n"),
@@ -24,71 +39,54 @@ _PROBES = (
 )
 """Observations and responses that templates are known to rewrite: letters, white space around them, thoughts."""
 _PROBED_TURNS = 3
-
-
-class TemplateError(ValueError):
-    """The tokenizer's chat template cannot lay out a conversation by appending."""
+_MOST_TOOL_SETS = 32
+_MOST_ROLES = 256
 
 
 class ObservationError(ValueError):
     """An observation holds the text of a control token and would forge a turn, or the tokenizer cannot take it."""
 
 
-class Tokenizer(Protocol):
-    """What a dialogue needs of a tokenizer; every `transformers` tokenizer has it."""
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """The end-of-sequence token."""
-
-    @property
-    def unk_token_id(self) -> int | None:
-        """The unknown-text token."""
-
-    @property
-    def all_special_ids(self) -> Sequence[int]:
-        """The tokens that have a name: end of sequence, padding and so on."""
-
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]:
-        """The tokens beside the vocabulary of ordinary text; `special` tells those that are no text."""
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool, **variables: Any
-    ) -> Any:
-        """The conversation as one string, where `tokenize` is False."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`."""
-
-
 class Dialogue:
-    """The token layout of conversations between an environment (user) and a policy (assistant).
+    """The token layout of conversations between an environment and a policy (assistant).
 
-    Raises `TemplateError` where the chat template rewrites or drops what it rendered before, lays out a later turn
-    otherwise than the first, hides what is said, or does not close an assistant message with a special token.
+    Raises `TemplateError` where the chat template hides what is said, drops answers, does not show the tools, or does
+    not close an assistant message with a special token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, system_prompt: str = "") -> None:
+    def __init__(self, tokenizer: Tokenizer, system_prompt: str = "", tools: Sequence[ToolSchema] = ()) -> None:
         self._tokenizer = tokenizer
-        self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-        self._history = [{"role": "user", "content": _PLACEHOLDER}]
-        self._history_text = self._render(self._system + self._history)
-        self._require_shown(system_prompt, self._history_text)
-        for observation, response in _PROBES:
-            self._require_own_layout(observation, response)
+        self._system_prompt = system_prompt
+        self._template = ChatTemplate(tokenizer, tools)
+        self._with_tools: dict[str, Dialogue] = {}
+        first = self._messages("")
+        self._require_shown([system_prompt, *tool_names(tools)], self._template.render(first))
+        roles = ("user", "tool") if tools else ("user",)
+        self.appends = all([self._probe(*probe, role) for probe in _PROBES for role in roles])
+        """Whether the template leaves what it rendered before as it was, so that conversations grow by appending."""
         special = self._special_ids()
-        first = self._encode(self._following_text(_PLACEHOLDER))[:1]
-        if not first or first[0] not in special:
+        following = self._encode(self._following(PLACEHOLDER))[:1]
+        if not following or following[0] not in special:
             raise TemplateError(
-                "the chat template closes an assistant message with "
-                f"{self._following_text(_PLACEHOLDER)[:20]!r}, which does not start with a special token: the engine "
-                "cannot tell the end of a turn; use a template with an end-of-turn token"
+                f"the chat template closes an assistant message with {self._following(PLACEHOLDER)[:20]!r}, which does "
+                "not start with a special token: the engine cannot tell the end of a turn; use a template with an "
+                "end-of-turn token"
             )
-        self._end_of_turn_id = first[0]
+        self._end_of_turn_id = following[0]
         self._control_ids = special | self._markers()
-        self._opening_control = self._count_control(self._encode(self._history_text))
-        self._following_control = self._count_control(self._encode(self._following_text(_PLACEHOLDER)))
+        self._expected: dict[tuple[bool, tuple[str, ...]], Counter[int]] = {}
+        for tool in tools:
+            self._refuse_forgery(self._encode(json.dumps(tool, ensure_ascii=False)), Counter(), str(tool))
+
+    def with_tools(self, tools: Sequence[ToolSchema]) -> Dialogue:
+        """The layout for an environment that declares `tools`; raises as the constructor does."""
+        key = json.dumps(tools, sort_keys=True)
+        found = self._with_tools.get(key)
+        if found is None:
+            if len(self._with_tools) >= _MOST_TOOL_SETS:
+                self._with_tools.clear()
+            found = self._with_tools[key] = Dialogue(self._tokenizer, self._system_prompt, tools)
+        return found
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -96,59 +94,138 @@ class Dialogue:
         eos = self._tokenizer.eos_token_id
         return [self._end_of_turn_id] if eos in (None, self._end_of_turn_id) else [self._end_of_turn_id, eos]
 
-    def opening(self, observation: str) -> list[int]:
-        """Ids of the first prompt: system prompt, first observation, generation prompt.
+    @property
+    def control_tokens(self) -> list[str]:
+        """The texts of the tokens that no message may hold."""
+        return [self._tokenizer.decode([i], skip_special_tokens=False) for i in sorted(self._control_ids)]
 
-        Raises `ObservationError` if the observation holds a control token.
+    def opening(self, said: Said) -> list[int]:
+        """Ids of the first prompt: system prompt, what the environment said first, generation prompt.
+
+        Raises `ObservationError` if that holds a control token.
         """
-        ids = self._encode(self._render([*self._system, {"role": "user", "content": observation}]))
-        self._refuse_forgery(ids, self._opening_control, observation)
+        ids = self._encode(self._template.render(self._messages(said)))
+        self._refuse_forgery(ids, self._expected_control(said, first=True), text_of(said))
         return ids
 
-    def response(self, text: str) -> list[int]:
+    def response(self, said: str | AssistantMessage) -> list[int]:
         """Ids of a response as a demonstrator would write it, closed by the end-of-turn token.
 
-        Raises `ObservationError` if the text holds a control token.
+        Raises `ObservationError` if a text holds a control token; calls are written as the template writes them.
         """
-        ids = self._encode(text)
-        self._refuse_forgery(ids, Counter(), text)
+        if isinstance(said, AssistantMessage):
+            return [*self._encode(self.spoken(said)), self._end_of_turn_id]
+        ids = self._encode(said)
+        self._refuse_forgery(ids, Counter(), said)
         return [*ids, self._end_of_turn_id]
 
-    def continuation(self, observation: str, closed: bool) -> list[int]:
-        """Ids between a sampled response and the next one: end of turn, observation, generation prompt.
+    def spoken(self, message: AssistantMessage) -> str:
+        """The response that the template renders as `message`. Raises `TemplateError`."""
+        return self._template.spoken(self._messages(PLACEHOLDER), message)
+
+    def continuation(self, said: Said, closed: bool) -> list[int]:
+        """Ids between a sampled response and the next one: end of turn, what the environment said, generation prompt.
 
         `closed`: the response already ends with one of `stop_token_ids`; else (it ran into its length limit) the
-        continuation starts with the end-of-turn token. Raises `ObservationError` if the observation holds a control
+        continuation starts with the end-of-turn token. Raises `ObservationError` if what was said holds a control
         token.
         """
-        ids = self._encode(self._following_text(observation))
-        self._refuse_forgery(ids, self._following_control, observation)
+        ids = self._encode(self._following(said))
+        self._refuse_forgery(ids, self._expected_control(said, first=False), text_of(said))
         return ids[1:] if closed else ids
 
-    def _require_own_layout(self, observation: str, response: str) -> None:
-        """Lay out a conversation by appending, and raise `TemplateError` where the template's own layout differs."""
-        messages = [*self._system, {"role": "user", "content": observation.format(0)}]
-        text = self._render(messages)
-        self._require_shown(observation.format(0), text)
+    def whole(self, first: Said, exchanges: Sequence[Exchange]) -> list[int]:
+        """Ids of the prompt after `exchanges`, laid out from the beginning.
+
+        Where the template leaves a response as it was said, its sampled ids stay. Raises `ObservationError` if the last
+        thing said holds a control token, and `TemplateError` where the template drops an answer.
+        """
+        return self._then(self.opening(first), self._messages(first), exchanges)
+
+    def conversation(self, messages: Sequence[dict[str, Any]], exchanges: Sequence[Exchange] = ()) -> list[int]:
+        """Ids of the prompt that shows `messages` of any role, answers included, and then `exchanges`, as `whole` does.
+
+        Messages are as chat templates take them. Raises `ObservationError` if one holds a control token.
+        """
+        for message in messages:
+            for text in (
+                message["content"],
+                *(json.dumps(c["function"], ensure_ascii=False) for c in message.get("tool_calls", ())),
+            ):
+                self._refuse_forgery(self._encode(text), Counter(), text)
+        opening = self._with_system_prompt(list(messages))
+        return self._then(self._encode(self._template.render(opening)), opening, exchanges)
+
+    def _then(self, prompt: list[int], opening: list[dict[str, Any]], exchanges: Sequence[Exchange]) -> list[int]:
+        """`exchanges` behind the `prompt` that shows `opening`."""
+        if self.appends or not exchanges:
+            for exchange in exchanges:
+                prompt = prompt + exchange.response_ids + self.continuation(exchange.said, exchange.closed)
+            return prompt
+        for message in messages_of(exchanges[-1].said):
+            self._refuse_forgery(self._encode(message.content), Counter(), message.content)
+        conversation = opening
+        for exchange in exchanges:
+            conversation = [*conversation, {"role": "assistant", "content": self._text(exchange)}]
+            conversation += _dicts(exchange.said)
+        given = [message["content"] for message in opening if message["role"] == "assistant"]
+        before, parts = "", self._template.parts(conversation)
+        for part, answer in zip(parts, given, strict=False):
+            before += part.text + (answer if part.kept else "")
+        first, *later = parts[len(given) :]
+        prompt, closed = [], False
+        for part, exchange in zip([Part(before + first.text, first.kept), *later], exchanges, strict=False):
+            prompt = prompt + self._encode(part.text)[closed:] + (exchange.response_ids if part.kept else [])
+            closed = part.kept and exchange.closed
+        return prompt + self._encode(parts[-1].text)[closed:]
+
+    def _messages(self, said: Said) -> list[dict[str, Any]]:
+        """What opens a conversation; the system prompt stands before the environment's own."""
+        return self._with_system_prompt(_dicts(said))
+
+    def _with_system_prompt(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not self._system_prompt:
+            return messages
+        if messages[0]["role"] == "system":
+            merged = f"{self._system_prompt}\n\n{messages[0]['content']}"
+            return [messages[0] | {"content": merged}, *messages[1:]]
+        return [{"role": "system", "content": self._system_prompt}, *messages]
+
+    def _text(self, exchange: Exchange) -> str:
+        """What was sampled, as text, without the token that ended it."""
+        ids = exchange.response_ids[:-1] if exchange.closed else exchange.response_ids
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _following(self, said: Said) -> str:
+        """What the template renders between the end of an assistant message and the next generation prompt."""
+        before = [*self._messages(PLACEHOLDER), {"role": "assistant", "content": PLACEHOLDER}]
+        return self._template.parts([*before, *_dicts(said)])[-1].text
+
+    def _probe(self, observation: str, response: str, role: str) -> bool:
+        """Whether appending gives the template's own layout; raises `TemplateError` where it hides what is said."""
+        messages = self._messages(observation.format(0))
+        text = self._template.render(messages)
+        self._require_shown([observation.format(0)], text)
+        appends = True
         for turn in range(1, _PROBED_TURNS + 1):
             said, seen = response.format(*[turn - 1] * response.count("{}")), observation.format(turn)
-            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": seen}]
-            following, rendered = self._following_text(seen), self._render(messages)
-            self._require_shown(seen, following)
-            text = _with_response(text, said, rendered)
-            if rendered != text + following:
-                raise TemplateError(
-                    f"the chat template lays out a later turn as {rendered[len(text) :]!r}, the first one as "
-                    f"{following!r}; use a template in which every turn looks alike"
-                )
+            later: Said = [_result(seen)] if role == "tool" else seen
+            messages += [{"role": "assistant", "content": said}, *_dicts(later)]
+            rendered, following = self._template.render(messages), self._following(later)
+            self._require_shown([seen], following)
+            self._require_shown([message["content"].split("\n")[-1] for message in messages[:-1]], rendered)
+            self._template.parts(messages)
+            appends = appends and any(rendered == text + shown + following for shown in _trimmed(said))
             text = rendered
+        return appends
 
-    def _require_shown(self, content: str, text: str) -> None:
-        if content.strip() not in text:
-            raise TemplateError(
-                f"the chat template does not show {content.strip()[:60]!r} as it is, but renders {text[:200]!r}; use a "
-                "template that shows every message, the system prompt included"
-            )
+    def _require_shown(self, contents: Sequence[str], text: str) -> None:
+        for content in contents:
+            if content.strip() not in text:
+                raise TemplateError(
+                    f"the chat template does not show {content.strip()[:60]!r} as it is, but renders {text[:200]!r}; "
+                    "use a template that shows every message, the system prompt and the tools included"
+                )
 
     def _special_ids(self) -> set[int]:
         """Tokens that are no text: flagged so, or named. The one for unknown text is none, unless it ends sequences."""
@@ -161,30 +238,30 @@ class Dialogue:
 
     def _markers(self) -> set[int]:
         """Added tokens that the template writes around messages, flagged special or not: text must not write them."""
-        turn = [{"role": "assistant", "content": _PLACEHOLDER}, *self._history]
-        ids = self._encode(self._render(self._system + self._history + turn, add_generation_prompt=False))
-        return self._tokenizer.added_tokens_decoder.keys() & set(ids)
+        opening, answer = self._messages(PLACEHOLDER), {"role": "assistant", "content": PLACEHOLDER}
+        texts = [self._template.render([*opening, answer, *_dicts(PLACEHOLDER)], generation=False)]
+        if self._template.tools:
+            call = ToolCall(id=CALL_ID, name=tool_names(self._template.tools)[0], arguments={})
+            texts.append(self.spoken(AssistantMessage(tool_calls=(call,))))
+            texts.append(self._template.render([*opening, answer, *_dicts([_result(PLACEHOLDER)])], generation=False))
+        written = {i for text in texts for i in self._encode(text)}
+        return self._tokenizer.added_tokens_decoder.keys() & written
 
-    def _following_text(self, observation: str) -> str:
-        """What the template renders between the end of an assistant message and the next generation prompt."""
-        turn = [{"role": "assistant", "content": _PLACEHOLDER}, {"role": "user", "content": observation}]
-        text = self._render(self._system + self._history + turn)
-        return text[len(_with_response(self._history_text, _PLACEHOLDER, text)) :]
-
-    def _render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                strftime_now=_TODAY.strftime,  # in place of the clock that transformers gives to templates
-            )
-        except Exception as error:  # the template is a program of the model's author: it may raise anything
-            roles = ", ".join(message["role"] for message in messages)
-            raise TemplateError(f"the chat template cannot render the roles {roles}: {error}") from error
-        if not isinstance(text, str):
-            raise TemplateError(f"the chat template gave {type(text).__name__}, not text")
-        return text
+    def _expected_control(self, said: Said, *, first: bool) -> Counter[int]:
+        """The control tokens that the template itself writes around messages of these roles."""
+        messages = messages_of(said)
+        key = (first, tuple(message.role for message in messages))
+        found = self._expected.get(key)
+        if found is None:
+            like = [
+                _result(PLACEHOLDER) if m.role == "tool" else Message(role=m.role, content=PLACEHOLDER)
+                for m in messages
+            ]
+            text = self._template.render(self._messages(like)) if first else self._following(like)
+            if len(self._expected) >= _MOST_ROLES:
+                self._expected.clear()
+            found = self._expected[key] = self._count_control(self._encode(text))
+        return found
 
     def _encode(self, text: str) -> list[int]:
         try:
@@ -202,20 +279,14 @@ class Dialogue:
             )
 
 
-def _with_response(before: str, response: str, rendered: str) -> str:
-    """`before` and then `response`, as `rendered` begins: whole, or without the white space around it.
+def _dicts(said: Said) -> list[dict[str, Any]]:
+    told = [(m.role, m.content, {"name": m.name, "tool_call_id": m.tool_call_id}) for m in messages_of(said)]
+    return [{"role": role, "content": text} | {k: v for k, v in more.items() if v} for role, text, more in told]
 
-    Raises `TemplateError` where it begins otherwise.
-    """
-    shown = (response, response.strip(), response.lstrip(), response.rstrip())
-    for prefix in (before + text for text in shown):
-        if rendered.startswith(prefix):
-            return prefix
-    prefix = before + response
-    at = next((i for i, (a, b) in enumerate(zip(rendered, prefix, strict=False)) if a != b), len(rendered))
-    raise TemplateError(
-        "the chat template is not append-only: after one more turn it renders the history as "
-        f"...{rendered[max(0, at - 20) : at + 20]!r}, before as ...{prefix[max(0, at - 20) : at + 20]!r}; use a "
-        "template that never rewrites earlier turns, nor drops their thoughts: edit chat_template.jinja in the model's "
-        "folder"
-    )
+
+def _result(content: str) -> Message:
+    return Message(role="tool", content=content, name=PLACEHOLDER, tool_call_id=CALL_ID)
+
+
+def _trimmed(response: str) -> tuple[str, ...]:
+    return (response, response.strip(), response.lstrip(), response.rstrip())

@@ -8,7 +8,7 @@ once. This file loads nothing heavy and does not know how trajectories are made,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -16,7 +16,8 @@ import msgspec
 Split = Literal["train", "heldout", "ood"]
 Outcome = Literal["success", "failure", "truncated"]
 Boundary = Literal["env", "engine", "reward", "infra"]
-OptionValue = bool | int | float | str
+OptionValue = bool | int | float | str | list[Any] | dict[str, Any]
+"""A value of an environment's constructor: what TOML and the wire know, lists and tables of such values included."""
 MAX_COHORT: Final = 64
 """Characters of a cohort's name."""
 COHORT_RULE: Final = f"a cohort is text of at most {MAX_COHORT} printable characters"
@@ -42,6 +43,36 @@ def check_rewards(rewards: Iterable[float]) -> None:
         )
 
 
+def check_options(options: Mapping[str, object]) -> None:
+    """Raises ValueError, naming the option, unless all values are flags, finite numbers, text, or lists and tables of
+    such.
+    """
+    for name, value in options.items():
+        _check_option(name, value)
+    if not is_cohort(options.get("cohort", "")):
+        raise ValueError(f"option cohort is {options['cohort']!r}; {COHORT_RULE}")
+
+
+def _check_option(name: str, value: object) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"option {name} has the key {key!r}, which is not text")
+            _check_option(f"{name}.{key}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_option(f"{name}[{index}]", inner)
+    elif not isinstance(value, bool | int | float | str):
+        raise ValueError(
+            f"option {name} is {type(value).__name__} {value}; an option is true or false, a number, text, or a list "
+            "or table of such"
+        )
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ValueError(f"option {name} has more than 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"option {name} is {value}, not a finite number")
+
+
 def is_cohort(value: object) -> bool:
     """Whether `value` can name a cohort: text of at most `MAX_COHORT` printable characters."""
     return isinstance(value, str) and len(value) <= MAX_COHORT and value.isprintable()
@@ -50,7 +81,7 @@ def is_cohort(value: object) -> bool:
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One problem to play: which environment, from which seed. Equal tasks start in the same state.
 
-    Raises ValueError where the option `cohort` names none.
+    Raises ValueError for an option that no wire takes, and where the option `cohort` names none.
     """
 
     env: str
@@ -59,10 +90,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     split: Split
     options: dict[str, OptionValue] = {}
     """Keyword arguments of the environment's constructor, and `cohort`, which it need not know."""
+    env_name: str = ""
+    """What the run calls the environment; "" where it plays one only and has no name for it."""
 
     def __post_init__(self) -> None:
-        if not is_cohort(self.options.get("cohort", "")):
-            raise ValueError(f"option cohort is {self.options['cohort']!r}; {COHORT_RULE}")
+        check_options(self.options)
 
     @property
     def cohort(self) -> str:
@@ -101,6 +133,12 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Seconds that the engine took."""
     env_s: float = 0.0
     """Seconds that the environment took."""
+    stopped: bool = True
+    """Whether the response ended by itself; False where it was cut at its length limit."""
+    lineage: int = 0
+    """Which conversation of its episode it belongs to, counted from 0 in the order in which they began."""
+    parent_lineage: int | None = None
+    """Where it begins a lineage: the one it turned away from, or that was under way; None for the first."""
 
     def __post_init__(self) -> None:
         n = len(self.response_ids)
@@ -132,11 +170,18 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     success_reported: bool = True
     """Whether the environment said at any turn if the task is solved, and meant it to be learnt from. Where it did not,
     the outcome is for people: what the environment says to them, else the sign of the sum of the rewards."""
+    context_full: bool = False
+    """Whether it ended because the engine's context had no room for its next prompt and a response."""
 
     def __post_init__(self) -> None:
         if not self.turns:
             raise ValueError("a trajectory needs at least one turn")
         check_rewards(turn.reward for turn in self.turns)
+
+    @property
+    def cohort_name(self) -> str:
+        """Its cohort under the name of its environment; "" if it has neither."""
+        return _cohort_name(self.task, self.cohort)
 
     @property
     def reward(self) -> float:
@@ -174,6 +219,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cohort: Cohort = ""
     """As in `Trajectory`; by the options alone where the environment did not get as far as its reset."""
 
+    @property
+    def cohort_name(self) -> str:
+        """As in `Trajectory`."""
+        return _cohort_name(self.task, self.cohort)
+
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All surviving trajectories of one task from one start: the unit of replay and of comparison."""
@@ -189,3 +239,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         indices = [t.index for t in self.trajectories]
         if len(set(indices)) != len(indices):
             raise ValueError(f"group {self.group_id} holds an index twice: {sorted(indices)}")
+
+
+def _cohort_name(task: Task, cohort: str) -> str:
+    return "/".join(filter(None, (task.env_name, cohort)))

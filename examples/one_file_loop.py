@@ -34,7 +34,7 @@ from milepost.learner.credit.assignment import Credit, from_group
 from milepost.learner.credit.filter import FilterConfig, Verdict, keep_groups, weighted
 from milepost.learner.credit.scaling import scaled
 from milepost.learner.credit.strategies.registry import build, settings
-from milepost.learner.first_policy.config import ModelConfig, WarmupConfig
+from milepost.learner.first_policy.config import ModelConfig, ResponseLimits, WarmupConfig
 from milepost.learner.first_policy.model import resolve
 from milepost.learner.loss.loss import Policies, denominator, token_logprobs, turn_weights
 from milepost.learner.loss.objective import Entropies, Objective, objective_terms
@@ -59,7 +59,8 @@ class Policy:
     """A language model with its token layout; `version` counts the updates that made its weights."""
 
     def __init__(self) -> None:
-        folder = resolve(MODEL, SCENARIOS, Path("runs/models"), print)  # kept there for the next time
+        limits = ResponseLimits(max_tokens=SAMPLING.max_tokens, max_turns=3, temperature=SAMPLING.temperature)
+        folder = resolve(MODEL, SCENARIOS, Path("runs/models"), limits, print)  # kept there for the next time
         self.model: Any = load_policy(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.dialogue = Dialogue(self.tokenizer)
@@ -123,6 +124,7 @@ class Episode:
                 next_anchor=step.anchor,
                 action=step.action,
                 reward=step.reward,
+                stopped=completion.stopped,
             )
         )
         if step.terminated:

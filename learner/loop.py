@@ -18,10 +18,11 @@ from milepost.envs.types import Group, Turn
 from milepost.learner.batch import pack
 from milepost.learner.batch.sample import Sample, lone_samples, samples
 from milepost.learner.credit.assignment import Credit, CreditGroup, from_group
-from milepost.learner.credit.filter import FilterConfig, Verdict, keep_groups, weighted
+from milepost.learner.credit.filter import FilterConfig, Verdict, weighted
 from milepost.learner.credit.modulators import modulate
-from milepost.learner.credit.scaling import scaled
 from milepost.learner.credit.strategies.registry import build
+from milepost.learner.environments import keep_groups_of_each, scaled_of_each
+from milepost.learner.episode_credit import EpisodeCredit, credits_of_groups
 from milepost.learner.health.mutual_information import cross_samples, estimate, first_turns, score_matrix
 from milepost.learner.loss.critic import critic_metrics
 from milepost.learner.loss.loss import turn_weights
@@ -47,6 +48,8 @@ class UpdateReport:
     losses: tuple[float, ...]
     verdicts: tuple[Verdict, ...]
     """One per group, in the order given."""
+    credits: tuple[tuple[EpisodeCredit, ...], ...]
+    """Of each group's trajectories, in the order given."""
     tokens: int
     """Number of trained tokens."""
     num_samples: int
@@ -85,17 +88,19 @@ class LearnerRank:
             credit_groups = _with_histories([from_group(group) for group in groups], options)
         statistics = self._statistics(groups, seconds)
         with timed(seconds, "credit"):
-            judged_by = options.filter or self._recipe.filter
-            verdicts, credits = self._credited(
-                credit_groups if statistics is None else statistics.filled(credit_groups), judged_by
+            verdicts, assigned, credits = self._credited(
+                credit_groups if statistics is None else statistics.filled(credit_groups),
+                [group.task.env_name for group in groups],
+                options.filter or self._recipe.filter,
             )
         with timed(seconds, "pack"):
             kept = [group for group, verdict in zip(groups, verdicts, strict=True) if verdict.keep]
             pool = _samples(kept, credits)
             minibatches = self._stepper.minibatches(pool, steps=self._recipe.learner.minibatches, statistics=statistics)
         critic_steps = self._stepper.critic_steps(pool, statistics, seconds)
+        learns = self._policy_learns(version)
         steps, parity = self._stepper.policy_steps(
-            minibatches if self._policy_learns(version) else [], version, seconds, lr_factor=options.lr_factor
+            minibatches if learns else [], version, seconds, lr_factor=options.lr_factor
         )
         sums = applied_sums([*critic_steps, *steps])
         return UpdateReport(
@@ -103,6 +108,9 @@ class LearnerRank:
             skipped_steps=sum(not step.applied for step in steps),
             losses=tuple(step.loss for step in steps),
             verdicts=tuple(verdicts),
+            credits=credits_of_groups(
+                assigned, credits if learns else [], [learns and verdict.keep for verdict in verdicts]
+            ),
             tokens=sum(sample.num_trained for sample in pool),
             num_samples=len(pool),
             prefix_breaks=len(pool) - sum(len(group.trajectories) for group in kept),
@@ -151,18 +159,24 @@ class LearnerRank:
             )
 
     def _credited(
-        self, credit_groups: Sequence[CreditGroup], judged_by: FilterConfig
-    ) -> tuple[list[Verdict], list[Credit]]:
-        """A verdict for every group, and for those that are kept what the loss uses."""
+        self, credit_groups: Sequence[CreditGroup], envs: Sequence[str], judged_by: FilterConfig
+    ) -> tuple[list[Verdict], list[Credit], list[Credit]]:
+        """A verdict and the strategy's credit for every group, and for those that are kept what the loss uses.
+
+        `envs` are their environments.
+        """
         credits = [self._strategy.assign(credit_group) for credit_group in credit_groups]
-        verdicts = keep_groups(credit_groups, credits, judged_by)
+        verdicts = keep_groups_of_each(envs, credit_groups, credits, judged_by)
         kept = [k for k, verdict in enumerate(verdicts) if verdict.keep]
         chosen = [credit_groups[k] for k in kept]
         modulated = modulate(chosen, [credits[k] for k in kept], self._recipe.credit.modulators)
-        return verdicts, weighted(self._scaled(chosen, modulated), [verdicts[k] for k in kept])
+        brought = self._scaled(chosen, [envs[k] for k in kept], modulated)
+        return verdicts, credits, weighted(brought, [verdicts[k] for k in kept])
 
-    def _scaled(self, credit_groups: Sequence[CreditGroup], credits: Sequence[Credit]) -> list[Credit]:
-        """On one scale over the batch, each turn counted as often as the loss counts it."""
+    def _scaled(
+        self, credit_groups: Sequence[CreditGroup], envs: Sequence[str], credits: Sequence[Credit]
+    ) -> list[Credit]:
+        """On one scale over the batch's groups of an environment, each turn counted as often as the loss counts it."""
         weights = [
             [
                 turn_weights([turn.num_tokens for turn in t.turns], self._recipe.objective.loss.aggregation)
@@ -170,7 +184,7 @@ class LearnerRank:
             ]
             for credit_group in credit_groups
         ]
-        return scaled(credits, weights, self._strategy.scaling)
+        return scaled_of_each(envs, credits, weights, self._strategy.scaling)
 
     def _statistics(self, groups: Sequence[Group], seconds: dict[str, float]) -> TokenStatistics | None:
         """What strategy and modulators read of the current weights, in all groups: they judge before the filter."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Final
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from milepost.envs.types import Group
@@ -43,11 +45,11 @@ class TokenIndex:
                     self._starts[group.group_id, trajectory.index, number] = self.num_tokens
                     self.num_tokens += len(turn.response_ids)
 
-    def span(self, sample: Sample) -> slice:
-        """Where the sampled tokens of `sample` stand; they are tokens of consecutive turns. Raises KeyError."""
-        first = int(sample.turn_index[sample.loss_mask][0])
-        start = self._starts[sample.group_id, sample.index, first]
-        return slice(start, start + sample.num_trained)
+    def places(self, sample: Sample) -> NDArray[np.int64]:
+        """Where the sampled tokens of `sample` stand, whose turns need not follow on each other. Raises KeyError."""
+        turns, lengths = np.unique(sample.turn_index[sample.loss_mask], return_counts=True)
+        starts = [self._starts[sample.group_id, sample.index, int(turn)] for turn in turns]
+        return np.concatenate([np.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)])
 
     def flat(self, rows: Rows, found: Sequence[Tensor]) -> Floats:
         """`[N]`: the numbers `[B, L]` of each micro-batch at the sampled tokens of its rows; 0 for all other tokens."""
@@ -55,7 +57,7 @@ class TokenIndex:
         for members, values in zip(rows, found, strict=True):
             for row, sample in enumerate(members):
                 numbers = values[row, : len(sample)].double().cpu().numpy()
-                result[self.span(sample)] = numbers[sample.loss_mask]
+                result[self.places(sample)] = numbers[sample.loss_mask]
         return result
 
     def spread(self, rows: Rows, batches: Sequence[MicroBatch], values: Floats) -> list[Tensor]:
@@ -64,7 +66,7 @@ class TokenIndex:
         for members, batch in zip(rows, batches, strict=True):
             along = torch.zeros(batch.loss_mask.shape)
             for row, sample in enumerate(members):
-                along[row, batch.loss_mask[row]] = torch.from_numpy(values[self.span(sample)]).float()
+                along[row, batch.loss_mask[row]] = torch.from_numpy(values[self.places(sample)]).float()
             found.append(along)
         return found
 
@@ -144,7 +146,8 @@ def compute_token_statistics(
         gains = np.zeros(index.num_tokens)
         bare = backend.all_sum_array(index.flat(rows, without))
         for sample in alone:
-            gains[index.span(sample)] = (logprobs - bare)[index.span(sample)]
+            places = index.places(sample)
+            gains[places] = (logprobs - bare)[places]
     return TokenStatistics(index, logprobs, entropies, values, gains)
 
 
@@ -159,8 +162,8 @@ def stripped(sample: Sample) -> list[Sample]:
     """
     found = []
     turns = np.unique(sample.turn_index[sample.loss_mask])
-    for number in turns[1:]:
-        before = np.flatnonzero(sample.turn_index == number - 1)[-1]
+    for previous, number in pairwise(turns):
+        before = np.flatnonzero(sample.turn_index == previous)[-1]
         end = np.flatnonzero(sample.turn_index == number)[-1]
         kept = np.concatenate([[0], np.arange(before + 1, end + 1)])
         arrays = {f.name: getattr(sample, f.name)[kept] for f in fields(sample) if f.name not in ("group_id", "index")}

@@ -29,7 +29,7 @@ class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CohortSuccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a policy did on the episodes of one cohort."""
+    """How a policy did on the episodes of one cohort, or of one environment."""
 
     episodes: int
     success: float
@@ -50,10 +50,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     mean_turns: float
     invalid_share: float
     """Share of the turns without a valid action."""
+    cut_share: float
+    """Share of the responses that were cut at their length limit."""
+    context_full_share: float
+    """Share of the episodes that ended because their next prompt had no room in the engine's context."""
     mean_reward: float
     """Mean undiscounted return."""
     cohorts: dict[str, CohortSuccess] = {}
     """By name; episodes without a cohort are in none."""
+    envs: dict[str, CohortSuccess] = {}
+    """By name of the environment; without a name it is in none."""
+    failed: dict[str, str] = {}
+    """Environments that were to be judged and could not be, with the reason."""
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -95,34 +103,44 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
     if not trajectories:
         raise ValueError("there are no trajectories to summarize")
     n = len(trajectories)
-    lengths = [len(trajectory.turns) for trajectory in trajectories]
     successes = sum(trajectory.outcome == "success" for trajectory in trajectories)
     low, high = wilson_interval(successes, n)
-    invalid = sum(turn.action is None for trajectory in trajectories for turn in trajectory.turns)
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     return Summary(
         episodes=n,
         success_rate=successes / n,
         success_low=low,
         success_high=high,
-        mean_turns=sum(lengths) / n,
-        invalid_share=invalid / sum(lengths),
+        mean_turns=len(turns) / n,
+        invalid_share=sum(turn.action is None for turn in turns) / len(turns),
+        cut_share=sum(not turn.stopped for turn in turns) / len(turns),
+        context_full_share=sum(trajectory.context_full for trajectory in trajectories) / n,
         mean_reward=math.fsum(trajectory.reward for trajectory in trajectories) / n,
         cohorts=by_cohort(trajectories),
+        envs=by_env(trajectories),
     )
+
+
+def by_env(trajectories: Sequence[Trajectory]) -> dict[str, CohortSuccess]:
+    """Success by environment, in the order in which they appear; those without a name are left out."""
+    outcomes: dict[str, list[bool]] = {}
+    for trajectory in trajectories:
+        outcomes.setdefault(trajectory.task.env_name, []).append(trajectory.outcome == "success")
+    return {name: _cohort_success(sum(found), len(found)) for name, found in outcomes.items() if name}
 
 
 def by_cohort(trajectories: Sequence[Trajectory]) -> dict[str, CohortSuccess]:
     """Success by cohort, in the order of their names: of at most `MAX_COHORTS`, and of all the others as `OTHER`.
 
-    Episodes without a cohort are left out.
+    Episodes without a cohort are left out. In a run of named environments a cohort is called `environment/cohort`.
     """
-    names = sorted({trajectory.cohort for trajectory in trajectories} - {"", OTHER})
+    trajectories = [trajectory for trajectory in trajectories if trajectory.cohort]
+    names = sorted({trajectory.cohort_name for trajectory in trajectories} - {OTHER})
     told = set(names[:MAX_COHORTS])
     outcomes: dict[str, list[bool]] = {name: [] for name in names[:MAX_COHORTS]}
     for trajectory in trajectories:
-        if trajectory.cohort:
-            name = trajectory.cohort if trajectory.cohort in told else OTHER
-            outcomes.setdefault(name, []).append(trajectory.outcome == "success")
+        name = trajectory.cohort_name if trajectory.cohort_name in told else OTHER
+        outcomes.setdefault(name, []).append(trajectory.outcome == "success")
     return {name: _cohort_success(sum(found), len(found)) for name, found in outcomes.items()}
 
 

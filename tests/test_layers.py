@@ -23,6 +23,8 @@ DOORS = {
     "envs": set(),
     "reward": {"envs"},
     "actors": {"envs", "reward"},
+    "actors/agents": {"envs", "reward", "actors"},
+    "actors/checks": {"envs", "reward", "actors"},
     "learner/batch": {"envs"},
     "learner/credit": {"envs"},
     "learner/credit/strategies": {"envs", "learner/credit"},
@@ -38,27 +40,32 @@ DOORS = {
     "cluster/runlog": {
         "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
+    "cluster/trajectories": {
+        "envs", "actors", "learner", "cluster/base", "cluster/replay", "cluster/runlog",
+    },
     "cluster/pools": {
-        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/zero", "cluster/base",
-        "cluster/replay",
+        "envs", "reward", "actors", "actors/agents", "learner", "learner/batch", "learner/credit", "learner/zero",
+        "cluster/base", "cluster/replay", "cluster/trajectories",
     },
     "cluster/settings": {
-        "envs", "actors", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
-        "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
+        "envs", "actors", "actors/agents", "learner", "learner/credit", "learner/credit/strategies",
+        "learner/first_policy", "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
+        "cluster/trajectories",
     },
     "cluster/workbench": {
         "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/settings",
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {
-        "envs", "reward", "actors", "learner", "learner/batch", "learner/credit", "learner/credit/strategies",
-        "learner/first_policy", "learner/health", "learner/loss", "learner/zero", "cluster/base", "cluster/replay",
-        "cluster/runlog", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
+        "envs", "reward", "actors", "actors/agents", "actors/checks", "learner", "learner/batch", "learner/credit",
+        "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
+        "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
+        "cluster/settings", "cluster/workbench", "cluster/experiment",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
 FRONT_DOORS = {
-    "vllm": {"actors/vllm.py", "actors/transfer.py"},
+    "vllm": {"actors/vllm.py", "actors/transfer.py", "actors/tool_parsing.py"},
     "deepspeed": {"learner/zero/zero_model.py"},
     "redis": {
         "cluster/replay/client.py",
@@ -71,13 +78,19 @@ FRONT_DOORS = {
         "cluster/pools/workers.py",
         "cluster/pools/learners.py",
         "cluster/pools/trial.py",
-        "cluster/system.py",
+        "cluster/pools/ray_start.py",
     },
     "prometheus_client": {"cluster/runlog/metrics.py"},
+    "pyarrow": {
+        "cluster/trajectories/table.py",
+        "cluster/trajectories/parts.py",
+        "cluster/trajectories/reader.py",
+    },
+    "mcp": {"envs/mcp_tool_env.py"},
 }
 MOST_LINES = 300
 MOST_FILES = 16
-HEAVY = ("torch", "ray", "vllm", "redis", "deepspeed", "transformers", "gymnasium", "prometheus_client")
+HEAVY = ("torch", "ray", "vllm", "redis", "deepspeed", "transformers", "gymnasium", "prometheus_client", "pyarrow")
 
 
 def files(root: Path = ROOT) -> Iterator[tuple[str, Path]]:
@@ -170,7 +183,7 @@ def test_every_heavy_dependency_has_one_front_door() -> None:
     ("module", "unwanted"),
     [
         ("milepost.envs.types", HEAVY),
-        ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed")),
+        ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed", "pyarrow")),
         ("milepost.cluster.train", ("vllm", "deepspeed")),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from milepost.actors.check import check_env
+from milepost.actors.checks.check import check_env
 from milepost.cluster.base.exits import Exit
 from milepost.cluster.cli import app
 from milepost.cluster.preflight import check_world
@@ -16,7 +16,7 @@ from milepost.cluster.settings import config as configs
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
 from milepost.learner.first_policy.demonstrations import demonstrate
-from milepost.reward.reward import apply, load_reward
+from milepost.reward.reward import TurnText, apply, load_reward
 from tests.actors.episode_rig import ScriptedEngine, play, resources, task
 
 ROOT = Path(__file__).parent.parent
@@ -31,9 +31,11 @@ REWARD = "my_reward:fewer_turns"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a reader has after following the README: environment, reward and config in the folder they start from."""
     env, reward = PYTHON
-    (config,) = TOML
-    for name, text in (("higher_lower.py", env), ("my_reward.py", reward), ("config.toml", config)):
-        assert name == "config.toml" or f"`{name}`" in README
+    config, several = TOML
+    for name, text in (("config.toml", config), ("several.toml", several)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for name, text in (("higher_lower.py", env), ("my_reward.py", reward)):
+        assert f"`{name}`" in README
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -59,7 +61,7 @@ def played(dialogue: Dialogue, *, seeds: int) -> list[Trajectory | Failure]:
 @pytest.mark.usefixtures("folder")
 def test_the_environment_of_the_readme_has_under_40_lines_and_keeps_the_contract() -> None:
     assert len(PYTHON[0].splitlines()) < 40
-    assert {finding.level for finding in check_env(ENV, {"top": 15, "max_steps": 4})} == {"ok"}
+    assert {finding.level for finding in check_env(ENV, {"top": 15, "max_steps": 4}).findings} == {"ok"}
 
 
 @pytest.mark.usefixtures("folder")
@@ -83,12 +85,22 @@ def test_the_config_of_the_readme_passes_what_is_checked_before_a_run(folder: Pa
         check_world(configs.load(folder / "config.toml", overrides))
 
 
+def test_the_environments_of_the_readme_play_in_one_run_by_their_shares(folder: Path) -> None:
+    scenarios = check_world(configs.load(folder / "several.toml"))
+    assert [scenarios.schedule(place).env_name for place in range(8)].count("lake") == 6
+
+
 @pytest.mark.usefixtures("folder")
 def test_the_reward_of_the_readme_charges_for_turns(dialogue: Dialogue) -> None:
     (episode,) = played(dialogue, seeds=1)
     assert isinstance(episode, Trajectory)
     assert f'path = "{REWARD}"' in README
-    assert apply(load_reward(REWARD), episode).reward == pytest.approx(1 - 0.05 * len(episode.turns))
+    silent, *others = [
+        TurnText(observation="", response="" if t == 0 else "7", next_observation="") for t in range(len(episode.turns))
+    ]
+    scored = apply(load_reward(REWARD), episode, [silent, *others])
+    assert isinstance(scored, Trajectory)
+    assert scored.reward == pytest.approx(1 - 0.05 * len(episode.turns) - 0.1)
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_program() -> None:
@@ -114,6 +126,8 @@ def test_the_metrics_of_the_readme_are_served(tmp_path: Path) -> None:
         served = {gauge._name for gauge in metrics._gauges.values()}
         served |= {f"{c._name}_total" for c in (metrics._restarts, metrics._nonfinite, metrics._verdicts)}
         served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._cohorts)}
+        served |= {gauge._name for gauge in (metrics._env_success, *metrics._envs.values())}
+        served.add(f"{metrics._env_episodes._name}_total")
         served |= {gauge._name for gauge in (metrics._selection_bias, metrics._update, metrics._update_s)}
     assert told
     assert {f"milepost_{name}" for name in told} <= served

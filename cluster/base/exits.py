@@ -45,6 +45,12 @@ class Diverged(Exit):
     code = 6
 
 
+class NothingLearnt(Exit):
+    """All iterations are done and saved, and none of them made an update of the policy."""
+
+    code = 7
+
+
 def exit_of(error: BaseException, *, folder: object) -> Exit | None:
     """What an error of the file system means for the program, in one line; None for every other error.
 

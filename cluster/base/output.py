@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import IO, BinaryIO, TextIO, cast
 
 from milepost.cluster.base.exits import Exit, exit_of
 
@@ -121,3 +121,23 @@ def own_stdout() -> Iterator[io.TextIOBase]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def others_to(log: Path) -> Iterator[IO[str]]:
+    """Yield a stream to the real stdout; all else that is written there or to stderr goes to the end of the file `log`.
+
+    That holds for libraries in C and for child processes too.
+    """
+    with log.open("ab") as file, own_stdout() as stdout:
+        kept = os.dup(2)
+        sys.stderr.flush()
+        try:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+            yield cast(IO[str], stdout)  # it has all that printing needs
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)

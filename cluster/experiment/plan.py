@@ -174,8 +174,12 @@ def _refuse_owned(cell: str, overrides: Sequence[str]) -> None:
 def _refuse_unmeasurable(cell: Cell, measures: Measures) -> None:
     if cell.run.run.eval_episodes == 0:
         raise ConfigError(f"cell {cell.name}: run.eval_episodes = 0 leaves no final success to compare; set it")
-    env = cell.run.env
-    sizes: dict[Split, int] = {"train": env.train_size, "heldout": env.heldout_size, "ood": env.ood_size}
+    envs = cell.run.envs
+    sizes: dict[Split, int] = {
+        "train": max(env.train_size for env in envs),
+        "heldout": max(env.heldout_size for env in envs),
+        "ood": max(env.ood_size for env in envs),
+    }
     for split in measures.splits:
         if sizes[split] == 0:
             raise ConfigError(f"cell {cell.name}: measures.splits names {split}, but env.{split}_size = 0; set it")

@@ -11,22 +11,41 @@ from milepost.actors.worker import Ticket
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferUnavailable
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.task_success import TaskSuccess
 from milepost.cluster.replay.wire import WireError
+from milepost.cluster.trajectories.recording import RecordingQueue
 from milepost.envs.scenarios import ScenarioSet
-from milepost.envs.types import Failure, Trajectory
+from milepost.envs.types import Failure, Task, Trajectory
 
 logger = logging.getLogger(__name__)
+_REFUSED = {
+    "duplicate": "another worker had played it before",
+    "late": "its group was over, or weights of an undone history sampled it",
+}
 
 
 class LedgerSource:
     """Groups as the ledger gives them out: first those that a lost worker left behind, then new ones."""
 
-    def __init__(self, ledger: Ledger, owner: str, *, scenarios: ScenarioSet, group_size: int, lease_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        success: TaskSuccess,
+        scenarios: ScenarioSet,
+        *,
+        owner: str,
+        group_size: int,
+        lease_s: float,
+    ) -> None:
+        """`success` knows which tasks a curriculum leaves out."""
         self._ledger = ledger
-        self._owner = owner
+        self._success = success
         self._scenarios = scenarios
+        self._owner = owner
         self._group_size = group_size
         self._lease_s = lease_s
+        self._chosen: tuple[int, Task] | None = None
+        """Number and task of the group that it tries to issue: the same task at every try."""
 
     async def next_group(self) -> Ticket | None:
         """A group to play, or None while admission is closed or Redis away."""
@@ -42,7 +61,9 @@ class LedgerSource:
         if left is not None:
             return Ticket(group_id=left.group_id, task=left.task, indices=tuple(left.missing))
         sequence = await self._ledger.next_sequence(self._owner)
-        task = self._scenarios.schedule(sequence)
+        if self._chosen is None or self._chosen[0] != sequence:
+            self._chosen = sequence, await self._success.choose(self._scenarios.candidates(sequence))
+        task = self._chosen[1]
         group_id = f"g{sequence:08d}"
         size = self._group_size
         if not await self._ledger.issue(task=task, group_id=group_id, size=size, owner=self._owner, lease_s=lease_s):
@@ -58,10 +79,11 @@ class LedgerSource:
 
 
 class BufferSink:
-    """Finished episodes into the buffer, waiting while it is full."""
+    """Finished episodes into the buffer, waiting while it is full; what it does not take is told to `recordings`."""
 
-    def __init__(self, buffer: TrajectoryBuffer) -> None:
+    def __init__(self, buffer: TrajectoryBuffer, recordings: RecordingQueue) -> None:
         self._buffer = buffer
+        self._recordings = recordings
 
     async def put(self, result: Trajectory | Failure) -> None:
         """Store one result; a trajectory that is too large becomes a failure of its environment.
@@ -69,8 +91,11 @@ class BufferSink:
         Raises BufferUnavailable at the deadline, naming what it waited for.
         """
         try:
-            await self._buffer.put_with_backpressure(result)
+            answer = await self._buffer.put_with_backpressure(result)
+            if answer != "ok" and isinstance(result, Trajectory):
+                self._recordings.refused(result.group_id, result.index, "late", _REFUSED[answer])
         except WireError as error:
+            self._recordings.refused(result.group_id, result.index, "failed", f"env: {type(error).__name__}: {error}")
             failure = Failure(
                 task=result.task,
                 group_id=result.group_id,

@@ -9,15 +9,24 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from milepost.actors.agents.agent_episode import AgentHost, run_agent_episode
+from milepost.actors.agents.config import AgentConfig
+from milepost.actors.agents.endpoint import Endpoint
+from milepost.actors.agents.program import load_program
+from milepost.actors.agents.replies import Replies
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.episode import run_episode
 from milepost.actors.resources import Limits, RolloutResources
-from milepost.actors.worker import ActorConfig, Worker
+from milepost.actors.tool_reading import ToolReaders
+from milepost.actors.user_code import count_if_hung
+from milepost.actors.worker import ActorConfig, Play, Worker
 from milepost.cluster.base.remains import end_with_this_process
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import Rotation, RoutedEngine
@@ -25,6 +34,8 @@ from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import connect
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.task_success import TaskSuccess
+from milepost.cluster.trajectories.recording import EVALUATION, Batch, RecordingQueue
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Failure, Task, Trajectory
@@ -38,7 +49,8 @@ class WorkerSpec:
     run_id: str
     redis_url: str
     model: Path
-    env: ScenarioConfig
+    env: Sequence[ScenarioConfig]
+    agent: AgentConfig
     actors: ActorConfig
     engine: EngineConfig
     sampling: SamplingConfig
@@ -51,9 +63,12 @@ class WorkerSpec:
 def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
     """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
     tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
+    dialogue = Dialogue(tokenizer, spec.actors.system_prompt)
+    names = {"tool_parser": spec.actors.tool_parser, "reasoning_parser": spec.actors.reasoning_parser}
     return RolloutResources(
         engine=engine,
-        dialogue=Dialogue(tokenizer, spec.actors.system_prompt),
+        dialogue=dialogue,
+        readers=ToolReaders(tokenizer, dialogue, **names),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         places=threading.Semaphore(spec.actors.env_threads),
         limits=Limits(
@@ -68,10 +83,23 @@ def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
     )
 
 
+def agent_host(spec: WorkerSpec, resources: RolloutResources, endpoint: Endpoint) -> AgentHost:
+    """What the episodes of the run's agent program share. Raises what a bad path raises."""
+    assert isinstance(resources.dialogue, Dialogue)
+    return AgentHost(
+        program=load_program(spec.agent, partial(count_if_hung, resources)),
+        endpoint=endpoint,
+        layout=resources.dialogue,
+        read=Replies(resources.readers, resources.decode, resources.dialogue.control_tokens).read,
+        max_tokens=spec.agent.max_tokens,
+        places=asyncio.Semaphore(spec.agent.concurrent_episodes),
+    )
+
+
 class WorkerActor:
     """One worker process."""
 
-    def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation) -> None:
+    def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation, *, records: bool) -> None:
         end_with_this_process()
         self._spec = spec
         self._engine = RoutedEngine(
@@ -80,40 +108,62 @@ class WorkerActor:
             start_timeout_s=spec.engine.start_timeout_s,
         )
         self._resources = resources_for(spec, self._engine)
+        self._recordings = RecordingQueue()
+        self._resources.recorder = self._recordings if records else None
+        self._play_one: Play = partial(run_episode, self._resources)
+        self._endpoint: Endpoint | None = None
+        if spec.agent.name:
+            self._endpoint = Endpoint()
+            self._play_one = partial(
+                run_agent_episode, agent_host(spec, self._resources, self._endpoint), self._resources
+            )
         client = connect(spec.redis_url)
         self._worker = Worker(
             self._resources,
             LedgerSource(
                 Ledger(client, spec.run_id),
-                name,
-                scenarios=ScenarioSet(spec.env),
+                TaskSuccess(client, spec.run_id),
+                ScenarioSet(spec.env),
+                owner=name,
                 group_size=spec.group_size,
                 lease_s=spec.buffer.lease_s,
             ),
-            BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer)),
+            BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer), self._recordings),
             concurrent_groups=spec.actors.concurrent_groups,
+            play=self._play_one,
         )
         self._played = 0
 
     async def run(self) -> int:
         """Play groups until stopped; returns the number of environment calls that hung."""
+        await self._open()
         return await self._worker.run(renew_every_s=self._spec.buffer.lease_s / 3)
 
     async def play(self, tasks: list[tuple[int, Task]], concurrency: int) -> list[Trajectory | Failure]:
         """Play each task once under its number, outside the ledger: evaluation."""
+        await self._open()
         gate = asyncio.Semaphore(concurrency)
 
         async def one(index: int, task: Task) -> Trajectory | Failure:
             async with gate:
-                result = await run_episode(self._resources, task=task, group_id="eval", index=index)
+                result = await self._play_one(task=task, group_id=EVALUATION, index=index)
             self._played += 1
             return result
 
         return list(await asyncio.gather(*(one(index, task) for index, task in tasks)))
 
+    async def _open(self) -> None:
+        """Have the endpoint listen, where agents need one."""
+        if self._endpoint is not None:
+            await self._endpoint.start()
+
     async def played(self) -> int:
         """Episodes that `play` has ended so far."""
         return self._played
+
+    async def take_recordings(self) -> Batch:
+        """The episodes that ended since it was last asked."""
+        return self._recordings.take()
 
     async def set_rotation(self, rotation: Rotation) -> None:
         """The engines now in rotation."""

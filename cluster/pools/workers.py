@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,11 +27,13 @@ from milepost.cluster.pools.engines import Rotation, last_line
 from milepost.cluster.pools.pulse import Pulse
 from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.trajectories.recording import Batch
 from milepost.envs.types import Failure, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 _LOOK_AGAIN_S = 0.5
 _ANSWER_S = 5.0
+_LAST_WORDS_S = 2.0
 
 
 @dataclass(slots=True)
@@ -44,13 +46,19 @@ class _Slot:
     running: asyncio.Future[int] | None = None
     playing: asyncio.Future[list[Trajectory | Failure]] | None = None
     """Episodes outside the ledger; it is not retired before they have ended."""
+    telling: asyncio.Future[Batch] | None = None
+    """The recordings that it was asked for."""
 
 
 class WorkerPool:
     """All workers of a run."""
 
-    def __init__(self, spec: WorkerSpec, ledger: Ledger, rotation: Rotation) -> None:
+    def __init__(
+        self, spec: WorkerSpec, ledger: Ledger, rotation: Rotation, record: Callable[[Batch], None] | None
+    ) -> None:
+        """`record` is given what workers tell of their episodes; None: they tell nothing."""
         self._spec = spec
+        self._record = record
         self._ledger = ledger
         self._rotation = rotation
         self._spawned = 0
@@ -71,7 +79,7 @@ class WorkerPool:
             max_concurrency=1000,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", MARK: name}},
         )
-        return actor.remote(self._spec, name, self._rotation)
+        return actor.remote(self._spec, name, self._rotation, records=self._record is not None)
 
     def _spawn(self) -> _Slot:
         self._spawned += 1
@@ -154,6 +162,25 @@ class WorkerPool:
             elif slot.rotation != rotation:
                 slot.handle.set_rotation.remote(rotation)
                 slot.rotation = rotation
+            self._hear(slot)
+
+    def _hear(self, slot: _Slot) -> None:
+        """Pass on what a worker has told, and ask it again."""
+        if self._record is None or (slot.telling is not None and not slot.telling.done()):
+            return
+        if slot.telling is not None and not slot.telling.cancelled() and slot.telling.exception() is None:
+            self._record(slot.telling.result())
+        slot.telling = asyncio.ensure_future(slot.handle.take_recordings.remote())
+        slot.telling.add_done_callback(_seen)
+
+    async def _hear_the_last(self) -> None:
+        """What ended since the workers were asked."""
+        for _ in range(2):  # the answer that is under way, then what came after it
+            asked = [slot.telling for slot in self._slots.values() if slot.telling is not None]
+            if asked:
+                await asyncio.wait(asked, timeout=_LAST_WORDS_S)
+            for slot in self._slots.values():
+                self._hear(slot)
 
     async def _lose(self, index: int, slot: _Slot, error: BaseException | None) -> None:
         """Give its groups back and replace it. Raises DependencyLost where that leaves too few workers."""
@@ -189,9 +216,16 @@ class WorkerPool:
 
     async def stop(self) -> None:
         """End the workers at once; the groups they leave are given out again when the run goes on."""
+        await self._hear_the_last()
         for slot in self._slots.values():
             slot.pulse.stop()
             ray.kill(slot.handle)
             if slot.running is not None and not slot.running.cancel() and not slot.running.cancelled():
                 slot.running.exception()  # seen: asyncio would print what it died of, after the program's last line
         self._slots, self._due = {}, {}
+
+
+def _seen(call: asyncio.Future[Batch]) -> None:
+    """A worker that ended cannot tell, and asyncio would print that nobody asked why."""
+    if not call.cancelled():
+        call.exception()

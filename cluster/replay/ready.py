@@ -58,6 +58,8 @@ class Taken:
     groups: list[LeasedGroup]
     stale: list[Group]
     """Groups that were too old, or sampled by weights that were undone."""
+    undecodable: list[tuple[str, str]]
+    """Groups that became dead letters, and why."""
 
 
 class ReadyGroups:
@@ -69,6 +71,7 @@ class ReadyGroups:
         self._held: dict[str, LeasedGroup] = {}  # by entry id: read, not handed out yet
         self._handled: set[str] = set()  # entries still pending that this process has handed out
         self._stale: list[Group] = []
+        self._undecodable: list[tuple[str, str]] = []
 
     async def take(self, count: int, *, version: int, max_staleness: int, timeout_s: float) -> Taken:
         """Wait until `count` groups are ready and lease them, in the order in which they became ready.
@@ -165,7 +168,8 @@ class ReadyGroups:
     def _hand_out(self, count: int) -> Taken:
         groups = [self._held.pop(entry_id) for entry_id in list(self._held)[:count]]
         self._handled.update(group.entry_id for group in groups)
-        taken, self._stale = Taken(groups, self._stale), []
+        taken = Taken(groups, self._stale, self._undecodable)
+        self._stale, self._undecodable = [], []
         return taken
 
     async def _read(self, count: int, block_s: float) -> None:
@@ -204,6 +208,7 @@ class ReadyGroups:
             group = Group(group_id=group_id, task=decode_task(task), trajectories=trajectories)
         except (WireError, ValueError) as error:
             await self._store.move("discard", [group_id], "dead_letter", str(error)[:500])
+            self._undecodable.append((group_id, str(error)))
             return 0
         self._held[entry_id] = LeasedGroup(entry_id, group, sum(map(len, payloads)), int(oldest), int(newest))
         return 1

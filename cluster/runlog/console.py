@@ -7,9 +7,9 @@ nothing and keeps no more than the short history its sparklines need.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,9 +18,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Number, Record, evals, iterations, read_records
+from milepost.cluster.runlog.records import (
+    EnvRecord,
+    EvalRecord,
+    IterationRecord,
+    Record,
+    evals,
+    iterations,
+)
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.envs.types import Split
+from milepost.reward.evaluators import CohortSuccess
 
 SPLITS: tuple[Split, ...] = ("train", "heldout", "ood")
 _BARS = "▁▂▃▄▅▆▇█"
@@ -31,8 +39,9 @@ _REFRESH_PER_S = 4
 class LiveView:
     """Shows a run as it goes. Use as a context manager; every method is cheap."""
 
-    def __init__(self, *, run_id: str, iterations: int) -> None:
-        self._console = Console()
+    def __init__(self, *, run_id: str, iterations: int, out: IO[str] | None = None) -> None:
+        """Shown on `out`, else on stdout."""
+        self._console = Console(file=out)
         self._run_id = run_id
         self._iterations = iterations
         # The refresh thread reads these: they are replaced as a whole, never changed in place.
@@ -45,7 +54,14 @@ class LiveView:
         self._phase_began = self._activity_began = self._record_came = time.monotonic()
         is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = (
-            Live(get_renderable=self._render, console=self._console, refresh_per_second=_REFRESH_PER_S, transient=True)
+            Live(
+                get_renderable=self._render,
+                console=self._console,
+                refresh_per_second=_REFRESH_PER_S,
+                transient=True,
+                redirect_stdout=False,  # what others write has a place of its own
+                redirect_stderr=False,
+            )
             if is_live
             else None
         )
@@ -90,14 +106,14 @@ class LiveView:
         if record.success is not None:
             self._success = (*self._success, record.success)[-_HISTORY:]
         if not self._live:
-            self._print(_plain_line(record, iterations=self._iterations))
+            self._print(plain_line(record, iterations=self._iterations))
 
     def update_eval(self, record: EvalRecord) -> None:
         """One split was evaluated."""
         self._evals = self._evals | {record.split: record}
         self._print(
-            f"eval {record.split:<8} iteration {record.iteration:<5} success {_success(record)}  "
-            f"({record.episodes} episodes){_cohorts(record)}"
+            f"eval {record.split:<8} iteration {record.iteration:<5} success {success_in_words(record)}  "
+            f"({record.episodes} episodes){parts_in_words(record.envs)}{parts_in_words(record.cohorts)}"
         )
 
     def finish(self, records: list[Record], folder: RunFolder) -> None:
@@ -142,15 +158,16 @@ class LiveView:
         table = Table.grid(padding=(0, 3))
         table.add_column(style="dim")
         table.add_column()
-        table.add_row("success", f"{_percent(record.success)}  {sparkline(self._success)}")
-        table.add_row("within-group variance", _variance(record))
-        table.add_row("staleness", f"{_number(record.staleness_mean)} versions, at most {record.staleness_max}")
+        table.add_row("success", f"{_percent(record.success)}  {sparkline(self._success)}{parts_in_words(record.envs)}")
+        table.add_row("invalid", _invalid(record))
+        table.add_row("groups", _variance(record))
+        table.add_row("staleness", f"{_staleness(record)} versions")
         table.add_row("tokens/s", _number(record.tokens_per_s, digits=0))
         table.add_row("waiting", who_waits(record))
-        table.add_row("buffer", f"{record.buffer_groups} groups, {record.buffer_bytes / 2**20:.1f} MiB")
+        table.add_row("buffer", f"{record.buffer_groups} groups ready, {record.buffer_bytes / 2**20:.1f} MiB in all")
         table.add_row("restarts", _restarts(record))
         for split, last in self._evals.items():
-            table.add_row(f"eval {split}", f"{_success(last)} at iteration {last.iteration}")
+            table.add_row(f"eval {split}", f"{success_in_words(last)} at iteration {last.iteration}")
         return table
 
 
@@ -162,8 +179,16 @@ def summary(records: list[Record], folder: RunFolder) -> RenderableType:
     for split in SPLITS:
         found = evals(records, split)
         if found:
-            after = _success(found[-1]) if found[-1].iteration > found[0].iteration else "not evaluated"
-            table.add_row(split, _success(found[0]), after, str(found[-1].episodes))
+            after = success_in_words(found[-1]) if found[-1].iteration > found[0].iteration else "not evaluated"
+            table.add_row(split, success_in_words(found[0]), after, str(found[-1].episodes))
+            for name in found[-1].envs if len(found[-1].envs) > 1 else ():
+                first, last = found[0].envs.get(name), found[-1].envs[name]
+                has_trained = found[-1].iteration > found[0].iteration
+                row = (
+                    success_in_words(first) if first else "n/a",
+                    success_in_words(last) if has_trained else "not evaluated",
+                )
+                table.add_row(f"  {name}", *row, str(last.episodes))
     done = iterations(records)
     facts = Table.grid(padding=(0, 2))
     facts.add_row("iterations", str(done[-1].iteration if done else 0))
@@ -195,17 +220,29 @@ def who_waits(record: IterationRecord) -> str:
     return f"{learner}, workers for learner {_duration(idle)}"
 
 
-def _plain_line(record: IterationRecord, *, iterations: int) -> str:
+def plain_line(record: IterationRecord, *, iterations: int) -> str:
+    """An iteration in one line, for people."""
     return (
-        f"iteration {record.iteration}/{iterations}  success {_percent(record.success)}  "
-        f"within-group {_variance(record)}  staleness {_number(record.staleness_mean)}/{record.staleness_max}  "
+        f"iteration {record.iteration}/{iterations}  success {_percent(record.success)}{parts_in_words(record.envs)}  "
+        f"invalid {_invalid(record)}  groups: {_variance(record)}  staleness {_staleness(record)}  "
         f"tokens/s {_number(record.tokens_per_s, digits=0)}  waiting: {who_waits(record)}  "
-        f"buffer {record.buffer_groups}  restarts {_restarts(record)}"
+        f"buffer: {record.buffer_groups} groups ready  restarts {_restarts(record)}"
     )
 
 
+def _invalid(record: IterationRecord) -> str:
+    """Of the turns; and of the responses those that were cut, where there are any."""
+    cut = f", {_percent(record.cut_share)} cut" if record.cut_share else ""
+    return f"{_percent(record.invalid_share)} of turns{cut}"
+
+
 def _variance(record: IterationRecord) -> str:
-    return f"std {_number(record.reward_std_within)}, {_percent(record.zero_variance_share)} of groups without any"
+    equal = _percent(record.zero_variance_share)
+    return f"return std {_number(record.reward_std_within)}, all returns equal in {equal}"
+
+
+def _staleness(record: IterationRecord) -> str:
+    return f"{_number(record.staleness_mean)}, at most {record.staleness_max}"
 
 
 def _restarts(record: IterationRecord) -> str:
@@ -217,22 +254,23 @@ def _restarts(record: IterationRecord) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts if count) or "none"
 
 
-def _success(record: EvalRecord) -> str:
+def success_in_words(record: EvalRecord | CohortSuccess) -> str:
+    """Success with its interval."""
     return f"{record.success:.1%} [{record.success_low:.1%}, {record.success_high:.1%}]"
 
 
-def _cohorts(record: EvalRecord) -> str:
-    """Success by cohort where there are several."""
-    if len(record.cohorts) < 2:
+def parts_in_words(found: Mapping[str, CohortSuccess] | Mapping[str, EnvRecord]) -> str:
+    """Success by environment or cohort where there are several."""
+    if len(found) < 2:
         return ""
-    return "  " + ", ".join(f"{name} {_percent(found.success)}" for name, found in record.cohorts.items())
+    return "  " + ", ".join(f"{name} {_percent(part.success)}" for name, part in found.items())
 
 
-def _percent(value: Number) -> str:
+def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}"
 
 
-def _number(value: Number, *, digits: int = 2) -> str:
+def _number(value: float | None, *, digits: int = 2) -> str:
     return "n/a" if value is None else f"{value:,.{digits}f}"
 
 
@@ -243,32 +281,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def status_lines(folder: RunFolder) -> list[str]:
-    """What `milepost status` prints: what the run does or how it ended, and its last numbers.
-
-    Raises ConfigError if a file of the run is damaged.
-    """
-    status, records = folder.read_status(), read_records(folder.metrics)
-    lines = [f"run        {folder.path}"]
-    if status is None:
-        lines.append("phase      its driver has not reported yet")
-    else:
-        alive = f"driver pid {status.pid}" if folder.is_driven() else "no driver is running"
-        lines.append(f"phase      {status.phase} ({alive}, last report {status.updated_at})")
-        lines.append(f"iteration  {status.iteration} of {status.iterations}")
-        lines += [f"port       {service} 127.0.0.1:{port}" for service, port in status.ports.items()]
-    done = iterations(records)
-    if done:
-        lines.append(
-            f"last       {_plain_line(done[-1], iterations=status.iterations if status else done[-1].iteration)}"
-        )
-        counts = ", ".join(f"{count} {state}" for state, count in done[-1].ledger.items() if count)
-        lines += [f"ledger     {counts} (episodes)"] if counts else []
-    for split in SPLITS:
-        lines += [
-            f"eval       {split}: {_success(found)} at iteration {found.iteration}"
-            for found in evals(records, split)[-1:]
-        ]
-    return lines

@@ -45,7 +45,10 @@ _SMOOTHING_WINDOW = 5
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One field of the iteration records, or `field.key` of one that holds a table, and its name in the legend."""
+    """One field of the iteration records, or `field.key` of one that holds a table, and its name in the legend.
+
+    `envs.NAME.field` is a field of what one environment did.
+    """
 
     field: str
     label: str
@@ -85,7 +88,7 @@ def curves(records: Sequence[IterationRecord], lines: Sequence[Line], *, is_shar
     """One curve per line over the iterations; a value that was not finite is a gap."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
-        for line, colour in zip(lines, _COLOURS, strict=False):
+        for line, colour in zip(lines, _STACK_COLOURS, strict=False):
             x, y = _points(records, line.field)
             axes.plot(x, y, color=colour, label=line.label, marker=_marker(x), markersize=3)
         if is_share:
@@ -137,6 +140,10 @@ def _points(records: Sequence[IterationRecord], field: str) -> tuple[list[int], 
 
 def _value(record: IterationRecord, field: str) -> Number:
     name, _, key = field.partition(".")
+    if name == "envs":
+        env, _, key = key.partition(".")
+        part: Number = getattr(record.envs.get(env), key, None)
+        return part
     value: Number = getattr(record, name).get(key) if key else getattr(record, name)
     return value
 

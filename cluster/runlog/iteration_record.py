@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from milepost.cluster.replay.buffer import Depth
+from milepost.cluster.runlog.environments import env_records
 from milepost.cluster.runlog.records import IterationRecord
-from milepost.envs.types import Group, Trajectory
+from milepost.envs.types import Failure, Group, Trajectory
 from milepost.learner.credit.filter import reason_counts
 from milepost.learner.health.repetition import repetition
 from milepost.learner.loop import UpdateReport
@@ -41,6 +42,8 @@ class SystemState:
     learner_restarts: int
     ledger: dict[str, int]
     selection_bias: dict[str, float]
+    failures: Sequence[Failure] = ()
+    """Episodes that failed since the last iteration, as far as they were kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,8 @@ def iteration_record(
         env_s=fmean(turn.env_s for turn in turns),
         tool_calls=sum(turn.tool is not None for turn in turns),
         invalid_share=summary.invalid_share,
+        cut_share=summary.cut_share,
+        context_full_share=summary.context_full_share,
         tokens=tokens,
         tokens_per_s=tokens / wall_s,
         groups_trained=kept,
@@ -144,6 +149,7 @@ def iteration_record(
         update={**m},
         selection_bias={**state.selection_bias},
         cohorts=summary.cohorts,
+        envs=env_records(groups, report.verdicts, state.failures),
     )
 
 

@@ -73,6 +73,8 @@ _GAUGES = tuple(
         ("zero_variance_share", "zero_variance_groups_ratio", "Share of groups whose returns are all equal"),
         ("turns_mean", "episode_turns_mean", "Mean number of turns of an episode"),
         ("invalid_share", "invalid_actions_ratio", "Share of turns without a valid action"),
+        ("cut_share", "cut_responses_ratio", "Share of responses cut at sampling.max_tokens"),
+        ("context_full_share", "context_full_ratio", "Share of episodes whose next prompt had no room in the context"),
         ("tokens_per_s", "tokens_per_second", "Tokens sampled per second"),
         ("staleness_mean", "staleness_mean_versions", "Mean policy versions between sampling and training"),
         ("staleness_max", "staleness_max_versions", "Largest number of versions between sampling and training"),
@@ -109,6 +111,11 @@ _GAUGES = tuple(
         ("padding_share", "padding_ratio", "Share of padding in the token positions of the last update"),
     )
 )
+_ENV_GAUGES = (
+    ("reward_mean", "reward_mean", "Mean return by environment"),
+    ("reward_std_within", "reward_within_group_std", "Root of the mean variance of the return inside a group"),
+    ("invalid_share", "invalid_actions_ratio", "Share of turns without a valid action"),
+)
 _RESTARTS = {"engine": "engine_restarts", "worker": "worker_restarts", "learner": "learner_restarts"}
 _GROUPS = {"trained": "groups_trained", "filtered": "groups_filtered", "stale": "groups_stale"}
 _EPISODES = {"finished": "episodes", "failed": "episodes_failed"}
@@ -131,6 +138,18 @@ class Metrics:
             registry=registry,
         )
         self._known_cohorts: set[str] = set()
+        self._env_success = Gauge(
+            "milepost_env_success_ratio",
+            "Success by environment, in the last evaluation of a split or the last iteration's rollouts",
+            ["split", "env"],
+            registry=registry,
+        )
+        self._envs = {
+            field: Gauge(f"milepost_env_{name}", text, ["env"], registry=registry) for field, name, text in _ENV_GAUGES
+        }
+        self._env_episodes = Counter(
+            "milepost_env_episodes", "Episodes by environment and end", ["env", "state"], registry=registry
+        )
         self._episodes = Counter("milepost_episodes", "Episodes by end", ["state"], registry=registry)
         self._groups = Counter(
             "milepost_groups", "Groups the learner took, by what became of them", ["state"], registry=registry
@@ -203,6 +222,7 @@ class Metrics:
         _set_labelled(self._update_s, record.update_s)
         _set_labelled(self._selection_bias, record.selection_bias)
         self._set_cohorts("rollouts", record.cohorts)
+        self._set_envs(record)
         for state, count in record.ledger.items():
             self._ledger.labels(state).set(count)
 
@@ -211,6 +231,18 @@ class Metrics:
         self._write(record)
         self._eval.labels(record.split).set(record.success)
         self._set_cohorts(record.split, record.cohorts)
+        for name, found in record.envs.items():
+            self._env_success.labels(record.split, name).set(found.success)
+
+    def _set_envs(self, record: IterationRecord) -> None:
+        """The names are those of the configuration, so they are few."""
+        for name, found in record.envs.items():
+            for label, field in _EPISODES.items():
+                self._env_episodes.labels(name, label).inc(getattr(found, field))
+            if found.success is not None:
+                self._env_success.labels("rollouts", name).set(found.success)
+            for field, gauge in self._envs.items():
+                _set_labelled(gauge, {name: getattr(found, field)})
 
     def _set_cohorts(self, split: str, cohorts: Mapping[str, CohortSuccess]) -> None:
         """Only the first `MAX_COHORTS` names of a run become labels: an environment may make names without end."""

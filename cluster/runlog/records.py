@@ -18,6 +18,32 @@ Number = float | None
 """A measured value; None where it was not finite or not measured."""
 
 
+class EnvRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One environment's part of an iteration; None for what cannot be said of no finished episode."""
+
+    episodes: int
+    """Finished episodes."""
+    success: Number = None
+    """Share of them."""
+    success_low: Number = None
+    success_high: Number = None
+    """Bounds of the 95 % Wilson interval."""
+    reward_mean: Number = None
+    reward_std_within: Number = None
+    """Root of the mean variance of the return inside a group."""
+    zero_variance_share: Number = None
+    turns_mean: Number = None
+    invalid_share: Number = None
+    """Share of turns without a valid action."""
+    groups_trained: int
+    groups_filtered: int
+    verdicts: dict[str, int] = {}
+    """Groups by the filter's reason to keep or drop them."""
+    episodes_failed: int = 0
+    first_error: str = ""
+    """What the first episode that failed died of: boundary, error, message; empty if none did."""
+
+
 class IterationRecord(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="iteration", tag_field="kind"
 ):
@@ -45,6 +71,10 @@ class IterationRecord(
     """Turns that called a tool, as their environment reports."""
     invalid_share: Number
     """Share of turns without a valid action."""
+    cut_share: Number = None
+    """Share of responses that were cut at `sampling.max_tokens`."""
+    context_full_share: Number = None
+    """Share of finished episodes that ended because their next prompt did not fit into `engine.max_model_len`."""
     tokens: int
     """Sampled tokens."""
     tokens_per_s: Number
@@ -117,6 +147,8 @@ class IterationRecord(
     """How far trained episodes are from all that were played, by field, in standard deviations."""
     cohorts: dict[str, CohortSuccess] = {}
     """Of the finished episodes that have a cohort, by its name."""
+    envs: dict[str, EnvRecord] = {}
+    """By name of the environment, where environments have names; one without an episode is left out."""
 
 
 class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="eval", tag_field="kind"):
@@ -132,8 +164,16 @@ class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     success_high: float
     """Bounds of the 95 % Wilson interval."""
     episodes: int
+    invalid_share: Number = None
+    cut_share: Number = None
+    context_full_share: Number = None
+    """These three as in `IterationRecord`."""
     cohorts: dict[str, CohortSuccess] = {}
     """Of the episodes that have a cohort, by its name."""
+    envs: dict[str, CohortSuccess] = {}
+    """By name of the environment, where environments have names."""
+    failed: dict[str, str] = {}
+    """Environments that were left out because their episodes went on failing, with what the first one died of."""
 
 
 Record = IterationRecord | EvalRecord

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import html
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from milepost.cluster.runlog import figures
 from milepost.cluster.runlog.console import SPLITS
 from milepost.cluster.runlog.figures import Line
-from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record, iterations, read_records
+from milepost.cluster.runlog.records import (
+    EnvRecord,
+    EvalRecord,
+    IterationRecord,
+    Number,
+    Record,
+    iterations,
+    read_records,
+)
 from milepost.cluster.runlog.runs import RunFolder, removed_unless_done
+from milepost.reward.evaluators import CohortSuccess
 
 _CSS = """
 :root{color-scheme:light}
@@ -86,8 +96,8 @@ def _page(records: list[Record], folder: RunFolder) -> str:
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
         f"<title>milepost · {html.escape(folder.run_id)}</title><style>{_CSS}</style></head><body><main>"
         f"<header><h1>{html.escape(folder.run_id)}</h1><p>milepost · {html.escape(state)}</p></header>"
-        f"{_tiles(done, evals)}<div class=cards>{_eval_table(evals)}{_cohort_table(done, evals)}"
-        f"{cards}{_ledger(done)}{_config(folder)}</div>"
+        f"{_tiles(done, evals)}<div class=cards>{_eval_table(evals)}{_part_tables(done, evals)}"
+        f"{cards}{_env_cards(done)}{_ledger(done)}{_config(folder)}</div>"
         "</main></body></html>\n"
     )
 
@@ -96,7 +106,7 @@ def _cards(done: list[IterationRecord], evals: list[EvalRecord]) -> str:
     """The curves; each card says in one line what to look for."""
     spread = (
         Line("reward_std_within", "standard deviation inside a group"),
-        Line("zero_variance_share", "share of groups without any"),
+        Line("zero_variance_share", "share of groups whose returns are all equal"),
     )
     stale = (Line("staleness_mean", "mean"), Line("staleness_max", "largest"))
     rows = (Line("prefix_breaks", "prefix breaks"), Line("samples", "samples"))
@@ -167,24 +177,56 @@ def _eval_table(evals: list[EvalRecord]) -> str:
     return _card("Evaluations", "Played through the inference engine.", f"<table>{head}{rows}</table>", is_wide=True)
 
 
-def _cohort_table(done: list[IterationRecord], evals: list[EvalRecord]) -> str:
-    """Of the last evaluation of each split and of the last iteration; nothing where no episode has a cohort."""
+def _env_cards(done: list[IterationRecord]) -> str:
+    """Curves per environment where there are several."""
+    names = sorted({name for record in done for name in record.envs})
+    kinds = (
+        ("Success by environment", "Episodes of the iteration that reach the goal.", "success", True),
+        ("Reward by environment", "Mean return, each in its own unit.", "reward_mean", False),
+        ("Spread by environment", "Standard deviation of the return inside a group.", "reward_std_within", False),
+        ("Invalid actions by environment", "Should go to zero.", "invalid_share", True),
+        ("Failed episodes by environment", "An iteration's.", "episodes_failed", False),
+    )
+    return "".join(
+        _card(title, note, figures.curves(done, [Line(f"envs.{n}.{field}", n) for n in names], is_share=is_share))
+        for title, note, field, is_share in kinds
+        if len(names) > 1
+    )
+
+
+def _part_tables(done: list[IterationRecord], evals: list[EvalRecord]) -> str:
+    """Success by environment where environments have names, and by cohort where episodes have one."""
     last: dict[str, EvalRecord | IterationRecord] = {record.split: record for record in evals}
     if done:
         last["rollouts"] = done[-1]
-    rows = "".join(
+    envs = "".join(_part_rows(split, record, record.envs) for split, record in last.items())
+    cohorts = "".join(_part_rows(split, record, record.cohorts) for split, record in last.items())
+    return _part_table("environment", envs) + _part_table("cohort", cohorts)
+
+
+def _part_rows(
+    split: str, record: EvalRecord | IterationRecord, parts: Mapping[str, CohortSuccess] | Mapping[str, EnvRecord]
+) -> str:
+    return "".join(
         f"<tr><td>{split}</td><td>{html.escape(name)}</td><td class=n>{record.iteration}</td>"
-        f"<td class=n>{found.success:.1%}</td><td class=n>{found.success_low:.1%} – {found.success_high:.1%}</td>"
+        f"<td class=n>{_percent(found.success)}</td>"
+        f"<td class=n>{_percent(found.success_low)} – {_percent(found.success_high)}</td>"
         f"<td class=n>{found.episodes}</td></tr>"
-        for split, record in last.items()
-        for name, found in record.cohorts.items()
+        for name, found in parts.items()
     )
+
+
+def _part_table(kind: str, rows: str) -> str:
     head = (
-        "<tr><th>split</th><th>cohort</th><th class=n>iteration</th><th class=n>success</th>"
+        f"<tr><th>split</th><th>{kind}</th><th class=n>iteration</th><th class=n>success</th>"
         "<th class=n>95 % interval</th><th class=n>episodes</th></tr>"
     )
     note = "In the last evaluation of a split, and in the last iteration."
-    return _card("Success by cohort", note, f"<table>{head}{rows}</table>", is_wide=True) if rows else ""
+    return _card(f"Success by {kind}", note, f"<table>{head}{rows}</table>", is_wide=True) if rows else ""
+
+
+def _percent(value: Number) -> str:
+    return "n/a" if value is None else f"{value:.1%}"
 
 
 def _ledger(done: list[IterationRecord]) -> str:

@@ -86,6 +86,11 @@ class RunFolder:
         return self.logs / "driver.log"
 
     @property
+    def output_log(self) -> Path:
+        """What libraries and child processes of the driver wrote to stdout and stderr."""
+        return self.logs / "output.log"
+
+    @property
     def redis(self) -> Path:
         """Data of the embedded Redis server."""
         return self.path / "redis"
@@ -94,6 +99,11 @@ class RunFolder:
     def groups(self) -> Path:
         """The groups the run trained on, newest last, one per line of JSON."""
         return self.path / "groups.jsonl"
+
+    @property
+    def trajectories(self) -> Path:
+        """Every episode, as Parquet."""
+        return self.path / "trajectories"
 
     @property
     def report(self) -> Path:
@@ -151,6 +161,13 @@ class RunFolder:
             shutil.copytree(saved, scratch, copy_function=os.link)
             (scratch / "milepost.json").write_text(json.dumps({"policy_version": version, "run": self.run_id}))
             _swap(scratch, target)
+
+    def nothing_left(self, iterations: int) -> str | None:
+        """What to say where the run finished all of its `iterations`; None where something is left to do."""
+        status = self.read_status()
+        if status is None or (status.phase, status.iteration) != ("finished", iterations):
+            return None
+        return f"{self.run_id} has done all of its {iterations} iterations: {_more(iterations)}"
 
     def is_driven(self) -> bool:
         """Whether a living driver holds the folder."""
@@ -212,6 +229,16 @@ def create(runs_dir: Path, name: str) -> RunFolder:
             f"cannot make a run folder in {runs_dir}: {error.strerror}; set run.runs_dir to a folder you can write"
         ) from error
     raise ConfigError(f"99 runs named {name!r} were started in {runs_dir} within this second; wait a second")
+
+
+def refuse_fewer(folder: RunFolder, iterations: int, *, done: int) -> None:
+    """Raises ConfigError where a run with a checkpoint of `done` iterations is to go on to fewer."""
+    if iterations < done:
+        raise ConfigError(f"run.iterations = {iterations}, but {folder.run_id} has done {done}: {_more(done)}")
+
+
+def _more(done: int) -> str:
+    return f"to go on, ask for more, e.g. --set run.iterations={2 * done}"
 
 
 def find(runs_dir: Path, wanted: str) -> RunFolder:

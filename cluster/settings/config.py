@@ -7,34 +7,36 @@ holds no secret: the Redis URL comes from the environment variable that `buffer.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
+from milepost.actors.agents.config import AgentConfig
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
-from milepost.cluster.settings.keys import nearest, unset
+from milepost.cluster.settings.complaints import complaints, source
+from milepost.cluster.settings.environments import Environments
+from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
+from milepost.cluster.trajectories.config import TrajectoriesConfig
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Split
 from milepost.learner.config import LearnerConfig
-from milepost.learner.credit.baseline import Baseline
 from milepost.learner.credit.filter import FilterConfig
 from milepost.learner.credit.strategies.crbc import CRBCConfig
-from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS, CreditConfig
+from milepost.learner.credit.strategies.registry import CreditConfig
 from milepost.learner.first_policy.config import ModelConfig
 from milepost.learner.health.collapse import CollapseConfig
 from milepost.learner.health.selection_bias import SelectionBiasConfig
@@ -69,6 +71,7 @@ _FREE_ON_RESUME = (
     "buffer",
     "metrics",
     "selection_bias",
+    "trajectories",
 )
 """Keys and sections that may change between a run and its resumption: they do not change what is learnt."""
 
@@ -86,7 +89,9 @@ class RunSection(BaseModel):
     max_staleness: int = Field(1, ge=0, description="Staleness bound in policy versions; 0 is on-policy")
     checkpoint_every: int = Field(10, ge=1, description="Checkpoint interval in iterations, at most")
     keep_checkpoints: int = Field(3, ge=1, description="Number of checkpoints kept")
-    eval_episodes: int = Field(100, ge=0, description="Evaluation episodes per split at a time; 0: never")
+    eval_episodes: int = Field(
+        100, ge=0, description="Evaluation episodes per environment and split at a time; 0: never"
+    )
     eval_splits: tuple[Split, ...] = Field(
         ("train", "heldout", "ood"), min_length=1, description="Evaluation splits, of those that hold scenarios"
     )
@@ -129,7 +134,8 @@ class RunConfig(BaseModel):
 
     run: RunSection = RunSection()
     model: ModelConfig = ModelConfig()
-    env: ScenarioConfig = ScenarioConfig()
+    env: Environments = ScenarioConfig()
+    agent: AgentConfig = AgentConfig()
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
     actors: ActorConfig = ActorConfig()
@@ -146,17 +152,25 @@ class RunConfig(BaseModel):
     restarts: RestartConfig = RestartConfig()
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
+
+    @property
+    def envs(self) -> tuple[ScenarioConfig, ...]:
+        """All environments, in the order of their tables; where an agent program plays, it stands in their place."""
+        envs = (self.env,) if isinstance(self.env, ScenarioConfig) else self.env
+        return tuple(env.model_copy(update={"path": self.agent.name}) for env in envs) if self.agent.name else envs
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
-        for is_wrong, complaint in _contradictions(self):
+        for is_wrong, reason in _contradictions(self):
             if is_wrong:
-                raise ValueError(complaint)
+                raise ValueError(reason)
         return self
 
 
 def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
     run = config.run
+    yield from _of_agent(config)
     in_system = run.groups_per_iteration * (run.max_staleness + 1)
     yield (
         config.buffer.max_groups < in_system,
@@ -190,6 +204,27 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
     )
 
 
+def _of_agent(config: RunConfig) -> Iterator[tuple[bool, str]]:
+    envs = (config.env,) if isinstance(config.env, ScenarioConfig) else config.env
+    plays = bool(config.agent.name)
+    own = [env.path for env in envs if env.path != ScenarioConfig().path]
+    yield plays and bool(own), f"agent and env.path = {own[:1]} are both set; an episode is played by one of them"
+    yield (
+        plays and any(env.distinct_starts for env in envs),
+        "env.distinct_starts = true looks at the states that environments start in; an agent shows none: leave it out",
+    )
+    yield (
+        plays and config.model.source == "warmup",
+        'model.source = "warmup" learns from demonstrations of an environment, and an agent gives none: set '
+        'model.source = "folder" and model.path',
+    )
+    yield (
+        plays and config.actors.window_turns > 0,
+        "actors.window_turns drops old turns of an environment's episode; an agent keeps its own history: leave it out",
+    )
+    yield config.agent.max_tokens > 0 and not plays, "agent.max_tokens is set, but no agent.path or agent.command"
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a TOML file, apply overrides of the form `section.key=value`, and check all of it.
 
@@ -200,12 +235,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     overridden = [apply(values, override) for override in overrides]
     for key, value in leaves(values):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{_source(key, overridden, path)}: {key} = {value} is not a finite number")
+            raise ConfigError(f"{source(key, overridden, path)}: {key} = {value} is not a finite number")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(detail, overridden, path) for detail in error.errors(include_url=False)]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(complaints(error, RunConfig, values, overridden=overridden, path=path))) from error
 
 
 def dump(config: RunConfig, path: Path) -> None:
@@ -258,40 +292,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a TOML config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        headers = set(re.findall(rb"^\s*(\[+env\]+)", path.read_bytes(), re.MULTILINE))
+        both = headers >= {b"[env]", b"[[env]]"}
+        reason = "[env] and [[env]] exclude each other: write [[env]] each time, with a name" if both else str(error)
+        raise ConfigError(f"{path}: not valid TOML: {reason}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
-
-
-def _source(key: str, overridden: Sequence[str], path: Path) -> str:
-    return "--set" if any(key == other or key.startswith(f"{other}.") for other in overridden) else str(path)
-
-
-def _complaint(detail: ErrorDetails, overridden: Sequence[str], path: Path) -> str:
-    parts = [str(part) for part in detail["loc"]]
-    if detail["type"] == "union_tag_invalid":
-        return _unknown_strategy(detail, path, overridden)
-    strategy = parts.pop(1) if len(parts) > 1 and parts[0] == "credit" else None  # pydantic names the union's member
-    key = ".".join(parts)
-    source = _source(key, overridden, path)
-    if detail["type"] == "extra_forbidden":
-        of = f" of strategy {strategy}" if strategy else ""
-        return f"{source}: unknown key {key}{of}{nearest(parts, RunConfig, strategy=strategy or DEFAULT)}"
-    reason = detail["msg"].removeprefix("Value error, ")
-    where = (
-        f"{key} = {detail['input']!r}: "
-        if parts and not isinstance(detail["input"], dict)
-        else f"{key}: "
-        if key
-        else ""
-    )
-    return f"{source}: {where}{reason[:1].lower()}{reason[1:]}"
-
-
-def _unknown_strategy(detail: ErrorDetails, path: Path, overridden: Sequence[str]) -> str:
-    named = detail["ctx"]["tag"]
-    close = difflib.get_close_matches(named, SETTINGS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
-    if named in get_args(Baseline):
-        hint = f'of whole trajectories it is strategy = "starpo" with credit.baseline = "{named}"'
-    return f"{_source('credit.strategy', overridden, path)}: credit.strategy = {named!r}: no such strategy; {hint}"

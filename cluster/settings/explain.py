@@ -63,7 +63,14 @@ UNITS: Final = {
 }
 """Units of keys whose last word does not say it. What stands in neither table has none: shares, weights, seeds."""
 
-_TYPES: Final = {bool: "true or false", int: "integer", float: "number", str: "text"}
+_TYPES: Final = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    list[Any]: "list",
+    Any: "any of these",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The names of a configuration: its tables and keys, and which of them a misspelt name most likely means.
 
 It knows types, not values. The table `credit` has the keys of one strategy at a time: every function is told which.
+The table `env` stands for every `[[env]]`, too: `env.NAME.key` has the meaning of `env.key`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel
 
+from milepost.cluster.settings.peers import hint
+from milepost.envs.scenarios import ScenarioConfig
 from milepost.learner.credit.strategies.registry import DEFAULT, SETTINGS
 
 
@@ -18,7 +21,7 @@ def tables(
 ) -> Iterator[tuple[str, type[BaseModel]]]:
     """Dotted name and type of every table below `model`; a nested one comes after the one it lies in."""
     for name, field in model.model_fields.items():
-        kind = SETTINGS[strategy] if name == "credit" else field.annotation
+        kind = {"credit": SETTINGS[strategy], "env": ScenarioConfig}.get(name, field.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield f"{prefix}{name}", kind
             yield from tables(kind, strategy=strategy, prefix=f"{prefix}{name}.")
@@ -31,8 +34,9 @@ def unset(config: BaseModel, *, strategy: str) -> dict[str, list[tuple[str, str]
         values: object = config
         for part in table.split("."):
             values = getattr(values, part)
+        each = values if isinstance(values, tuple) else (values,)
         for name, field in kind.model_fields.items():
-            if getattr(values, name) is None:
+            if any(getattr(one, name) is None for one in each):
                 found.setdefault(table, []).append((name, field.description or ""))
     return found
 
@@ -40,8 +44,11 @@ def unset(config: BaseModel, *, strategy: str) -> dict[str, list[tuple[str, str]
 def nearest(parts: Sequence[str], model: type[BaseModel], *, strategy: str = DEFAULT) -> str:
     """The end of a complaint about the name `parts`: what is most likely meant, or what is known there.
 
-    It looks for a name alike in the name's own section first, then for the same name in any section.
+    It looks for what other programs call so, then for a name alike in the name's own section, then for the same name in
+    any section.
     """
+    if parts[0] != "credit" and (elsewhere := hint(parts)) is not None:
+        return f"; {elsewhere}"
     known = list(model.model_fields)
     for table, kind in tables(model, strategy=strategy):
         known += [f"{table}.{name}" for name in kind.model_fields]

@@ -262,6 +262,6 @@ at("group").addEventListener("change", (event) => {
   show({ refit: true });
 });
 if (DATA.num_groups > DATA.groups.length) {
-  at("source").textContent += ` · ${DATA.groups.length} of ${DATA.num_groups} groups`;
+  at("source").textContent += ` · a sample of ${DATA.groups.length} of ${DATA.num_groups} groups`;
 }
 show({ refit: true });

@@ -18,11 +18,9 @@ from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.runlog import runs
 from milepost.cluster.workbench.credit_page import ScoredGroup, write_page
 from milepost.cluster.workbench.scoring import SHOWN_FAULTS, Source, check, refuse, scored
+from milepost.cluster.workbench.shown import Shown
 from milepost.cluster.workbench.tables import Summary, show
 from milepost.learner.credit.assignment import Credit, CreditGroup, Strategy
-
-_PAGE_GROUPS = 40
-_PAGE_TURNS = 8000
 
 
 def locate(wanted: str, runs_dir: Path) -> Source:
@@ -51,14 +49,14 @@ def run(
     Args:
         as_json: print JSON lines instead of tables; a graph page is then made only where `page` says so.
         page: where the graph page goes; None for its usual place.
-        task: the group whose turns are shown, and at which the page opens; None for the first.
+        task: the group whose turns are shown, and at which the page opens; None for the one that tells most.
 
     Raises:
         ConfigError: nothing was scored, or not all and that was not allowed.
     """
     checked = check(source, chosen, task=task)
     refuse(checked, source, task=task, skip_bad=skip_bad)
-    shown = _Shown(task)
+    shown = Shown(task)
     groups = shown.watching(scored(source, chosen, checked, skip_bad=skip_bad))
     try:
         if as_json:
@@ -80,34 +78,6 @@ def run(
     if checked.faults:
         first = next(iter(checked.faults.values()))
         print(f"milepost: skipped {len(checked.faults)} of {checked.num_lines} lines; first: {first}", file=sys.stderr)
-
-
-class _Shown:
-    """Keeps the few groups that a person looks at, out of all that pass."""
-
-    def __init__(self, task: str | None) -> None:
-        self._task = task
-        self._num_turns = 0
-        self.num_groups = 0
-        self.groups: list[ScoredGroup] = []
-        self.has_task = False
-
-    def watching(self, groups: Iterator[ScoredGroup]) -> Iterator[ScoredGroup]:
-        """Pass the groups on."""
-        for one in groups:
-            self._look(one)
-            yield one
-
-    def _look(self, one: ScoredGroup) -> None:
-        self.num_groups += 1
-        if one.group.task_id == self._task and not self.has_task:
-            self.has_task = True
-            self.groups.insert(0, one)
-            return
-        num_turns = sum(len(t.turns) for t in one.group.trajectories)
-        if not self.groups or (len(self.groups) < _PAGE_GROUPS and self._num_turns + num_turns <= _PAGE_TURNS):
-            self._num_turns += num_turns
-            self.groups.append(one)
 
 
 def _summed(groups: Iterator[ScoredGroup], chosen: dict[str, Strategy]) -> Summary:
@@ -138,7 +108,7 @@ def _json_line(group: CreditGroup, name: str, credit: Credit) -> str:
     return msgspec.json.encode(line).decode() + "\n"
 
 
-def _write(target: Path, shown: _Shown, source: Source) -> None:
+def _write(target: Path, shown: Shown, source: Source) -> None:
     try:
         write_page(target, shown.groups, title=source.name, num_groups=shown.num_groups)
     except OSError as error:

@@ -1,7 +1,8 @@
 """Loss-masked token sequences: a trajectory as the learner trains on it, with a mask over what the policy sampled.
 
-While each turn's prompt continues the previous prompt and response token by token, the turns share one sequence, so an
-episode of T turns costs O(T) tokens and not O(T^2). Where the context was windowed or rewritten, a new sample starts.
+While a turn's prompt continues an earlier prompt and response token by token, the turns share one sequence, so an
+episode of T turns costs O(T) tokens and not O(T^2). Where the context was windowed or rewritten, or a sub-agent began
+one of its own, a new sample starts; its turns may lie between those of another.
 Token ids and log-probs are those the inference engine returned; nothing is decoded or encoded again here.
 """
 
@@ -103,7 +104,9 @@ def samples(
     advantages: Sequence[float | Floats] | Floats,
     value_targets: Sequence[Floats] | None = None,
 ) -> list[Sample]:
-    """One sample per run of append-only turns: a trajectory of one sample has no prefix break.
+    """One sample per lineage of append-only turns: a trajectory of one sample has no prefix break.
+
+    A turn joins the latest lineage whose last prompt and response its own prompt begins with.
 
     Args:
         advantages: T items, one per turn: a number for all of its tokens, or `[L_t]`, one per token.
@@ -134,11 +137,9 @@ def samples(
     for what in (*advantages, *targets):
         if not np.isfinite(what).all():
             raise ValueError(f"{where}: an advantage or a value target is not finite: {what}")
-    starts = [k for k in range(len(turns)) if k == 0 or not _appends(*turns[k - 1 : k + 1])]
-    ends = [*starts[1:], len(turns)]
     return [
-        _merge(trajectory, range(a, b), advantages=list(advantages[a:b]), targets=targets[a:b])
-        for a, b in zip(starts, ends, strict=True)
+        _merge(trajectory, lineage, advantages=[advantages[k] for k in lineage], targets=[targets[k] for k in lineage])
+        for lineage in _lineages(turns)
     ]
 
 
@@ -158,16 +159,28 @@ def lone_samples(turns: Sequence[Turn]) -> list[Sample]:
     return [sample for trajectory in lone for sample in samples(trajectory, [0.0])]
 
 
+def _lineages(turns: Sequence[Turn]) -> list[list[int]]:
+    """Indices of the turns, in lists within which every turn continues the one before it."""
+    lineages: list[list[int]] = []
+    for k, turn in enumerate(turns):
+        continued = next((lineage for lineage in reversed(lineages) if _appends(turns[lineage[-1]], turn)), None)
+        if continued is None:
+            lineages.append([k])
+        else:
+            continued.append(k)
+    return lineages
+
+
 def _appends(turn: Turn, following: Turn) -> bool:
     """Whether the following prompt starts, bit by bit, with this turn's prompt and response."""
-    before = turn.prompt_ids + turn.response_ids
-    return following.prompt_ids[: len(before)] == before
+    prompt, seen, said = following.prompt_ids, len(turn.prompt_ids), len(turn.response_ids)
+    return prompt[seen : seen + said] == turn.response_ids and prompt[:seen] == turn.prompt_ids
 
 
 def _merge(
-    trajectory: Trajectory, indices: range, *, advantages: Sequence[float | Floats], targets: Sequence[Floats]
+    trajectory: Trajectory, indices: Sequence[int], *, advantages: Sequence[float | Floats], targets: Sequence[Floats]
 ) -> Sample:
-    turns = trajectory.turns[indices.start : indices.stop]
+    turns = [trajectory.turns[k] for k in indices]
     length = len(turns[-1].prompt_ids) + len(turns[-1].response_ids)
     sample = Sample(
         group_id=trajectory.group_id,

@@ -39,7 +39,7 @@ class FilterConfig(BaseModel):
         description="Filter rule: top_p keeps the largest scores up to a share of their sum; top_p_softmax, of "
         "their softmax; top_k, a share of the groups; top_k_absolute, that many groups; min_p, from a "
         "share of the largest score up; soft, all, each weighted by its score over the largest; none, "
-        "every group",
+        "every group. Several environments are judged apart",
     )
     value: float = Field(
         0.9,

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseLimits:
+    """What a run lets a policy say; what is made for it must fit."""
+
+    max_tokens: int
+    """Of one response, its end included."""
+    max_turns: int
+    temperature: float
 
 
 class WarmupConfig(BaseModel):

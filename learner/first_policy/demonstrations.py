@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 
 from milepost.envs import chance
-from milepost.envs.contract import ContractError, Demonstrator, build_env, observe_reset, observe_step
+from milepost.envs.contract import Demonstrator, build_env, observe_reset, observe_step
+from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Task
+from milepost.learner.first_policy.countdown import Countdown
 
 logger = logging.getLogger(__name__)
 _MAX_TURNS = 100
-_PROGRESS_EVERY = 1000
 
 
 class DemonstrationError(ValueError):
@@ -33,6 +34,8 @@ class DemonstratedTurn(msgspec.Struct, frozen=True, kw_only=True):
     observation: str
     answers: list[str]
     """Independent draws; the first one was played."""
+    solved: bool = False
+    """Whether the first one solved the task."""
 
 
 def demonstrate(
@@ -40,25 +43,30 @@ def demonstrate(
 ) -> list[list[DemonstratedTurn]]:
     """Transcripts of `episodes` episodes, taking `tasks` in turn; an episode is cut after 100 turns.
 
+    Tasks of one `env_name` are played in one environment, built from the options of the first of them.
+
     With probability `noise` a draw is a uniformly random action. Equal arguments give equal transcripts where the
-    environment is deterministic. Raises `DemonstrationError` if the environment has no `demonstration` or raises, and
+    environments are deterministic. Raises `DemonstrationError` if one of them has no `demonstration` or raises, and
     `EnvPathError` if it cannot be built.
     """
     if not tasks:
         raise DemonstrationError("the warm-up needs at least one training task; raise env.train_size")
-    env = build_env(tasks[0].env, tasks[0].options)
-    transcripts = []
+    envs: dict[str, Any] = {}
+    transcripts, clock = [], Countdown("warm-up", episodes, progress)
     try:
-        _require_demonstrator(env, tasks[0].env)
+        for task in tasks:
+            if task.env_name not in envs:
+                envs[task.env_name] = build_env(task.env, task.options)
+                _require_demonstrator(envs[task.env_name], task.env)
         for episode in range(episodes):
             task = tasks[episode % len(tasks)]
             rng = random.Random(f"{seed}/{episode}")
             later = chance.episode_seed(task.seed, "demonstration", episode)
-            transcripts.append(_transcript(env, task, later, rng, noise=noise, draws=draws))
-            if (episode + 1) % _PROGRESS_EVERY == 0:
-                progress(f"warm-up: {episode + 1}/{episodes} demonstrations played")
+            transcripts.append(_transcript(envs[task.env_name], task, later, rng, noise=noise, draws=draws))
+            clock.done(episode + 1, "demonstrations")
     finally:
-        _close(env)
+        for env in envs.values():
+            _close(env)
     return transcripts
 
 
@@ -94,12 +102,15 @@ def _transcript(
 
 
 def _turns(env: Any, observation: str, rng: random.Random, *, noise: float, draws: int) -> Iterator[DemonstratedTurn]:
+    total = 0.0
     for _ in range(_MAX_TURNS):
         answers = [env.demonstration(rng, noise) for _ in range(draws)]
         if not all(isinstance(answer, str) and answer for answer in answers):
             raise ContractError(f"demonstration must return text that is not empty, it returned {answers[0]!r}")
-        yield DemonstratedTurn(observation=observation, answers=answers)
         step = observe_step(env.step(answers[0]), answers[0])
-        if step.terminated or step.truncated:
+        total += step.reward
+        solved = step.success if step.success is not None else step.terminated and total > 0
+        yield DemonstratedTurn(observation=observation, answers=answers, solved=solved)
+        if step.terminated or step.truncated or step.success:
             return
         observation = step.observation

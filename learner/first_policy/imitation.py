@@ -8,8 +8,7 @@ noisy expert, a small model learns from 16 answers what it does not learn from o
 from __future__ import annotations
 
 import random
-import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -20,12 +19,13 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from milepost.envs.dialogue import Dialogue
+from milepost.learner.first_policy.countdown import Countdown
 from milepost.learner.first_policy.demonstrations import DemonstratedTurn, DemonstrationError
 
 _WARM_UP_SHARE = 0.05
 _LAST_LR_SHARE = 0.02
 _MAX_GRAD_NORM = 1.0
-_PROGRESS_EVERY = 100
+_MEAN_OF_LAST = 100
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -149,12 +149,13 @@ def imitate(
     seed: int,
     progress: Callable[[str], None],
 ) -> None:
-    """Train `model` in place with AdamW; `progress` gets the mean loss of every stretch, nats per answer token."""
+    """Train `model` in place with AdamW; `progress` gets the mean loss of the last 100 steps, nats per answer token."""
     schedule = _schedule(len(batches), epochs, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     share = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_share(step, len(schedule)))
     model.train()
-    started, total = time.monotonic(), 0.0
+    losses: deque[float] = deque(maxlen=_MEAN_OF_LAST)
+    clock = Countdown("warm-up", len(schedule), progress)
     for step, index in enumerate(schedule, start=1):
         loss = imitation_loss(model, batches[index])
         optimizer.zero_grad()
@@ -162,11 +163,8 @@ def imitate(
         torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
         optimizer.step()
         share.step()
-        total += loss.item()
-        if step % _PROGRESS_EVERY == 0 or step == len(schedule):
-            mean = total / ((step - 1) % _PROGRESS_EVERY + 1)
-            progress(f"warm-up: step {step}/{len(schedule)}, loss {mean:.3f}, {time.monotonic() - started:.0f} s")
-            total = 0.0
+        losses.append(loss.item())
+        clock.done(step, "steps", f", loss {sum(losses) / len(losses):.3f}")
     model.eval()
 
 

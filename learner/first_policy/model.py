@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from milepost.envs.scenarios import ScenarioConfig
-from milepost.learner.first_policy.config import ModelConfig
+from milepost.learner.first_policy.config import ModelConfig, ResponseLimits
 from milepost.learner.first_policy.model_check import require_model
 from milepost.learner.first_policy.smollm2 import convert
 from milepost.learner.first_policy.warmup import warm_up
@@ -16,8 +16,9 @@ from milepost.learner.first_policy.warmup import warm_up
 
 def resolve(
     config: ModelConfig,
-    scenarios: ScenarioConfig,
+    scenarios: ScenarioConfig | Sequence[ScenarioConfig],
     cache_dir: Path,
+    limits: ResponseLimits,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """The Hugging Face folder a run starts from; made under `cache_dir` where it is not the user's own.
@@ -26,7 +27,7 @@ def resolve(
     """
     disable_progress_bar()  # `progress` tells how it goes; a bar would end up in logs
     if config.source == "warmup":
-        folder = warm_up(config.warmup, scenarios, cache_dir, progress)
+        folder = warm_up(config.warmup, scenarios, cache_dir, limits, progress)
     elif config.source == "smollm2":
         progress("model: SmolLM2-135M-Instruct (the first time it is converted, half a minute)")
         folder = convert(cache_dir)

@@ -8,6 +8,7 @@ passes; docs/models.md lists those that were tried.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from milepost.envs.dialogue import Dialogue
 
 _SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 """Kinds of rotary scaling whose max_position_embeddings is the extended context (as vLLM 0.32 reads them)."""
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _NAMED = 3
 """How many of many names an error shows."""
 
@@ -39,6 +41,8 @@ class CheckedModel:
     family: str
     """transformers' model type, e.g. `qwen3`."""
     parameters: int
+    appends: bool
+    """Whether its chat template leaves earlier turns as they were."""
 
 
 def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -> CheckedModel:
@@ -54,14 +58,22 @@ def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -
         tokenizer = load_tokenizer(folder)
     _require_positions(config, tokenizer, context_tokens)
     rows = model.get_input_embeddings().weight.shape[0]
-    _require_rows(tokenizer, Dialogue(tokenizer, system_prompt), rows)
-    return CheckedModel(config.model_type, sum(tensor.numel() for tensor in model.parameters()))
+    dialogue = Dialogue(tokenizer, system_prompt)
+    _require_rows(tokenizer, dialogue, rows)
+    parameters = sum(tensor.numel() for tensor in model.parameters())
+    return CheckedModel(family=config.model_type, parameters=parameters, appends=dialogue.appends)
 
 
 def require_model(folder: Path) -> None:
     """Raises `ModelError`, saying what is missing, unless `folder` holds a model, its weights and its tokenizer."""
     if not folder.is_dir():
-        raise ModelError(f"model: there is no folder {folder}; set model.path to a Hugging Face folder")
+        way_out = "set model.path to a Hugging Face folder"
+        if _HUB_NAME.fullmatch(str(folder)):
+            way_out = (
+                "nothing is downloaded (all parts run with HF_HUB_OFFLINE=1): if that is its name on a hub, get it "
+                f"first, `hf download {folder} --local-dir DIR`, and set model.path = DIR"
+            )
+        raise ModelError(f"model: there is no folder {folder}; {way_out}")
     wanted = {
         "config.json": ["config.json"],
         "a tokenizer (tokenizer.json or tokenizer.model)": ["tokenizer.json", "tokenizer.model"],
@@ -73,15 +85,24 @@ def require_model(folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`. Raises `ModelError` if its files cannot be read or ask for code of their own."""
+    """The tokenizer in `folder`. Raises `ModelError` if its files cannot be read, ask for code of their own, or hold no
+    chat template.
+    """
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with _silent_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # files of others: transformers and tokenizers raise many kinds
         _refuse_code(folder / "tokenizer_config.json")
         raise ModelError(
             f"model: the tokenizer files in {folder} cannot be read ({_in_short(error)}); copy them again, or save "
             "the tokenizer with save_pretrained"
         ) from error
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"model: the tokenizer in {folder} has no chat template, as those of base models: take the model's "
+            "instruct variant, or write chat_template.jinja into the folder"
+        )
+    return tokenizer
 
 
 def _load_config(folder: Path) -> Any:

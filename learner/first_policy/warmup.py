@@ -1,4 +1,4 @@
-"""The model of local mode: a small Llama and its tokenizer, made from an environment's own demonstrations.
+"""The model of local mode: a small Llama and its tokenizer, made from the environments' own demonstrations, by share.
 
 It speaks the environment's answer format and has seen many states, but it has imitated a noisy expert, so it plays
 badly until reinforcement learning sharpens it. Made once per configuration, environment and code, then taken from the
@@ -11,39 +11,67 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import torch
 import transformers
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from milepost.envs import chance
+from milepost.envs import chance, chat_template
 from milepost.envs import dialogue as dialogue_module
 from milepost.envs.contract import load_env_class
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Task
 from milepost.learner.first_policy import byte_tokenizer, demonstrations, imitation
-from milepost.learner.first_policy.config import WarmupConfig
+from milepost.learner.first_policy.config import ResponseLimits, WarmupConfig
+from milepost.learner.first_policy.measure import Measured, measure
 from milepost.learner.first_policy.model_cache import build_once
+
+_FACTS = "warmup.json"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen while the model was made; kept beside it."""
+
+    longest_answer: str
+    """Of a demonstration, in tokens of the model's own tokenizer."""
+    longest_answer_tokens: int
+    """With the end of the turn."""
+    demonstrations_solved: float
+    """Share of them."""
+    measured: Measured
 
 
 def warm_up(
-    config: WarmupConfig, scenarios: ScenarioConfig, cache_dir: Path, progress: Callable[[str], None] = lambda _: None
+    config: WarmupConfig,
+    scenarios: ScenarioConfig | Sequence[ScenarioConfig],
+    cache_dir: Path,
+    limits: ResponseLimits,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """A Hugging Face folder (safetensors, tokenizer, chat template) under `cache_dir`, made if it is not there yet.
 
-    `progress` gets a line of text now and then. Raises `DemonstrationError` for an environment without demonstrations,
+    `progress` gets a line of text now and then, and at the end what the policy is worth. Raises `DemonstrationError`
+    for an environment without demonstrations, and for one that takes more tokens than `limits.max_tokens`,
     `EnvPathError` and `ContractError` for a broken one, `ModelCacheError` if the cache cannot be used.
     """
-    tasks = ScenarioSet(scenarios).tasks("train")
+    tasks = ScenarioSet(scenarios).by_share(config.episodes)
     folder = cache_dir / f"warmup-{_fingerprint(config, tasks)}"
-    return build_once(folder, lambda partial: _make(config, tasks, partial, progress))
+    build_once(folder, lambda partial: _make(config, tasks, limits, partial, progress))
+    facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=Facts)
+    _require_room(facts.longest_answer, facts.longest_answer_tokens, limits)
+    for line in _worth(facts):
+        progress(line)
+    return folder
 
 
-def _make(config: WarmupConfig, tasks: list[Task], folder: Path, progress: Callable[[str], None]) -> None:
+def _make(
+    config: WarmupConfig, tasks: list[Task], limits: ResponseLimits, folder: Path, progress: Callable[[str], None]
+) -> None:
     transcripts = demonstrations.demonstrate(
         tasks,
         episodes=config.episodes,
@@ -55,7 +83,31 @@ def _make(config: WarmupConfig, tasks: list[Task], folder: Path, progress: Calla
     texts = (text for transcript in transcripts for turn in transcript for text in (turn.observation, *turn.answers))
     tokenizer = byte_tokenizer.train_tokenizer(texts, vocab_size=config.vocab_size)
     dialogue = Dialogue(tokenizer)
-    examples = imitation.encode_transcripts(transcripts, dialogue, max_positions=config.max_positions)
+    tokens, longest = _longest_answer(transcripts, dialogue)
+    _require_room(longest, tokens, limits)
+    model = _imitated(config, transcripts, tokenizer, progress)
+    model.save_pretrained(folder)
+    tokenizer.model_max_length = config.max_positions
+    tokenizer.save_pretrained(folder)
+    progress("warm-up: playing a few episodes with the policy")
+    with _threads(config.num_threads):
+        measured = measure(model, tokenizer, tasks, limits)
+    facts = Facts(
+        longest_answer=longest,
+        longest_answer_tokens=tokens,
+        demonstrations_solved=sum(any(turn.solved for turn in one) for one in transcripts) / len(transcripts),
+        measured=measured,
+    )
+    (folder / _FACTS).write_bytes(msgspec.json.encode(facts))
+
+
+def _imitated(
+    config: WarmupConfig,
+    transcripts: list[list[demonstrations.DemonstratedTurn]],
+    tokenizer: PreTrainedTokenizerFast,
+    progress: Callable[[str], None],
+) -> LlamaForCausalLM:
+    examples = imitation.encode_transcripts(transcripts, Dialogue(tokenizer), max_positions=config.max_positions)
     batches = imitation.make_batches(examples, batch_tokens=config.batch_tokens, pad_id=tokenizer.pad_token_id)
     model = imitation.new_llama(_llama_config(config, tokenizer), seed=config.seed)
     progress(f"warm-up: {model.num_parameters() / 1e6:.1f} M parameters, {len(batches)} batches x {config.epochs}")
@@ -68,9 +120,43 @@ def _make(config: WarmupConfig, tasks: list[Task], folder: Path, progress: Calla
             seed=config.seed,
             progress=progress,
         )
-    model.save_pretrained(folder)
-    tokenizer.model_max_length = config.max_positions
-    tokenizer.save_pretrained(folder)
+    return model
+
+
+def _longest_answer(transcripts: list[list[demonstrations.DemonstratedTurn]], dialogue: Dialogue) -> tuple[int, str]:
+    """Tokens and text of the demonstrated answer that takes most."""
+    answers = {answer for transcript in transcripts for turn in transcript for answer in turn.answers}
+    return max((len(dialogue.response(answer)), answer) for answer in answers)
+
+
+def _require_room(answer: str, tokens: int, limits: ResponseLimits) -> None:
+    if tokens > limits.max_tokens:
+        raise demonstrations.DemonstrationError(
+            f"the demonstration {answer[:60]!r} takes {tokens} tokens, but sampling.max_tokens is {limits.max_tokens}: "
+            "the policy could never say it; raise sampling.max_tokens, or let demonstration(rng, noise) say less"
+        )
+
+
+def _worth(facts: Facts) -> Iterator[str]:
+    """What a run can expect of the policy, for people."""
+    found = facts.measured
+    if not found.episodes:
+        yield "warm-up: no episode of the policy came to its end, so it could not be measured; the log says why"
+        return
+    yield (
+        f"warm-up: the policy succeeds in {found.successes} of {found.episodes} episodes, the demonstrations that it "
+        f"imitates in {facts.demonstrations_solved:.0%}"
+    )
+    if not found.teaches_nothing:
+        return
+    alike = f"warm-up: {found.alike} of {found.episodes} episodes come to the same, so groups have nothing to compare"
+    if 2 * found.successes > found.episodes:
+        yield f"{alike}: little is left to learn; take harder tasks, or raise model.warmup.noise"
+    else:
+        yield (
+            f"{alike} and hardly anything can be learnt: lower model.warmup.noise if demonstrations seldom succeed, "
+            "raise model.warmup.episodes or epochs if they do, or take easier tasks"
+        )
 
 
 def _llama_config(config: WarmupConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -98,7 +184,16 @@ def _fingerprint(config: WarmupConfig, tasks: list[Task]) -> str:
     digest = hashlib.sha256(f"{transformers.__version__} {torch.__version__}".encode())
     asked = [config.model_dump(mode="json"), [[task.env, task.seed, task.options] for task in tasks]]
     digest.update(json.dumps(asked, sort_keys=True).encode())
-    sources = [sys.modules[__name__], chance, byte_tokenizer, demonstrations, imitation, dialogue_module]
+    sources = [
+        sys.modules[__name__],
+        sys.modules[Measured.__module__],
+        chance,
+        byte_tokenizer,
+        demonstrations,
+        imitation,
+        dialogue_module,
+        chat_template,
+    ]
     files = [inspect.getfile(source) for source in sources]
     files += [inspect.getfile(load_env_class(path)) for path in sorted({task.env for task in tasks})]
     for file in files:

@@ -97,12 +97,14 @@ class Shift:
 
 def facts_of(group: Group, fate: str) -> list[tuple[EpisodeFacts, str]]:
     """The records of a group whose trajectories share one fate: `TRAINED` or the reason they were dropped for."""
-    return [(EpisodeFacts(t.cohort, t.num_tokens, len(t.turns), t.seconds, t.reward), fate) for t in group.trajectories]
+    return [
+        (EpisodeFacts(t.cohort_name, t.num_tokens, len(t.turns), t.seconds, t.reward), fate) for t in group.trajectories
+    ]
 
 
 def facts_of_failure(failure: Failure, fate: str) -> tuple[EpisodeFacts, str]:
     """The record of an episode that could not be finished: its length, seconds and reward are not known."""
-    return EpisodeFacts(failure.cohort, turns=failure.turn), fate
+    return EpisodeFacts(failure.cohort_name, turns=failure.turn), fate
 
 
 class SelectionBias:

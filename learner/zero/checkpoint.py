@@ -25,6 +25,7 @@ MANIFEST: Final = "MANIFEST.json"
 LATEST: Final = "latest"
 TAG_PATTERN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,100}")
 STAGING_PREFIX: Final = ".tmp-"
+_STEP: Final = "step-"
 PACKAGES: Final = ("torch", "deepspeed", "transformers", "safetensors", "numpy")
 
 
@@ -77,7 +78,13 @@ def package_versions() -> dict[str, str]:
 
 def tag_of(iteration: int) -> str:
     """Tags sort by iteration: `tag_of(7) == "step-00000007"`."""
-    return f"step-{iteration:08d}"
+    return f"{_STEP}{iteration:08d}"
+
+
+def newest_iteration(root: Path) -> int:
+    """Iterations that the newest checkpoint is of, by the names alone; 0 where there is none. Nothing is verified."""
+    numbers = [int(tag.removeprefix(_STEP)) for tag in _tags(root) if re.fullmatch(rf"{_STEP}\d+", tag)]
+    return max(numbers, default=0)
 
 
 def prepare(root: Path, tag: str, *, writer: int) -> Path:

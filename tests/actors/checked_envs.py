@@ -30,6 +30,14 @@ class RandomReward(CountingEnv):
         return (observation, np.random.default_rng().random(), *rest)
 
 
+class SuccessWithoutAnEnd(CountingEnv):
+    """Says that the task is solved, which ends an episode, and nothing else of its end."""
+
+    def step(self, response: str) -> Any:
+        observation, reward, _, _, info = super().step(response)
+        return observation, reward, False, False, info | {"success": self.turn >= 2}
+
+
 class CounterInAnchor(CountingEnv):
     def step(self, response: str) -> Any:
         *head, info = super().step(response)
@@ -41,6 +49,39 @@ class CounterInObservation(CountingEnv):
         _, *middle, info = super().step(response)
         del info["anchor"]
         return (f"{self.count} at turn {self.turn}", *middle, info)
+
+
+class CountsInItsAnchor(CountingEnv):
+    """Shows its turn, and puts it into the anchor of every state that an action led to."""
+
+    def step(self, response: str) -> Any:
+        _, *middle, info = super().step(response)
+        text = f"at {self.count} in turn {self.turn}"
+        return (text, *middle, info | {"anchor": text, "action_valid": True})
+
+
+class TellsItsHistory(CountingEnv):
+    """Repeats the whole conversation in every turn, as its observation and so as its anchor."""
+
+    def reset(self, **arguments: Any) -> Any:
+        self.told = "Count up.\n"
+        super().reset(**arguments)
+        return f"Turn 1 of 10.\n{self.told}Your move?", {}
+
+    def step(self, response: str) -> Any:
+        _, *middle, info = super().step(response)
+        self.told += f"You said {response[:9]!r}.\n"
+        del info["anchor"]
+        return (f"Turn {self.turn + 1} of 10.\n{self.told}Your move?", *middle, info | {"action_valid": True})
+
+
+class NeverTheSame(CountingEnv):
+    """Puts a draw into its anchor."""
+
+    def step(self, response: str) -> Any:
+        _, *middle, info = super().step(response)
+        text = f"{self.count} {self.np_random.random():.9f}"
+        return (text, *middle, info | {"anchor": text, "action_valid": True})
 
 
 class AnchorOfTheInstance(CountingEnv):

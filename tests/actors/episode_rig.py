@@ -12,6 +12,7 @@ import msgspec
 from milepost.actors.engine import Completion, Engine
 from milepost.actors.episode import run_episode
 from milepost.actors.resources import Limits, RolloutResources
+from milepost.actors.tool_reading import ToolReaders
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, OptionValue, Task, Trajectory, VersionSpan
 from milepost.reward.reward import Reward
@@ -73,6 +74,7 @@ async def resources(
             engine=engine or ScriptedEngine(dialogue),
             dialogue=dialogue,
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+            readers=ToolReaders(tokenizer, dialogue),
             places=threading.Semaphore(threads),
             limits=Limits(**bounds | limits),
             reward=reward,

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from milepost.actors.context import LEFT_OUT, Context
 from milepost.envs.dialogue import Dialogue
+from milepost.envs.messages import Message
+from tests.families.chat_templates import family_tokenizer
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), max_size=20)
 RESPONSES = st.tuples(st.lists(st.integers(2, 383), min_size=1, max_size=12), st.booleans(), TEXT)
@@ -108,3 +110,26 @@ def test_a_reopened_context_remembers_nothing() -> None:
     context.extend([3, 0], True, "o1")
     assert words(context.open("o2")) == "u o2 a"
     assert words(context.extend([3, 0], True, "o1")) == "u o2 a x e u o1 a"
+
+
+def test_a_window_over_messages_keeps_their_roles_in_turn() -> None:
+    tokenizer = family_tokenizer("gemma")  # its template raises where two users follow each other
+    context = Context(Dialogue(tokenizer), window_turns=2)
+    context.open([Message(role="system", content="Be brief."), Message(role="user", content="o0")])
+    response = [*tokenizer.encode("m", add_special_tokens=False), tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    context.extend(response, True, [Message(role="user", content="o1")])
+    shown = tokenizer.decode(context.extend(response, True, [Message(role="user", content="o2")]))
+    assert shown == (f"<bos><start_of_turn>user\nBe brief.\n\no0\n{LEFT_OUT}\no2<end_of_turn>\n<start_of_turn>model\n")
+
+
+def test_a_window_over_tools_begins_with_the_task_and_the_oldest_result_that_is_shown() -> None:
+    tokenizer = family_tokenizer("qwen2.5")
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    context = Context(Dialogue(tokenizer).with_tools([tool]), window_turns=1)
+    context.open("Find it.")
+    response = [*tokenizer.encode("m", add_special_tokens=False), tokenizer.eos_token_id]
+    shown = tokenizer.decode(context.extend(response, True, [Message(role="tool", content="Nothing.")]))
+    assert shown.endswith(
+        f"<|im_start|>user\nFind it.\n{LEFT_OUT}<|im_end|>\n<|im_start|>user\n<tool_response>\nNothing.\n"
+        "</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )

@@ -188,19 +188,19 @@ def test_what_the_engine_does_wrongly_ends_the_episode_at_the_engine_boundary(
     assert message in found.message
 
 
-def raises(_: Trajectory) -> list[float]:
+def raises(*_: object) -> list[float]:
     raise LookupError("no such judge")
 
 
-def exits(_: Trajectory) -> list[float]:
+def exits(*_: object) -> list[float]:
     raise SystemExit(1)
 
 
-def interrupts(_: Trajectory) -> list[float]:
+def interrupts(*_: object) -> list[float]:
     raise KeyboardInterrupt
 
 
-def hangs(_: Trajectory) -> list[float]:
+def hangs(*_: object) -> list[float]:
     hung_calls.hang()
     return []
 
@@ -209,8 +209,8 @@ def hangs(_: Trajectory) -> list[float]:
     ("reward", "error", "message"),
     [
         (raises, "RewardError", "reward of trajectory g/0: LookupError: no such judge"),
-        (lambda t: [1.0] * (len(t.turns) + 1), "RewardError", "expected a list of 3 numbers"),
-        (lambda t: [math.nan] * len(t.turns), "RewardError", "turn 0 must be finite, found nan"),
+        (lambda t, _: [1.0] * (len(t.turns) + 1), "RewardError", "expected one number, or a list of 3 numbers"),
+        (lambda t, _: [math.nan] * len(t.turns), "RewardError", "turn 0 must be finite, found nan"),
         (exits, "RewardError", "reward of trajectory g/0: SystemExit: 1"),
         (interrupts, "KeyboardInterrupt", ""),
         (hangs, "TimeoutError", "reward did not return within actors.env_timeout_s = 1"),
@@ -232,7 +232,7 @@ def test_what_a_reward_does_wrongly_ends_the_episode_at_the_reward_boundary(
 
 def test_a_reward_replaces_the_environments_numbers_and_not_its_outcome(dialogue: Dialogue) -> None:
     async def one() -> Trajectory | Failure:
-        async with resources(dialogue, reward=lambda t: [-1.0] * len(t.turns)) as here:
+        async with resources(dialogue, reward=lambda t, _: [-1.0] * len(t.turns)) as here:
             return await play(here, task())
 
     found = trajectory(asyncio.run(one()))

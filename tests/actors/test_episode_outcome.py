@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from milepost.actors.engine import Completion
 from milepost.envs.bandit import TwoArmedBandit
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Trajectory
-from tests.actors.episode_rig import HERE, ScriptedEngine, play, resources, task
+from tests.actors.episode_rig import HERE, ScriptedEngine, completion, play, resources, task
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,25 @@ def test_an_episode_with_no_turns_left_is_truncated(dialogue: Dialogue) -> None:
 
     found = asyncio.run(one())
     assert (found.outcome, len(found.turns)) == ("truncated", 4)
+    assert not found.context_full
+
+
+def test_a_turn_says_whether_its_response_was_cut(dialogue: Dialogue) -> None:
+    class CutsEverySecond(ScriptedEngine):
+        asked = 0
+
+        async def generate(self, prompt_ids: list[int]) -> Completion:
+            self.asked += 1
+            whole = await super().generate(prompt_ids)
+            return completion(whole.response_ids, stopped=self.asked % 2 == 1)
+
+    async def one() -> Trajectory:
+        async with resources(dialogue, max_turns=3, engine=CutsEverySecond(dialogue)) as here:
+            found = await play(here, task(target=5))
+            assert isinstance(found, Trajectory)
+            return found
+
+    assert [turn.stopped for turn in asyncio.run(one()).turns] == [True, False, True]
 
 
 def test_an_episode_whose_context_is_full_is_truncated_and_keeps_its_turns(dialogue: Dialogue) -> None:
@@ -70,7 +90,7 @@ def test_an_episode_whose_context_is_full_is_truncated_and_keeps_its_turns(dialo
             return found
 
     found = asyncio.run(one())
-    assert found.outcome == "truncated"
+    assert (found.outcome, found.context_full) == ("truncated", True)
     per_turn = len(dialogue.response("up")) + len(dialogue.continuation("0 ", closed=True))
     lengths = [len(turn.prompt_ids) for turn in found.turns]
     assert lengths == list(range(lengths[0], 101, per_turn))  # the last prompt that fits was answered

@@ -51,6 +51,8 @@ def test_threads_end_with_their_episodes_and_calls_side_by_side_are_bounded(dial
 class LaidOutSlowly:
     """Lays out as `dialogue` does, in half a second, as it would megabytes."""
 
+    appends = True
+
     def __init__(self, dialogue: Dialogue) -> None:
         self.dialogue = dialogue
 

@@ -237,21 +237,37 @@ def test_a_worker_whose_groups_do_nothing_but_fail_slows_down_to_one_group_at_a_
     assert pause.allows(7, 8)
     pauses = []
     for _ in range(7):
-        pause.all_failed(now[0])
-        pause.all_failed(now[0] - 1)  # it began beside one that is counted
+        pause.all_failed("", now[0])
+        pause.all_failed("", now[0] - 1)  # it began beside one that is counted
         began = now[0]
         while not pause.allows(0, 8):
             now[0] += 0.25
         assert not pause.allows(1, 8)
         pauses.append(now[0] - began)
     assert pauses == [0.5, 1, 2, 4, 8, 10, 10]
-    pause.came_through()
+    pause.came_through("")
     assert pause.allows(7, 8)
     assert not pause.allows(8, 8)
-    pause.all_failed(now[0])
+    pause.all_failed("", now[0])
     assert not pause.allows(0, 8), "it pauses anew"
     now[0] += 0.5
     assert pause.allows(0, 8)
+
+
+def test_an_environment_that_fails_slows_the_worker_only_while_no_other_comes_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pause = FailurePause()
+    pause.all_failed("shop", now[0])
+    assert not pause.allows(0, 8), "nothing else is known yet"
+    pause.came_through("lake")
+    for _ in range(3):
+        pause.all_failed("shop", now[0])
+        assert pause.allows(7, 8)
+    pause.all_failed("lake", now[0])
+    assert not pause.allows(0, 8), "now everything fails"
 
 
 def test_a_service_that_is_away_sees_few_groups_meanwhile_and_all_of_them_once_it_is_back(dialogue: Dialogue) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from milepost.actors.worker import ActorConfig
@@ -147,3 +148,63 @@ def test_what_goes_on_failing_ends_it_with_the_first_failure(boundary: Boundary,
         evaluated(workers, give_up_after_s=0.05)
     assert len(workers.rounds) > 1
     assert workers.rounds[-1] == list(range(1, 10))
+
+
+class Places(Workers):
+    """Workers whose episodes fail by environment."""
+
+    async def play(self, tasks: list[tuple[int, Task]], _stall_timeout_s: float) -> list[Trajectory | Failure]:
+        self.rounds.append([number for number, _ in tasks])
+        ends = [(number, task, self.fails(len(self.rounds), task.env_name == "shop")) for number, task in tasks]
+        return [
+            msgspec.structs.replace(failure("eval", n, b) if b else trajectory("eval", n), task=task)
+            for n, task, b in ends
+        ]
+
+
+def evaluated_both(workers: Workers) -> Summary:
+    envs = tuple(ScenarioConfig(name=name, train_size=4, heldout_size=2) for name in ("lake", "shop"))
+    config = configs.RunConfig(env=envs, actors=ActorConfig(give_up_after_s=0.05))
+    system: Any = SimpleNamespace(workers=workers, scenarios=ScenarioSet(envs), config=config)
+    return asyncio.run(evaluate.evaluate(system, "heldout", EPISODES))
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_environment_that_fails_is_left_out_of_an_evaluation_and_the_others_are_judged() -> None:
+    workers = Places(lambda _, is_shop: "env" if is_shop else None)
+    found = evaluated_both(workers)
+    assert {name: part.episodes for name, part in found.envs.items()} == {"lake": EPISODES}
+    assert found.episodes == EPISODES
+    assert found.failed == {"shop": "10 of 10 evaluation episodes failed; the first in env: ValueError: no"}
+    assert workers.rounds[0] == list(range(20))
+    assert all(round_ == list(range(10, 20)) for round_ in workers.rounds[1:]), "only what failed is played again"
+    line = evaluate.record(found, split="heldout", iteration=3, version=3, time_s=1.0)
+    assert (line.failed, list(line.envs)) == (found.failed, ["lake"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_evaluation_has_as_many_episodes_of_each_environment() -> None:
+    found = evaluated_both(Places(lambda *_: None))
+    assert {name: part.episodes for name, part in found.envs.items()} == {"lake": EPISODES, "shop": EPISODES}
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_evaluation_in_which_every_environment_fails_ends_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"^20 of 20 evaluation episodes failed; the first in env: ValueError: no"):
+        evaluated_both(Places(lambda *_: "env"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_engine_that_serves_all_environments_is_no_fault_of_one() -> None:
+    with pytest.raises(DependencyLost, match="the first in engine: "):
+        evaluated_both(Places(lambda _, is_shop: "engine" if is_shop else None))
+
+
+def test_what_eval_prints_names_every_environment_and_what_was_left_out() -> None:
+    lake = {"episodes": 4, "success": 0.25, "success_low": 0.1, "success_high": 0.5}
+    result = {"run": "r", "policy_version": 3, "split": "ood", "success": 0.25, "success_ci": [0.1, 0.5], "episodes": 4}
+    parts = {"envs": {"lake": lake}, "cohorts": {}, "failed": {"shop": "4 of 4 episodes failed"}}
+    assert evaluate.sentence(result | parts).splitlines()[1:] == [
+        "  environment lake: success 25.0% [10.0%, 50.0%] in 4 episodes",
+        "  environment shop is left out: 4 of 4 episodes failed",
+    ]

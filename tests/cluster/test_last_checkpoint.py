@@ -51,7 +51,7 @@ class Parts:
 
     async def update(self) -> None:
         await self.recovery.train([], UpdateOptions())
-        await self.recovery.consume(Taken(groups=[], stale=[]), [])
+        await self.recovery.consume(Taken(groups=[], stale=[], undecodable=[]), [])
         await asyncio.sleep(60)  # the next wait for groups
 
 

@@ -19,9 +19,12 @@ from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.watch import Watch
 from milepost.envs.types import Group
+from milepost.learner.credit.filter import Verdict
 from milepost.learner.loop import UpdateReport
 from milepost.learner.update_metrics import measured
 from tests.cluster.replay.buffer_rig import Rig, failure, rig, task, trajectory
+
+KEPT = (Verdict(keep=True, reason="unfiltered", score=1.0, weight=1.0),)
 
 
 class View:
@@ -57,10 +60,10 @@ async def two_iterations(
     spoil(reporter)
     for iteration in (1, 2):
         report = UpdateReport(
-            version=0, skipped_steps=0, losses=(0.5,), verdicts=(), tokens=8, num_samples=5, prefix_breaks=1,
-            padding_share=0.25, parity=None, metrics={}, seconds={},
+            version=0, skipped_steps=0, losses=(0.5,), verdicts=KEPT, credits=(), tokens=8, num_samples=5,
+            prefix_breaks=1, padding_share=0.25, parity=None, metrics={}, seconds={},
         )  # fmt: skip
-        taken = Taken([LeasedGroup("1-0", group("g"), 10, 0, 0)], stale=[group("old")])
+        taken = Taken([LeasedGroup("1-0", group("g"), 10, 0, 0)], stale=[group("old")], undecodable=[])
         clock = Clock(dict.fromkeys(("wait", "train", "commit", "publish", "check"), 1.0))
         await reporter.iteration(taken, report, clock, iteration, PolicyChecks(parity=None, information=None))
 
@@ -94,7 +97,7 @@ def test_a_failed_episode_that_nobody_can_decode_is_left_out_of_the_meters(redis
         async with rig(redis_url) as run:
             await run.issue("g", 2)
             await run.buffer.put_failure(failure("g", 0))
-            await run.client.rpush(run.store.failures, b"mp\x03F not msgpack")
+            await run.client.rpush(run.store.failures, b"mp\x04F not msgpack")
             await run.buffer.put_failure(failure("g", 1))
             assert [f.index for f, _ in await run.buffer.take_failures()] == [0, 1]
 

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from milepost.envs.dialogue import Dialogue, ObservationError, TemplateError
+from milepost.envs.chat_template import ChatTemplate, TemplateError
+from milepost.envs.dialogue import Dialogue, ObservationError
+from milepost.envs.messages import Exchange
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -129,19 +131,19 @@ DROPS_THOUGHTS = CHATML.replace(
     "message['content'] +", "(message['content'] if loop.last else message['content'].split('</think>')[-1]) +"
 )
 DATED = CHATML.replace("You are helpful", "It is ' + strftime_now('%H:%M:%S.%f of %d %B %Y') + '")
+OPENS_THOUGHTS = CHATML.replace("assistant\n", "assistant\n<think>\n")
+NUMBERED = CHATML.replace("message['content'] +", "message['content'] ~ (loop.index if loop.index0 % 2 == 0) +")
 TRIMMED = CHATML.replace("message['content']", "message['content'] | trim")
 
 
 @pytest.mark.parametrize(
     ("template", "system", "complaint"),
     [
-        (DROPS_THOUGHTS, "", r"not append-only: .*Move 0<\|im_end.*nor drops their thoughts: edit chat_template.jinja"),
+        (CHATML.replace("in messages %}", "in messages[-3:] %}"), "", r"does not show 'State 0' as it"),
         (
-            CHATML.replace(
-                "message['content'] +", "(message['content'] if loop.last else message['content'] | trim) +"
-            ),
+            CHATML.replace("message['content'] +", "message['content'].split('Move')[0] +"),
             "",
-            "not append-only",
+            r"does not show 'Move 0' as it",
         ),
         (CHATML.replace("message['content'] +", "message['content'] | lower +"), "", r"does not show 'State 0' as it"),
         (
@@ -183,14 +185,84 @@ def test_a_template_that_drops_old_assistant_messages_is_refused() -> None:
         "{% for message in messages %}",
         "{% for message in messages if message['role'] != 'assistant' %}",
     )
-    with pytest.raises(TemplateError, match="append-only"):
+    with pytest.raises(TemplateError, match="renders 0 of 1 answers: use a template that shows every message"):
         Dialogue(make_tokenizer(drops))
 
 
-def test_a_template_that_lays_out_later_turns_otherwise_is_refused() -> None:
-    numbered = CHATML.replace("message['content'] +", "message['content'] ~ (loop.index if loop.index0 % 2 == 0) +")
-    with pytest.raises(TemplateError, match="later turn"):
-        Dialogue(make_tokenizer(numbered))
+@pytest.mark.parametrize(
+    ("template", "appends"),
+    [
+        (CHATML, True),
+        (MINIMAL, True),
+        (TRIMMED, True),
+        (DROPS_THOUGHTS, False),
+        (OPENS_THOUGHTS, False),
+        (NUMBERED, False),
+    ],
+)
+def test_a_layout_knows_whether_its_template_only_appends(template: str, appends: bool) -> None:
+    assert Dialogue(make_tokenizer(template)).appends == appends
+
+
+def test_what_a_template_drops_is_left_out_and_what_it_leaves_keeps_the_ids_that_were_sampled() -> None:
+    tokenizer = make_tokenizer(DROPS_THOUGHTS)
+    dialogue = Dialogue(tokenizer)
+    plain, thought = dialogue.response("open"), dialogue.response(THINKS)
+    odd = [tokenizer.convert_tokens_to_ids("<|endoftext|>"), *plain]  # what a policy may sample and no text may hold
+    first = dialogue.whole("a", [Exchange(odd, True, "b")])
+    assert first == dialogue.opening("a") + odd + dialogue.continuation("b", closed=True)
+    second = dialogue.whole("a", [Exchange(odd, True, "b"), Exchange(thought, True, "c")])
+    dropped = dialogue._encode("\n\nopen") + dialogue.continuation("c", closed=False)
+    assert second == first + dropped
+    third = dialogue.whole(
+        "a", [Exchange(odd, True, "b"), Exchange(thought, True, "c"), Exchange(plain[:-1], False, "d")]
+    )
+    assert third == second + plain[:-1] + dialogue.continuation("d", closed=False)
+
+
+THOUGHTFUL = st.one_of(TEXT, TEXT.map(lambda text: f"<think>\n{text}\n</think>\n\n{text}"))
+
+
+@pytest.mark.parametrize("template", [DROPS_THOUGHTS, NUMBERED])
+@given(
+    observations=st.lists(TEXT, min_size=1, max_size=4),
+    responses=st.lists(THOUGHTFUL, min_size=4, max_size=4),
+    closed=st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_a_prompt_that_is_laid_out_anew_decodes_to_the_templates_own_rendering(
+    template: str, observations: list[str], responses: list[str], closed: list[bool]
+) -> None:
+    tokenizer = make_tokenizer(template)
+    dialogue = Dialogue(tokenizer)
+    messages = [{"role": "user", "content": "Go."}]
+    exchanges: list[Exchange] = []
+    for observation, response, ends in zip(observations, responses, closed, strict=False):
+        ids = dialogue.response(response)
+        exchanges.append(Exchange(ids if ends else ids[:-1], ends, observation))
+        messages += [{"role": "assistant", "content": response}, {"role": "user", "content": observation}]
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert tokenizer.decode(dialogue.whole("Go.", exchanges)) == rendered
+
+
+def test_a_template_that_numbers_its_turns_is_laid_out_as_it_numbers_them() -> None:
+    tokenizer = make_tokenizer(NUMBERED)
+    dialogue = Dialogue(tokenizer)
+    ids = dialogue.whole(
+        "a", [Exchange(dialogue.response("x"), True, "b"), Exchange(dialogue.response("y"), True, "c")]
+    )
+    assert tokenizer.decode(ids).count("<|im_end|>") == 6
+    assert [f"{letter}{n}<|im_end|>" in tokenizer.decode(ids) for letter, n in (("a", 1), ("b", 3), ("c", 5))] == [
+        True
+    ] * 3
+
+
+def test_text_that_holds_the_mark_of_an_answer_is_text() -> None:
+    template = ChatTemplate(make_tokenizer(CHATML))
+    for said in ("\ue000", "\ue000\ue001", "\ue000\ue000\ue001\ue000"):
+        messages = [{"role": role, "content": said} for role in ("user", "assistant", "user")]
+        before, after = template.parts(messages)
+        assert before.kept
+        assert before.text + said + after.text == template.render(messages)
 
 
 def test_a_template_without_an_end_of_turn_token_is_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milepost.actors.check import check_env
+from milepost.actors.checks.check import check_env
 from milepost.envs.key_door import MOVES, KeyDoorText, Rooms, State, moved, moves_left
 
 SMALL = Rooms(height=3, width=2, start=(0, 0), key=(2, 0), door=(1, 2), goal=(0, 4))
@@ -155,7 +155,9 @@ def test_going_astray_is_no_negative_progress(env: KeyDoorText) -> None:
 
 
 def test_it_keeps_the_contract() -> None:
-    assert [finding for finding in check_env("milepost.envs.key_door:KeyDoorText") if finding.level != "ok"] == []
+    assert [
+        finding for finding in check_env("milepost.envs.key_door:KeyDoorText").findings if finding.level != "ok"
+    ] == []
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import gymnasium
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.envs.contract import EnvPathError, build_env
-from milepost.envs.scenarios import SEEDS_PER_SPLIT, ScenarioConfig, ScenarioError, ScenarioSet
+from milepost.envs.scenarios import SEEDS_PER_SPLIT, EnvScenarios, ScenarioConfig, ScenarioError, ScenarioSet
 from milepost.envs.types import Split, Task
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -26,7 +27,7 @@ def test_no_two_tasks_of_any_split_or_config_seed_share_a_seed(train: int, heldo
 
 
 def test_the_largest_splits_touch_but_do_not_overlap() -> None:
-    scenarios = ScenarioSet(ScenarioConfig(train_size=SEEDS_PER_SPLIT, heldout_size=1, ood_size=1))
+    scenarios = EnvScenarios(ScenarioConfig(train_size=SEEDS_PER_SPLIT, heldout_size=1, ood_size=1))
     last = scenarios.task("train", SEEDS_PER_SPLIT - 1).seed
     assert [last + 1, last + 1 + SEEDS_PER_SPLIT] == [scenarios.task(split, 0).seed for split in ("heldout", "ood")]
     with pytest.raises(pydantic.ValidationError, match="train_size"):
@@ -51,18 +52,28 @@ def test_every_epoch_has_its_own_order() -> None:
 
 def test_the_ood_split_changes_only_the_options_it_names() -> None:
     config = ScenarioConfig(options={"size": 4, "max_steps": 8}, ood_options={"size": 6}, ood_size=1)
-    scenarios = ScenarioSet(config)
+    scenarios = EnvScenarios(config)
     assert scenarios.task("heldout", 0).options == {"size": 4, "max_steps": 8}
     assert scenarios.task("ood", 0).options == {"size": 6, "max_steps": 8}
     assert scenarios.task("ood", 0).split == "ood"
 
 
+def test_what_an_environment_does_to_its_options_is_no_change_of_its_task() -> None:
+    class Eats(gymnasium.Env):
+        def __init__(self, *, words: list[str]) -> None:
+            self.word = words.pop()
+
+    task = Task(env="x:Y", seed=0, split="train", options={"words": ["a", "b"]})
+    assert [build_env(Eats, task.options).word for _ in range(2)] == ["b", "b"]
+    assert task == Task(env="x:Y", seed=0, split="train", options={"words": ["a", "b"]})
+
+
 def test_a_split_may_be_a_cohort_of_its_own() -> None:
     config = ScenarioConfig(options={"cohort": "4x4"}, ood_options={"cohort": "6x6", "size": 6}, ood_size=1)
-    scenarios = ScenarioSet(config)
+    scenarios = EnvScenarios(config)
     assert scenarios.task("train", 0).cohort == "4x4"
     assert scenarios.task("ood", 0).cohort == "6x6"
-    assert ScenarioSet(ScenarioConfig()).task("train", 0).cohort == ""
+    assert EnvScenarios(ScenarioConfig()).task("train", 0).cohort == ""
 
 
 @pytest.mark.parametrize("cohort", [3, True, "x" * 65, "a\tb"])
@@ -98,7 +109,7 @@ def test_a_task_outside_its_split_is_refused() -> None:
     scenarios = ScenarioSet(ScenarioConfig(heldout_size=2))
     for index in (-1, 2):
         with pytest.raises(IndexError, match=f"split heldout has 2 tasks, there is no task {index}"):
-            scenarios.task("heldout", index)
+            scenarios.envs[0].task("heldout", index)
     with pytest.raises(IndexError, match="no place -1"):
         scenarios.schedule(-1)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from milepost.envs.dialogue import TemplateError
+from milepost.envs.chat_template import TemplateError
 from milepost.learner.first_policy.model_check import ModelError, check_model
-from tests.families.tiny_models import CHATML, DROPS_THOUGHTS, FAMILIES, write
+from tests.families.tiny_models import CHATML, FAMILIES, write
 
 Spoil = Callable[[Path], None]
 
@@ -44,9 +44,10 @@ def _foreign_code(folder: Path) -> None:
 
 
 REFUSED: list[tuple[str, Spoil]] = [
-    ("the template of Qwen 3 and others, which drops the thoughts of earlier turns", _template(DROPS_THOUGHTS)),
-    ("a template that opens a thought in every prompt for an answer", _template(CHATML.replace(
-        "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))),
+    ("a template that shows the last messages only", _template(CHATML.replace(
+        "in messages %}", "in messages[-2:] %}"))),
+    ("a template that hides answers", _template(CHATML.replace(
+        "for m in messages %}", "for m in messages if m['role'] != 'assistant' %}"))),
     ("a template whose end of turn is no special token", _template(CHATML.replace("<|im_end|>", ""))),
     ("a template that reads a list of parts, and shows no text", _template(CHATML.replace(
         "{{ m['content'] }}", "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}"))),

@@ -96,3 +96,13 @@ def test_a_strategy_that_fails_in_training_ends_the_update_with_its_reason() -> 
         rank(engine, "FailsOnLongGroups").train([group(engine, size=8)], VERSION)
     assert hashlib.sha256(engine.table.detach().numpy().tobytes()).hexdigest() == table
     assert np.all(np.isfinite(engine.table.detach().numpy()))
+
+
+def test_an_update_tells_the_credit_of_every_turn_and_the_advantage_that_it_trained_on() -> None:
+    engine = LoneRank()
+    groups = [group(engine, size=4), group(engine, size=1)]
+    judged, dropped = rank(engine, "LateTurns", fade=0.0).train(groups, VERSION).credits
+    assert [episode.turns for episode in judged] == [[0.0, 0.5], [0.0, -0.5]] * 2
+    # Half of the turns have 0.5 in magnitude and half 0: their root mean square is 0.5 / sqrt(2).
+    assert [episode.advantages for episode in judged] == [pytest.approx([0.0, s * 2**0.5]) for s in (1, -1)] * 2
+    assert [(episode.turns, episode.advantages) for episode in dropped] == [([0.0, 0.0], None)]

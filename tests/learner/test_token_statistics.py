@@ -177,3 +177,29 @@ def test_nothing_is_needed_by_default_and_a_critic_exists_only_where_it_is_read(
     assert recipe(credit=CRBCConfig(modulators=(AEMConfig(),))).needs == {"entropy"}
     assert recipe(filter=FilterConfig(score="entropy")).needs == {"entropy"}
     assert recipe(credit=StepPOConfig()).trained_critic == CriticConfig()
+
+
+BETWEEN = [turn([9, 1], [3]), turn([8], [5, 6]), turn([9, 1, 3, 2], [4]), turn([8, 5, 6, 7], [10])]
+"""Two lineages whose turns lie between each other: 0 and 2, 1 and 3."""
+
+
+def test_numbers_of_lineages_that_lie_between_each_other_come_back_to_their_own_turns() -> None:
+    between = group("c", BETWEEN)
+    rows = [tuple(samples(between.trajectories[0], [0.0] * 4))]
+    (main, sub) = rows[0]
+    values = torch.zeros(2, max(len(main), len(sub)))
+    for row, sample in enumerate(rows[0]):
+        values[row, : len(sample)] = torch.from_numpy(sample.token_ids).float()
+    index = TokenIndex([between])
+    flat = index.flat(rows, [values])
+    assert flat.tolist() == [3, 5, 6, 4, 10]
+    (along,) = index.spread(rows, [pack.collate(rows[0])], flat)
+    for row, sample in enumerate(rows[0]):
+        assert along[row, : len(sample)][torch.from_numpy(sample.loss_mask)].tolist() == (
+            sample.token_ids[sample.loss_mask].tolist()
+        )
+
+
+def test_a_turn_is_stripped_of_its_own_lineage_only() -> None:
+    main, sub = samples(group("c", BETWEEN).trajectories[0], [0.0] * 4)
+    assert [s.token_ids.tolist() for s in (*stripped(main), *stripped(sub))] == [[9, 2, 4], [8, 7, 10]]

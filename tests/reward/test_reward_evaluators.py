@@ -82,7 +82,15 @@ def test_a_summary_computed_by_hand() -> None:
     assert (summary.episodes, summary.success_rate) == (4, 0.5)
     assert (summary.success_low, summary.success_high) == wilson_interval(2, 4)
     assert (summary.mean_turns, summary.invalid_share) == (2.5, 0.2)
+    assert (summary.cut_share, summary.context_full_share) == (0.0, 0.0)
     assert summary.mean_reward == pytest.approx((1.0 + 0.0 - 0.1 + 1.0) / 4)
+
+
+def test_responses_that_were_cut_and_episodes_that_filled_the_context_are_counted() -> None:
+    cut = msgspec.structs.replace(turn(0.0), stopped=False)
+    full = msgspec.structs.replace(trajectory(1, "truncated", [cut, turn(0.0), cut]), context_full=True)
+    summary = summarize([trajectory(0, "success", [turn(1.0)]), full])
+    assert (summary.cut_share, summary.context_full_share) == (2 / 4, 1 / 2)
 
 
 def in_cohort(cohort: str, outcome: Outcome) -> Trajectory:
@@ -97,6 +105,17 @@ def test_success_by_cohort_computed_by_hand() -> None:
     assert (found["easy"].episodes, found["easy"].success) == (1, 1.0)
     assert (found["hard"].episodes, found["hard"].success) == (4, 0.25)
     assert (found["hard"].success_low, found["hard"].success_high) == wilson_interval(1, 4)
+
+
+def test_cohorts_of_two_environments_do_not_mix() -> None:
+    easy = in_cohort("easy", "success")
+    lake, door = (
+        msgspec.structs.replace(easy, task=msgspec.structs.replace(easy.task, env_name=name))
+        for name in ("lake", "door")
+    )
+    nothing = msgspec.structs.replace(lake, cohort="")
+    assert list(by_cohort([lake, door, nothing, easy])) == ["door/easy", "easy", "lake/easy"]
+    assert [t.cohort_name for t in (lake, nothing, in_cohort("", "success"))] == ["lake/easy", "lake", ""]
 
 
 def test_episodes_without_a_cohort_make_none() -> None:

@@ -25,9 +25,9 @@ START_S = 300
 _POLL_S = 0.2
 
 
-def write_config(folder: Path, policy: Path, **sections: dict[str, Any]) -> Path:
-    """A small asynchronous run on the coin game; `sections` are laid over it, section by section."""
-    values: dict[str, dict[str, Any]] = {
+def write_config(folder: Path, policy: Path, **sections: Any) -> Path:
+    """A small asynchronous run on the coin game; `sections` are laid over it, a list of tables in place of a table."""
+    values: dict[str, Any] = {
         "run": {
             "name": "e2e",
             "iterations": 8,
@@ -47,7 +47,7 @@ def write_config(folder: Path, policy: Path, **sections: dict[str, Any]) -> Path
         "learner": {"lr": 1e-3},
     }
     for section, changed in sections.items():
-        values[section] = values.get(section, {}) | changed
+        values[section] = changed if isinstance(changed, list) else values.get(section, {}) | changed
     path = folder / "run.toml"
     path.write_text(tomli_w.dumps(values))
     return path
@@ -74,9 +74,10 @@ class Driver:
         return RunFolder(self.runs_dir / list_runs(self.runs_dir)[-1])
 
     def said(self) -> str:
-        """Stdout, stderr and the run's own log, for the message of a failed assertion."""
-        log = "".join(path.read_text() for path in self.runs_dir.glob("*/logs/driver.log"))
-        return f"{self.out.read_text()}\n--- driver.log\n{log[-8000:]}"
+        """Stdout, stderr and the run's own logs, for the message of a failed assertion."""
+        logs = sorted(self.runs_dir.glob("*/logs/*.log"))
+        told = [f"--- {path.name}\n{path.read_text(errors='replace')[-8000:]}" for path in logs]
+        return "\n".join([self.out.read_text(), *told])
 
     def processes(self) -> set[psutil.Process]:
         """The driver's descendants now: Ray's, vLLM's, Redis."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -28,11 +28,17 @@ from tests.system.driving import ROOT, START_S, environment, is_alive, write_con
 pytestmark = pytest.mark.services
 _BIN = Path(sys.executable).parent
 _STOP_WAIT_S = 25
+HEAD, ENTRY = "ray start --head", "train deploy/configs/local.toml --set run.runs_dir=$PWD/runs"
+_SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On a Ray cluster")[2]
+PREPARED, _, SUBMIT = _SECTION.partition("```\n")[2].partition("```")[0].partition(f"{HEAD}\n")
+"""What the README tells to type, before and after it starts the head."""
+LOCAL_RUN = "import ray; from milepost.cluster.pools.ray_start import start_ray; start_ray(''); ray.shutdown()"
+"""What every local run does first, and what it leaves is in the account's home: Ray's token."""
 
 
 @dataclass
 class Head:
-    """A Ray head on loopback that only who holds the token may use."""
+    """A Ray head on loopback, started as the README says, on an account that local runs were made on."""
 
     process: subprocess.Popen[bytes]
     dashboard: str
@@ -41,18 +47,22 @@ class Head:
 
     def ray(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """A `ray job ...` command against this head."""
+        return self.bash(shlex.join(["ray", "job", *arguments]), timeout_s=timeout_s)
+
+    def bash(self, command: str, *, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """A command after the README's own preparations, from the repository's root."""
+        script = ["bash", "-ec", f"{PREPARED}\n{command}"]
         address = self.env | {"RAY_ADDRESS": self.dashboard}
-        command = [str(_BIN / "ray"), "job", *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=address, capture_output=True, text=True, timeout=timeout_s, check=False
+            script, cwd=ROOT, env=address, capture_output=True, text=True, timeout=timeout_s, check=False
         )
 
     def submit(self, name: str, config: Path, *options: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        """Submit `milepost train` from the repository's root."""
-        runtime_env = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)}})
-        options = ("--submission-id", name, "--working-dir", ".", "--runtime-env-json", runtime_env, *options)
-        entrypoint = ("python", "-m", "milepost.cluster.cli", "train", str(config))
-        return self.ray("submit", *options, "--", *entrypoint, timeout_s=timeout_s)
+        """The README's command for another config and name, with more options."""
+        assert ENTRY in SUBMIT
+        submitted = SUBMIT.replace(ENTRY, shlex.join(["train", str(config)])).replace('"60"', f'"{_STOP_WAIT_S}"')
+        named = shlex.join(["ray", "job", "submit", "--submission-id", name, *options])
+        return self.bash(submitted.replace("ray job submit", named), timeout_s=timeout_s)
 
     def job(self, name: str) -> dict[str, Any]:
         """What the jobs API says about a job."""
@@ -67,19 +77,19 @@ class Head:
 @pytest.fixture
 def head() -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="mp-") as short:  # Ray's sockets allow paths of 107 bytes
-        token_path, token = Path(short) / "token", secrets.token_hex(32)
-        token_path.touch(mode=0o600)
-        token_path.write_text(token)
-        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
-        env = environment() | auth | {"PATH": f"{_BIN}:{os.environ['PATH']}", "RAY_DISABLE_IMPORT_WARNING": "1"}
+        env = {key: value for key, value in environment().items() if not key.startswith("RAY_")}
+        env |= {"HOME": short, "PATH": f"{_BIN}:{os.environ['PATH']}", "RAY_DISABLE_IMPORT_WARNING": "1"}
+        subprocess.run([sys.executable, "-c", LOCAL_RUN], cwd=ROOT, env=env, timeout=START_S, check=True)
+        token = (Path(short) / ".ray" / "auth_token").read_text()
         ports = _free_ports(6)
         names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
         names += ("metrics-export-port", "ray-client-server-port")
-        command = [str(_BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=32"]
+        command = ["--block", "--node-ip-address=127.0.0.1", "--num-cpus=32"]
         command += ["--dashboard-host=127.0.0.1", f"--temp-dir={short}", f"--object-store-memory={256 * 2**20}"]
         command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+        script = ["bash", "-ec", f"{PREPARED}\nexec {HEAD} {shlex.join(command)}"]
         with (Path(short) / "head.log").open("wb") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=short, start_new_session=True)
+            process = subprocess.Popen(script, env=env, stdout=log, stderr=log, cwd=short, start_new_session=True)
         running = Head(process, f"http://127.0.0.1:{ports[1]}", token, env)
         try:
             _wait_until_jobs_are_taken(running, Path(short) / "head.log")
@@ -100,7 +110,7 @@ def test_a_submitted_run_succeeds_and_job_stop_is_an_orderly_stop(
     assert [record.iteration for record in iterations(read_records(_newest(tmp_path).metrics))] == [1, 2]
 
     config = write_config(tmp_path, tiny_policy, run={"iterations": 1000, "name": "long", "checkpoint_every": 1000})
-    done = head.submit("long", config, "--no-wait", timeout_s=30)
+    done = head.submit("long", config, "--no-wait", timeout_s=START_S)
     assert done.returncode == 0, done.stdout + done.stderr
     _wait_for_first_iteration(head, tmp_path)
     folder = _newest(tmp_path)
@@ -123,15 +133,15 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait_until_jobs_are_taken(head: Head, log: Path) -> None:
-    deadline, problem = time.monotonic() + 60, ""
+    deadline, problem = time.monotonic() + START_S, ""
     while time.monotonic() < deadline:
         assert head.process.poll() is None, f"ray start ended: {log.read_text()}"
-        listed = head.ray("list", timeout_s=30)
+        listed = head.ray("list", timeout_s=START_S)
         if listed.returncode == 0:
             return
         problem = listed.stderr[-500:]
         time.sleep(0.5)
-    raise AssertionError(f"the head took no jobs within 60 s: {problem}\n{log.read_text()}")
+    raise AssertionError(f"the head took no jobs within {START_S} s: {problem}\n{log.read_text()}")
 
 
 def _wait_for_first_iteration(head: Head, tmp_path: Path) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,6 +24,7 @@ from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, s
 pytestmark = pytest.mark.services
 Start = Callable[..., Driver]
 _ITERATIONS = 8
+_EVAL_EPISODES = 8
 _SMALL_BUFFER_BYTES = 300_000
 """Less than the groups of seven updates: a run that keeps what it consumed until its end would starve."""
 _EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_version"}
@@ -28,6 +33,7 @@ _EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_versi
 @pytest.mark.timeout(600)
 def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
     seldom, small = {"iterations": _ITERATIONS, "checkpoint_every": 100}, {"max_bytes": _SMALL_BUFFER_BYTES}
+    seldom["eval_episodes"] = _EVAL_EPISODES
     driver = start("train", write_config(tmp_path, tiny_policy, run=seldom, buffer=small))
     assert driver.end(START_S) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
@@ -47,6 +53,7 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
         "it fetches something"
     )
     a_plain_folder_holds_the_policy(driver.folder.policy)
+    every_episode_is_recorded(driver, records[-1])
     eval_prints_one_object(driver)
     status = _milepost("status", "latest", "--runs-dir", str(driver.runs_dir))
     assert "finished" in status
@@ -72,11 +79,14 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on(tmp_path: Path, tiny_policy: P
     assert saved is not None
     assert saved.manifest.record.iteration == done
 
+    shutil.rmtree(driver.folder.trajectories)
+    driver.folder.trajectories.write_text("a file where a folder should be")  # no recording ends a run
     # with one checkpoint kept, the one it starts from is gone after the first iteration
     often = ["run.checkpoint_every=1", "run.keep_checkpoints=1", f"run.iterations={done + 2}"]
     resumed = start("train", config, "--resume", "latest", *(word for key in often for word in ("--set", key)))
     assert resumed.end(START_S) == 0, resumed.said()
     assert resumed.left(deadline_s=10) == []
+    assert resumed.out.read_text().count("trajectories are not recorded any more") == 1, resumed.said()
     records = resumed.records()
     assert [record.iteration for record in records] == list(range(1, done + 3))
     engine_and_learner_agree(records)
@@ -98,6 +108,39 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, tiny_policy: Path, start: Start) 
     assert driver.end(deadline_s=5) == -signal.SIGINT, driver.said()
     # Ray's workers notice once they have finished importing; its agents look for its dead head for a minute more.
     assert driver.left(deadline_s=60, besides=r"ray::\w+Agent|/ray/(dashboard|_private/runtime_env)/agent") == []
+
+
+@pytest.mark.timeout(480)
+def test_a_sigterm_to_the_whole_group_while_ray_starts_is_a_stop(
+    tmp_path: Path, tiny_policy: Path, start: Start
+) -> None:
+    driver = start("train", write_config(tmp_path, tiny_policy))
+    driver.wait_for("Ray's first process", lambda: bool(driver.find("gcs_server")), START_S)
+    os.killpg(driver.process.pid, signal.SIGTERM)  # as timeout and systemd do: it ends what Ray has started so far
+    assert driver.end(deadline_s=120) == 3, driver.said()
+    assert "milepost: stopped; nothing was trained yet: milepost train --resume" in driver.said()
+
+
+@pytest.mark.timeout(480)
+def test_a_run_whose_responses_are_all_cut_says_so_from_its_first_evaluation_on(
+    tmp_path: Path, tiny_policy: Path, start: Start
+) -> None:
+    changed = {
+        "run": {"iterations": 2, "eval_episodes": 4},
+        "env": {"path": "milepost.envs.frozen_lake:FrozenLakeText", "options": {}},
+        "actors": {"max_turns": 2},
+        "sampling": {"max_tokens": 2},
+        "filter": {"method": "top_p"},
+    }
+    driver = start("train", write_config(tmp_path, tiny_policy, **changed))
+    assert driver.end(START_S) == 7, driver.said()
+    warned, _, trained = driver.out.read_text().partition("iteration 1/2")
+    assert "100.0% of the responses were cut at sampling.max_tokens = 2: raise it" in warned
+    assert "100.0% of turns, 100.0% cut" in trained
+    assert "no update was made: the filter dropped all 4 groups" in trained
+    assert "milepost: none of the 2 iterations made an update" in trained
+    assert checkpoint.newest_valid(driver.folder.checkpoints) is not None
+    a_plain_folder_holds_the_policy(driver.folder.policy)
 
 
 def engine_and_learner_agree(records: list[IterationRecord]) -> None:
@@ -123,6 +166,39 @@ def a_plain_folder_holds_the_policy(folder: Path) -> None:
         [{"role": "user", "content": "Call the coin."}], add_generation_prompt=True, return_tensors="pt"
     )["input_ids"]
     assert model.generate(prompt, max_new_tokens=4, pad_token_id=0).shape[1] > prompt.shape[1]
+
+
+def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
+    """With the text that the engine saw, and, where it was trained on, the credit of every turn."""
+    episodes = recorded(driver.folder.trajectories, "episodes")
+    trained = [episode for episode in episodes if episode["fate"] == "trained"]
+    assert len(trained) == 4 * 4 * _ITERATIONS == len({(each["group_id"], each["index"]) for each in trained})
+    assert sorted({episode["learner_version"] for episode in trained}) == list(range(_ITERATIONS))
+    stale = [episode for episode in episodes if episode["fate"] == "stale"]
+    assert len(stale) <= last.ledger["stale"]
+    evaluated = Counter(episode["split"] for episode in episodes if episode["fate"] == "evaluation")
+    assert evaluated == {"train": 2 * _EVAL_EPISODES, "heldout": 2 * _EVAL_EPISODES}
+    assert {episode["fate"] for episode in episodes} <= {"trained", "stale", "pending", "evaluation"}
+    assert "not among the recorded" not in driver.said()
+    tokenizer = AutoTokenizer.from_pretrained(driver.folder.policy)
+    turns = recorded(driver.folder.trajectories, "turns")
+    assert [turn["episode"] for turn in turns] == [
+        episode["episode"] for episode in episodes for _ in range(episode["num_turns"])
+    ]
+    for episode in episodes:
+        own = turns[: episode["num_turns"]]
+        del turns[: episode["num_turns"]]
+        ids = [token for turn in own for token in turn["prompt_ids"] + turn["response_ids"]]
+        assert "".join(turn["prompt"] + turn["response"] for turn in own) == tokenizer.decode(ids)
+        assert {turn["trained"] for turn in own} == {episode["fate"] == "trained"}
+        assert all((turn["advantage"] is None) == (episode["fate"] != "trained") for turn in own)
+    shown = _milepost("show", "latest", "--fate", "trained", "--runs-dir", str(driver.runs_dir))
+    assert "Call the coin." in shown
+    assert "advantage" in shown
+
+
+def recorded(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [row for path in sorted(folder.glob(f"{name}-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def eval_prints_one_object(driver: Driver) -> None:

@@ -12,7 +12,6 @@ import msgspec
 from pydantic import Field
 
 from milepost.envs.dotted_path import DottedPathError, resolve
-from milepost.envs.types import OptionValue
 from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTrajectory, Need, Scaling, Strategy
 from milepost.learner.credit.settings import CreditSettings
 from milepost.learner.credit.trial import StrategyError, require_fit
@@ -23,7 +22,7 @@ class CustomConfig(CreditSettings):
 
     strategy: Literal["custom"] = Field("custom", description="A class of your own, named by path")
     path: str = Field(min_length=1, description="Credit strategy, package.module:Class")
-    options: dict[str, OptionValue] = Field({}, description="Keyword arguments of its constructor")
+    options: dict[str, bool | int | float | str] = Field({}, description="Keyword arguments of its constructor")
 
 
 class Custom:

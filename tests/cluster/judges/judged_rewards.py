@@ -4,7 +4,7 @@ from typing import Any
 
 
 def _raising(error: type[BaseException]) -> Any:
-    def reward(_: object) -> list[float]:
+    def reward(*_: object) -> list[float]:
         raise error("out")
 
     return reward

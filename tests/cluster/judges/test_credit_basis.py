@@ -38,6 +38,17 @@ def test_a_strategy_that_goes_by_success_says_whether_there_is_any(strategy: str
     )
 
 
+def test_environments_that_differ_in_it_are_told_one_by_one() -> None:
+    envs = tuple(ScenarioConfig(path=path, name=name, train_size=4) for name, path in (("a", TELLS), ("b", SILENT)))
+    config = RunConfig(env=envs)
+    assert basis_of_credit(config, ScenarioSet(envs)) == (
+        "a: credit: success as the environment reports it; "
+        'b: credit: returns, because the environment reports no success to learn from (info["success"])'
+    )
+    alike = (envs[0], envs[0].model_copy(update={"name": "c"}))
+    assert basis_of_credit(config, ScenarioSet(alike)) == "credit: success as the environment reports it"
+
+
 def test_success_that_is_for_people_is_none_to_learn_from() -> None:
     assert said("milepost.envs.bandit:TwoArmedBandit") == said(SILENT)
 

@@ -10,3 +10,10 @@ def test_an_environment_that_would_end_the_program_is_a_finding() -> None:
         findings = examine(RunConfig.model_validate({"env": env}))
         [found] = [finding for finding in findings if "Leaves" in finding.what]
         assert (found.level, "SystemExit: out" in found.what) == ("fail", True)
+
+
+def test_a_reward_that_cannot_be_loaded_is_a_finding() -> None:
+    findings = examine(RunConfig.model_validate({"reward": {"path": "no.such:reward"}}))
+    [found] = [finding for finding in findings if "reward.path" in finding.what]
+    assert found.level == "fail"
+    assert "no module named 'no'" in found.what

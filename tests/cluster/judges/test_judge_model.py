@@ -9,12 +9,13 @@ import pytest
 from milepost.cluster import preflight
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.doctor import Finding, examine
-from milepost.cluster.preflight import judge_model
+from milepost.cluster.preflight import check_start, judge_model
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.learner.first_policy.config import ModelConfig
+from tests.families.tiny_models import DROPS_THOUGHTS
 
 
 def about_the_model(folder: Path) -> Finding:
@@ -43,6 +44,18 @@ def test_a_folder_that_is_evaluated_or_resumed_from_is_judged_before_anything_st
     with pytest.raises(ConfigError, match="not a whole safetensors file"):
         asyncio.run(system.start(broken, 0, learner=None, phase=phases.append))
     assert not phases
+
+
+def test_a_template_that_rewrites_earlier_turns_is_played_in_and_named_before_a_run(
+    tiny_policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_policy, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(DROPS_THOUGHTS)
+    config = RunConfig.model_validate({"model": {"source": "folder", "path": str(folder)}})
+    check_start(config)
+    assert f"{folder}: the chat template rewrites earlier turns" in capsys.readouterr().err
+    finding = about_the_model(folder)
+    assert (finding.level, "prefix_breaks counts them" in finding.fix) == ("warn", True)
 
 
 def test_only_a_model_that_is_trained_needs_shared_memory(tiny_policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from milepost.actors.check import check_env
+from milepost.actors.checks.check import check_env
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.preflight import check_dialogue, check_world
 from milepost.cluster.replay.wire import encode
@@ -56,9 +56,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 def judged(path: str, options: dict[str, Any], policy: Path, dialogue: Dialogue) -> tuple[str, str, str]:
     """What check-env, the check before a run and a run's episode say; "" where they have nothing to say."""
-    errors = [finding.what for finding in check_env(path, options) if finding.level == "error"]
+    errors = [finding.what for finding in check_env(path, options).findings if finding.level == "error"]
     sections = {
         "env": {"path": path, "options": options},
+        "model": {"source": "folder", "path": str(policy)},
         "actors": {"max_turns": 20},
         "engine": {"max_model_len": 4096},
     }

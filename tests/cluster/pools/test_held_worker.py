@@ -10,13 +10,14 @@ import psutil
 import pytest
 import ray
 
+from milepost.actors.agents.config import AgentConfig
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import Rotation
+from milepost.cluster.pools.ray_start import start_ray
 from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.replay.buffer import BufferConfig
-from milepost.cluster.system import start_ray
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Failure, Trajectory
 from tests.actors.episode_rig import task
@@ -40,6 +41,7 @@ def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_
         run_id="run",
         redis_url="redis://localhost:1/0",
         model=tiny_policy,
+        agent=AgentConfig(),
         env=ScenarioConfig(path=path, options={"place": str(place)}),
         actors=ActorConfig(env_timeout_s=LIMIT_S),
         engine=EngineConfig(),
@@ -51,7 +53,7 @@ def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_
     )
 
     async def go() -> tuple[list[Trajectory | Failure], float]:
-        pool = WorkerPool(spec, Ledger(), Rotation([], is_growing=False))  # type: ignore[arg-type]
+        pool = WorkerPool(spec, Ledger(), Rotation([], is_growing=False), None)  # type: ignore[arg-type]
         try:
             playing = asyncio.ensure_future(pool.play([(0, task(path, place=str(place)))], 120))
             while not place.exists():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
+from milepost.actors.agents.config import AgentConfig
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base import restarts
@@ -17,6 +18,7 @@ from milepost.cluster.pools import workers
 from milepost.cluster.pools.engines import Rotation
 from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
 from milepost.cluster.replay.buffer import BufferConfig
+from milepost.cluster.trajectories.recording import Batch, Told
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Task
 from tests.actors.episode_rig import task
@@ -35,6 +37,8 @@ class Handle:
         self.set_rotation = SimpleNamespace(remote=lambda _: None)
         self.play = SimpleNamespace(remote=self._play)
         self.played = SimpleNamespace(remote=self._ping)
+        self.told: list[Told] = []
+        self.take_recordings = SimpleNamespace(remote=self._take_recordings)
 
     async def _ping(self) -> int:
         if self.ended.done():
@@ -44,6 +48,11 @@ class Handle:
     async def _play(self, tasks: list[Task], _concurrency: int) -> list[Task]:
         await self._ping()
         return tasks
+
+    async def _take_recordings(self) -> Batch:
+        await self._ping()
+        told, self.told = self.told, []
+        return Batch(told, lost=0)
 
     def die(self) -> None:
         self.ended.set_exception(RayActorError())
@@ -89,12 +98,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return turned
 
 
-def pool_of(ledger: Any, *, num_workers: int = 1, **limits: int) -> WorkerPool:
+def pool_of(ledger: Any, *, num_workers: int = 1, record: Any = None, **limits: int) -> WorkerPool:
     spec = WorkerSpec(
         run_id="run",
         redis_url="",
         model=Path("model"),
-        env=ScenarioConfig(),
+        env=[ScenarioConfig()],
+        agent=AgentConfig(),
         actors=ActorConfig(num_workers=num_workers),
         engine=EngineConfig(),
         sampling=SamplingConfig(),
@@ -103,7 +113,7 @@ def pool_of(ledger: Any, *, num_workers: int = 1, **limits: int) -> WorkerPool:
         group_size=2,
         restarts=RestartConfig(window_s=HOUR_S, **limits),
     )
-    return WorkerPool(spec, ledger, ENGINES)
+    return WorkerPool(spec, ledger, ENGINES, record)
 
 
 async def look(pool: WorkerPool) -> None:
@@ -192,3 +202,27 @@ def test_what_a_lost_worker_had_to_play_is_played_by_the_others_while_it_pauses(
         return await pool.play(list(enumerate([task(), task(target=1), task(target=2)])), 10)
 
     assert len(asyncio.run(play())) == 3
+
+
+def test_what_workers_tell_is_passed_on_also_before_they_are_ended_and_a_lost_one_costs_nobody(
+    made: list[Handle],
+) -> None:
+    heard: list[int] = []
+
+    async def tell() -> None:
+        pool = pool_of(Ledger(), num_workers=2, record=lambda batch: heard.extend(told.index for told in batch.told))
+        pool.roll()
+        for handle, index in zip(made, (0, 1), strict=True):
+            handle.told = [Told("g", index, "open", b"")]
+        await look(pool)
+        await look(pool)
+        assert sorted(heard) == [0, 1]
+        made[0].die()
+        made[1].told = [Told("g", 2, "open", b"")]
+        await look(pool)
+        await look(pool)
+        made[1].told = [Told("g", 3, "open", b"")]
+        await pool.stop()
+        assert heard[2:] == [2, 3]
+
+    asyncio.run(tell())

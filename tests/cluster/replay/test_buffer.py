@@ -6,6 +6,7 @@ from milepost.cluster.pools.ledger_source import BufferSink
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.wire import WireError, encode
+from milepost.cluster.trajectories.recording import RecordingQueue
 from tests.cluster.replay.buffer_rig import failure, ids, rig, trajectory
 
 
@@ -97,12 +98,32 @@ def test_a_trajectory_that_is_too_large_ends_as_a_failure_and_the_worker_goes_on
     async def sink() -> None:
         async with rig(redis_url, max_entry_bytes=1024) as run:
             await run.issue("g", 3)
-            sink = BufferSink(run.buffer)
+            recordings = RecordingQueue()
+            sink = BufferSink(run.buffer, recordings)
             await sink.put(trajectory("g", 0, tokens=2000))
             for index in (1, 2):
                 await sink.put(trajectory("g", index))
             assert await run.counts() == {"env_failed": 1, "finished": 2}
             assert "raise buffer.max_entry_bytes" in await run.ledger.last_failure()
+            [told] = recordings.take().told
+            assert (told.index, told.what) == (0, "failed")
+            assert told.reason.startswith("env: WireError: oversize")
+
+    asyncio.run(sink())
+
+
+def test_an_episode_that_the_buffer_does_not_take_is_told_to_the_recordings(redis_url: str) -> None:
+    async def sink() -> None:
+        async with rig(redis_url) as run:
+            await run.issue("g", 2)
+            recordings = RecordingQueue()
+            sink = BufferSink(run.buffer, recordings)
+            for name, index in (("g", 0), ("g", 0), ("nobody", 1)):
+                await sink.put(trajectory(name, index))
+            assert [(told.group_id, told.what, told.reason) for told in recordings.take().told] == [
+                ("g", "late", "another worker had played it before"),
+                ("nobody", "late", "its group was over, or weights of an undone history sampled it"),
+            ]
 
     asyncio.run(sink())
 

@@ -17,7 +17,7 @@ from milepost.cluster.replay.wire import (
 )
 from tests.cluster.replay.buffer_rig import failure, task, trajectory
 
-_PREFIX = b"mp\x03T"
+_PREFIX = b"mp\x04T"
 
 
 def reason_for(data: bytes, **limits: int) -> str:
@@ -41,6 +41,13 @@ def test_a_cohort_travels_with_its_episode_and_its_task() -> None:
     named = msgspec.structs.replace(task(7), options={"cohort": "hard"})
     assert decode_task(encode_task(named)).cohort == "hard"
     assert reason_for(changed(cohort="x" * 65)) == "malformed"
+
+
+def test_lists_and_tables_among_the_options_of_a_task_travel() -> None:
+    named = msgspec.structs.replace(task(7), options={"map": [["S", 1], [True, 2.5]], "prices": {"bread": [2]}})
+    assert decode_task(encode_task(named)) == named
+    with pytest.raises(WireError, match=r"option map\[0\] is NoneType"):
+        decode_task(msgspec.msgpack.encode(msgspec.to_builtins(named) | {"options": {"map": [None]}}))
 
 
 def test_another_schema_version_is_refused_by_name() -> None:

@@ -6,9 +6,10 @@ from rich.console import Console
 
 from milepost.cluster.runlog import console as console_module
 from milepost.cluster.runlog import runs
-from milepost.cluster.runlog.console import LiveView, sparkline, status_lines, summary, who_waits
+from milepost.cluster.runlog.console import LiveView, sparkline, summary, who_waits
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.runs import Status
+from milepost.cluster.runlog.status import status_lines
 from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 
 
@@ -22,7 +23,7 @@ def shown_on(monkeypatch):
 
     def use(*, terminal):
         out = console(terminal=terminal)
-        monkeypatch.setattr(console_module, "Console", lambda: out)
+        monkeypatch.setattr(console_module, "Console", lambda **_: out)
         return out
 
     return use
@@ -39,11 +40,22 @@ def test_without_a_terminal_every_iteration_is_one_plain_line(shown_on):
     lines = out.file.getvalue().splitlines()
     assert lines[0] == "starting engines ..."
     assert lines[1].startswith("starting engines: 0.")
-    assert lines[2].startswith("iteration 1/9  success 25.0%  within-group std 0.40, 12.5% of groups without any")
-    assert "staleness 0.75/2  tokens/s 900" in lines[2]
+    assert lines[2].startswith("iteration 1/9  success 25.0%  invalid 1.0% of turns  groups: return std 0.40, ")
+    assert "all returns equal in 12.5%  staleness 0.75, at most 2  tokens/s 900" in lines[2]
+    assert "  buffer: 3 groups ready  " in lines[2]
     assert lines[3].startswith("iteration 2/9  success n/a")
     assert lines[3].endswith("restarts 1 worker")
     assert len(lines) == 4
+
+
+def test_the_line_of_an_iteration_tells_the_share_of_cut_responses_where_there_are_any(shown_on):
+    out = shown_on(terminal=False)
+    with LiveView(run_id="r", iterations=9) as view:
+        view.update(iteration_record(1, invalid_share=1.0, cut_share=0.975))
+        view.update(iteration_record(2, cut_share=0.0))
+    first, second = out.file.getvalue().splitlines()
+    assert "  invalid 100.0% of turns, 97.5% cut  " in first
+    assert "  invalid 1.0% of turns  " in second
 
 
 def test_on_a_terminal_the_panel_shows_progress_and_what_goes_on(shown_on):
@@ -53,7 +65,13 @@ def test_on_a_terminal_the_panel_shows_progress_and_what_goes_on(shown_on):
         view.update_eval(eval_record(1, "ood", 0.5))
         view.activity("waiting for groups 3/8")
     shown = out.file.getvalue()
-    for expected in ("the-run", "iteration 1/4", "waiting for groups 3/8 ... 0.", "eval ood", "3 groups, 0.1 MiB"):
+    for expected in (
+        "the-run",
+        "iteration 1/4",
+        "waiting for groups 3/8 ... 0.",
+        "eval ood",
+        "3 groups ready, 0.1 MiB",
+    ):
         assert expected in shown
 
 

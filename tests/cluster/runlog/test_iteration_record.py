@@ -31,7 +31,7 @@ STATE = SystemState(
 
 def report(**changes: Any) -> UpdateReport:
     values: dict[str, Any] = {
-        "version": 4, "skipped_steps": 0, "losses": (0.5,), "verdicts": (), "tokens": 8,
+        "version": 4, "skipped_steps": 0, "losses": (0.5,), "verdicts": (), "credits": (), "tokens": 8,
         "num_samples": 5, "prefix_breaks": 1, "padding_share": 0.25, "parity": None,
         "metrics": {}, "seconds": {"credit": 0.5, "update": 2.5},
     }  # fmt: skip

@@ -107,7 +107,7 @@ def test_cohorts_without_end_make_33_series_of_a_split_at_most(tmp_path):
 def test_every_measured_field_is_served(tmp_path):
     counted = {"time_s", "episodes", "tokens", "groups_trained", "groups_filtered", "groups_stale", "episodes_failed"}
     counted |= {"nonfinite_total", "engine_restarts", "worker_restarts", "learner_restarts", "ledger"}
-    counted |= {"verdicts", "selection_bias", "update", "update_s", "cohorts"}
+    counted |= {"verdicts", "selection_bias", "update", "update_s", "cohorts", "envs"}
     fields = set(iteration_record(1).__struct_fields__)
     with Metrics(tmp_path / "m.jsonl") as metrics:
         served = {name for name in scrape(metrics) if "{" not in name and not name.endswith(("_created", "_total"))}

@@ -1,3 +1,4 @@
+import re
 import stat
 
 import pytest
@@ -7,9 +8,9 @@ from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.experiment import plan
 from milepost.cluster.settings import config as configs
 from milepost.cluster.settings.config import RunConfig, config_hash, dump, load, refuse_change
+from milepost.cluster.settings.keys import tables
 from milepost.learner.credit.modulators import AEMConfig, EMPGConfig
 from milepost.learner.credit.strategies.registry import SETTINGS
-from milepost.learner.first_policy.config import WarmupConfig
 
 
 @pytest.fixture
@@ -37,6 +38,35 @@ def test_values_of_the_file_and_overrides_arrive_in_their_sections(toml):
     config = load(path, ["run.seed=5", "learner.lr=1e-5", "env.options.slippery=true", "run.name=bandit"])
     assert (config.run.name, config.run.seed, config.learner.lr) == ("bandit", 5, 1e-5)
     assert config.env.options == {"slippery": True}
+
+
+def test_options_of_an_environment_may_be_lists_and_tables(toml, tmp_path):
+    path = toml('[env.options]\nrooms = [["hall", 2], ["attic"]]\n[env.options.prices]\nbread = [2.5, true]\n')
+    config = load(path, ["env.options.words=['a', 'b']", "env.ood_options.prices={bread = []}"])
+    assert config.env.options == {
+        "rooms": [["hall", 2], ["attic"]],
+        "prices": {"bread": [2.5, True]},
+        "words": ["a", "b"],
+    }
+    dump(config, tmp_path / "resolved.toml")
+    assert load(tmp_path / "resolved.toml") == config
+    other = load(path, ["env.options.words=['a', 'c']", "env.ood_options.prices={bread = []}"])
+    assert config_hash(other) != config_hash(config)
+    with pytest.raises(ConfigError, match=r"env\.options\.words was \['a', 'b'\] and is now \['a', 'c'\]"):
+        refuse_change(config, other)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("[1, 1979-05-27]", r"option rooms\[1\] is date 1979-05-27; an option is"),
+        ("[{from = 07:32:00}]", r"option rooms\[0\]\.from is time 07:32:00"),
+        ("[1.0, nan]", r"option rooms\[1\] is nan, not a finite number"),
+        ("18446744073709551616", "option rooms has more than 64 bits"),
+    ],
+)
+def test_an_option_that_no_wire_takes_is_refused_by_name(toml, value, reason):
+    assert re.fullmatch(rf".*run\.toml: env\.options: {reason}.*", complaint(toml(f"[env.options]\nrooms = {value}\n")))
 
 
 def test_a_resolved_config_reads_back_equal(toml, tmp_path):
@@ -205,15 +235,15 @@ def test_a_resumed_run_may_go_on_longer_but_not_otherwise(toml):
 
 
 def test_no_section_has_more_fields_than_a_person_reads():
-    sections = {name: field.annotation for name, field in RunConfig.model_fields.items() if name != "credit"}
+    sections = dict(tables(RunConfig))
     for name, section in (sections | SETTINGS).items():
         assert len(section.model_fields) <= 15, name
 
 
 def test_every_key_is_described_in_a_phrase_that_begins_with_a_capital_letter():
     experiment = [plan.Experiment, plan.BaseRun, plan.Arm, plan.Measures]
-    sections = [field.annotation for name, field in RunConfig.model_fields.items() if name != "credit"]
-    for section in [*sections, *SETTINGS.values(), WarmupConfig, AEMConfig, EMPGConfig, *experiment]:
+    sections = dict(tables(RunConfig)).values()
+    for section in [*sections, *SETTINGS.values(), AEMConfig, EMPGConfig, *experiment]:
         for name, field in section.model_fields.items():
             is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
             assert is_section or (field.description or "")[:1].isupper(), f"{section.__name__}.{name}"

@@ -83,7 +83,7 @@ def test_the_graph_shows_states_with_values_both_ends_and_every_transition(tab: 
         box = node.bounding_box()
         assert inside["x"] < box["x"]
         assert box["x"] + box["width"] < inside["x"] + inside["width"]
-    expect(tab.locator("#source")).to_contain_text("3 of 7 groups")
+    expect(tab.locator("#source")).to_contain_text("a sample of 3 of 7 groups")
 
 
 @needs_browser

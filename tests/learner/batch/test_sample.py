@@ -63,24 +63,39 @@ def test_advantages_that_do_not_fit_are_refused_by_name(advantages: list[float],
         samples(trajectory([turn([1], [2])]), advantages)
 
 
+def test_calls_of_a_sub_agent_between_two_turns_leave_those_one_sequence():
+    turns = [turn([1], [2]), turn([50], [51]), turn([50, 51, 52], [53]), turn([1, 2, 3], [4])]
+    main, sub = samples(trajectory(turns), [0.0, 1.0, 2.0, 3.0])
+    assert (main.token_ids.tolist(), main.advantages.tolist()) == ([1, 2, 3, 4], [0, 0, 0, 3])
+    assert (sub.token_ids.tolist(), sub.turn_index.tolist()) == ([50, 51, 52, 53], [NO_TURN, 1, NO_TURN, 2])
+
+
+def test_of_two_answers_to_one_history_the_first_is_continued_and_the_second_is_a_sample_of_its_own():
+    turns = [turn([1], [2]), turn([1, 2, 3], [4]), turn([1, 2, 3], [5])]
+    assert [s.token_ids.tolist() for s in samples(trajectory(turns), [0.0] * 3)] == [[1, 2, 3, 4], [1, 2, 3, 5]]
+
+
 @given(
     st.lists(
-        st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.booleans(), st.integers(1, 4)),
+        st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.integers(-1, 5), st.integers(1, 4)),
         min_size=1,
         max_size=6,
     )
 )
-def test_every_sampled_token_is_trained_exactly_once(plan: list[tuple[list[int], bool, int]]):
+def test_every_sampled_token_is_trained_exactly_once_whatever_turn_is_continued(plan: list[tuple[list[int], int, int]]):
     turns: list[Turn] = []
-    for observation, rewrite, count in plan:
-        history = [] if rewrite or not turns else turns[-1].prompt_ids + turns[-1].response_ids
+    for observation, continued, count in plan:
+        before = turns[continued] if 0 <= continued < len(turns) else None
+        history = before.prompt_ids + before.response_ids if before else []
         turns.append(turn([*history, *observation], list(range(20, 20 + count))))
     cut = samples(trajectory(turns), np.arange(len(turns), dtype=np.float64))
-    trained = [token for s in cut for token in s.token_ids[s.loss_mask].tolist()]
-    assert trained == [token for t in turns for token in t.response_ids]
-    assert [a for s in cut for a in s.advantages[s.loss_mask].tolist()] == [
-        k for k, t in enumerate(turns) for _ in t.response_ids
-    ]
+    for k, t in enumerate(turns):
+        (sample,) = [s for s in cut if (s.turn_index == k).any()]
+        start = len(t.prompt_ids)
+        assert np.flatnonzero(sample.turn_index == k).tolist() == list(range(start, start + len(t.response_ids)))
+        assert sample.token_ids[: start + len(t.response_ids)].tolist() == t.prompt_ids + t.response_ids
+        assert set(sample.advantages[sample.turn_index == k]) == {k}
+    assert sum(s.num_trained for s in cut) == sum(len(t.response_ids) for t in turns)
 
 
 def test_tokens_of_one_turn_may_differ_in_advantage():

@@ -110,6 +110,23 @@ def test_a_broken_folder_is_refused_in_one_line(folder: Path, broken: Breaks, li
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_name_of_a_hub_is_answered_with_the_command_that_fetches_it() -> None:
+    with pytest.raises(
+        ModelError, match=r"nothing is downloaded .*: .* `hf download Qwen/Qwen3-0\.6B --local-dir DIR`"
+    ):
+        check_model(Path("Qwen/Qwen3-0.6B"), context_tokens=CONTEXT)
+    with pytest.raises(ModelError, match=r"no folder /no/where; set model\.path to a Hugging Face folder$"):
+        check_model(Path("/no/where"), context_tokens=CONTEXT)
+
+
+def test_a_tokenizer_without_a_chat_template_is_told_so_in_our_words(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(
+        ModelError, match=r"has no chat template, as those of base models: .* write chat_template\.jinja"
+    ):
+        check_model(folder, context_tokens=CONTEXT)
+
+
 def test_a_whole_folder_tells_its_family_and_its_size_without_reading_the_weights(folder: Path) -> None:
     assert check_model(folder, context_tokens=1024).family == "llama"
     # embedding 384 x 128, two layers of (128 x 128) x 2 + (64 x 128) x 2 + (256 x 128) x 3 and two norms, one norm

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,22 +18,17 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.frozen_lake import MOVES, FrozenLakeText
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.learner.first_policy.byte_tokenizer import train_tokenizer
-from milepost.learner.first_policy.config import WarmupConfig
+from milepost.learner.first_policy.config import ResponseLimits, WarmupConfig
 from milepost.learner.first_policy.demonstrations import DemonstratedTurn, DemonstrationError, demonstrate
 from milepost.learner.first_policy.imitation import encode_transcripts, imitation_loss, make_batches, new_llama
 from milepost.learner.first_policy.warmup import warm_up
 
 TINY = WarmupConfig(
-    hidden_size=64,
-    num_layers=2,
-    intermediate_size=128,
-    max_positions=512,
-    episodes=150,
-    epochs=2,
-    draws=4,
-    learning_rate=5e-3,
-    num_threads=1,
-)
+    hidden_size=64, num_layers=2, intermediate_size=128, max_positions=512, episodes=150, epochs=2, draws=4,
+    learning_rate=5e-3, num_threads=1,
+)  # fmt: skip
+LIMITS = ResponseLimits(max_tokens=8, max_turns=6, temperature=1.0)
+BANDIT = "milepost.envs.bandit:TwoArmedBandit"
 SCENARIOS = ScenarioConfig(train_size=20, options={"max_steps": 6})
 
 
@@ -43,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(cache: Path) -> Path:
-    return warm_up(TINY, SCENARIOS, cache)
+    return warm_up(TINY, SCENARIOS, cache, LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -84,30 +80,52 @@ def test_a_second_call_takes_the_model_from_the_cache_without_work(
 
     monkeypatch.setattr("milepost.learner.first_policy.warmup.demonstrations.demonstrate", refuse)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert warm_up(TINY, SCENARIOS, cache, refuse) == folder
+    monkeypatch.setattr("milepost.learner.first_policy.warmup.measure", refuse)
+    lines: list[str] = []
+    assert warm_up(TINY, SCENARIOS, cache, LIMITS, lines.append) == folder
+    assert lines[0].startswith("warm-up: the policy succeeds in "), "what it is worth is said again"
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     with pytest.raises(AssertionError):
-        warm_up(TINY.model_copy(update={"seed": 1}), SCENARIOS, cache)
+        warm_up(TINY.model_copy(update={"seed": 1}), SCENARIOS, cache, LIMITS)
     with pytest.raises(AssertionError):
-        warm_up(TINY, SCENARIOS.model_copy(update={"options": {"max_steps": 7}}), cache)
+        warm_up(TINY, SCENARIOS.model_copy(update={"options": {"max_steps": 7}}), cache, LIMITS)
     assert [path for path in cache.iterdir() if path.is_dir()] == [folder], "a failed build left something behind"
 
 
 def test_a_split_the_model_never_sees_does_not_change_it(cache: Path, folder: Path) -> None:
-    assert warm_up(TINY, SCENARIOS.model_copy(update={"heldout_size": 5}), cache) == folder
+    assert warm_up(TINY, SCENARIOS.model_copy(update={"heldout_size": 5}), cache, LIMITS) == folder
 
 
 def test_equal_seeds_make_equal_weights(folder: Path, tmp_path: Path) -> None:
-    again = warm_up(TINY, SCENARIOS, tmp_path)
+    again = warm_up(TINY, SCENARIOS, tmp_path, LIMITS)
     assert again.name == folder.name
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_progress_is_told_in_lines(tmp_path: Path) -> None:
     lines: list[str] = []
-    warm_up(TINY.model_copy(update={"episodes": 4, "epochs": 1}), SCENARIOS, tmp_path, lines.append)
+    warm_up(TINY.model_copy(update={"episodes": 4, "epochs": 1}), SCENARIOS, tmp_path, LIMITS, lines.append)
     assert any("parameters" in line for line in lines)
-    assert "loss" in lines[-1]
+    assert any(re.fullmatch(r"warm-up: (\d+)/\1 demonstrations, \d+ s", line) for line in lines)
+    assert any(re.fullmatch(r"warm-up: (\d+)/\1 steps, loss \d\.\d{3}, \d+ s", line) for line in lines)
+    assert re.fullmatch(r"warm-up: the policy succeeds in \d+ of 64 episodes, .* that it imitates in \d+%", lines[-2])
+
+
+def test_a_demonstration_that_the_policy_could_never_say_is_refused_before_it_is_imitated(
+    cache: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it was imitated")
+
+    monkeypatch.setattr("milepost.learner.first_policy.warmup.imitation.imitate", refuse)
+    too_short = replace(LIMITS, max_tokens=3)
+    assert folder.parent == cache
+    for place in (cache, tmp_path):  # of a model that is there, and of one that is to be made
+        with pytest.raises(
+            DemonstrationError, match=r"demonstration '<answer>.*' takes 4 tokens, but sampling.max_tokens is 3: "
+        ):
+            warm_up(TINY, SCENARIOS, place, too_short)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
@@ -244,8 +262,22 @@ def test_an_environment_that_cannot_be_demonstrated_is_named_in_one_line(
     tmp_path: Path, env: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        warm_up(TINY, ScenarioConfig(path=env), tmp_path)
+        warm_up(TINY, ScenarioConfig(path=env), tmp_path, LIMITS)
     assert "\n" not in str(caught.value)
+
+
+def test_demonstrations_of_several_environments_are_played_by_share() -> None:
+    lake, bandit = SCENARIOS.model_copy(update={"name": "lake", "share": 3.0}), ScenarioConfig(path=BANDIT, name="arms")
+    tasks = ScenarioSet([lake, bandit]).by_share(8)
+    played = demonstrate(tasks, episodes=8, noise=0.5, draws=2, seed=0, progress=lambda _: None)
+    is_lake = ["You are" in transcript[0].observation for transcript in played]
+    assert [task.env_name == "lake" for task in tasks] == is_lake == [True, True, False, True, True, True, False, True]
+
+
+def test_one_of_several_environments_without_demonstrations_is_named(tmp_path: Path) -> None:
+    mute = ScenarioConfig(path="tests.broken_envs:CountingEnv", name="mute")
+    with pytest.raises(DemonstrationError, match="CountingEnv has no method demonstration"):
+        warm_up(TINY, [SCENARIOS.model_copy(update={"name": "lake"}), mute], tmp_path, LIMITS)
 
 
 def test_a_width_that_does_not_split_into_heads_is_refused() -> None:
@@ -259,12 +291,7 @@ def test_a_vocabulary_is_never_larger_than_asked_for() -> None:
 
 
 def _llama() -> LlamaConfig:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     return LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        pad_token_id=0,
+        vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=1, pad_token_id=0, **heads
     )

@@ -1,14 +1,15 @@
 """`check_env`: an environment's contract as something its author runs before a training does.
 
-It plays a few short episodes through the code that a run plays them with (`milepost.actors.rehearsal`): a new
-environment and a thread for each, two of them side by side, under deadlines. Not promised: that an environment which
-passes is solvable or honest.
+It plays short episodes through the code that a run plays them with (`rehearsal.py`): a new environment and a thread for
+each, some of them side by side, under deadlines. Twenty of them are random, five for each of four tasks:
+there it looks how often states are met again. Not promised: that an environment which passes is solvable or honest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -16,11 +17,14 @@ from typing import Literal
 import gymnasium
 import msgspec
 
-from milepost.actors.luck import shared
-from milepost.actors.rehearsal import Characters, Rehearsal, rehearse
+from milepost.actors.checks.luck import shared
+from milepost.actors.checks.made_up import mistaken_messages
+from milepost.actors.checks.recurrence import recurrence
+from milepost.actors.checks.rehearsal import Characters, Rehearsal, Response, parting, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.worker import ActorConfig
-from milepost.envs.contract import EnvPathError, Step, load_env_class
+from milepost.envs.contract import EnvPathError, load_env_class
+from milepost.envs.messages import action_of, tool_names
 from milepost.envs.types import OptionValue, Task
 
 MAX_TURNS = 50
@@ -32,6 +36,9 @@ _CONTROL = re.compile(
 """Control tokens of the policies that this project makes and of widely used ones."""
 _LIKE_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<pad>|\[/?INST\]")
 """What might be one of others."""
+_RANDOM_TASKS, _RANDOM_EPISODES = 4, 5
+_RANDOM_S = 60.0
+"""After which no further task is begun at random."""
 _MOST_FIRST_CHARS = 2**16
 """Of a first observation: about 16 000 tokens. A check knows no engine, so it cannot know the room there is."""
 _ACTORS = ActorConfig()
@@ -55,6 +62,15 @@ class Finding(msgspec.Struct, frozen=True):
     """What the author should do; empty if all is well."""
 
 
+class Report(msgspec.Struct, frozen=True):
+    """What `check_env` found."""
+
+    findings: list[Finding]
+    """Errors come first, then warnings."""
+    episode: list[str]
+    """An episode that was played, in lines for people; empty where none could be begun."""
+
+
 class _Seed(msgspec.Struct):
     """One task: as it was played first, the same episode again, and another episode with the same responses."""
 
@@ -67,43 +83,62 @@ class _Seed(msgspec.Struct):
         return (self.first, self.again, self.other)
 
 
-def check_env(path: str, options: Mapping[str, OptionValue] | None = None, *, episodes: int = 3) -> list[Finding]:
-    """What is right and wrong with the environment at `package.module:Class`, on `episodes` >= 1 seeds.
-
-    Errors come first, then warnings.
-    """
+def check_env(path: str, options: Mapping[str, OptionValue] | None = None, *, episodes: int = 3) -> Report:
+    """What is right and wrong with the environment at `package.module:Class`, on `episodes` >= 1 seeds."""
     try:
         load_env_class(path)
         tasks = [Task(env=path, seed=seed, split="train", options=dict(options or {})) for seed in range(episodes)]
     except (EnvPathError, ValueError) as error:
-        return [Finding("error", str(error), "correct the path, the module or the options")]
+        return Report([Finding("error", str(error), "correct the path, the module or the options")], [])
     order: tuple[Level, ...] = ("error", "warning", "ok")
-    return sorted(asyncio.run(_examined(tasks)), key=lambda finding: order.index(finding.level))
+    findings, shown = asyncio.run(_examined(tasks))
+    return Report(sorted(findings, key=lambda finding: order.index(finding.level)), shown.transcript())
 
 
-async def _examined(tasks: Sequence[Task]) -> list[Finding]:
+async def _examined(tasks: Sequence[Task]) -> tuple[list[Finding], Rehearsal]:
+    """What was found, and the episode to show: the first one, or the one that failed."""
     seeds: list[_Seed] = []
     for task in tasks:
         first = await _played(task)
         if first.complaint:
-            return [_failed(first), *_closing([first])]
+            return [_failed(first), *_closing([first])], first
         again, other = await asyncio.gather(_played(task, first.responses), _played(task, first.responses, index=1))
         seeds.append(_Seed(first, again, other))
         for rehearsal in (again, other):
             if rehearsal.complaint:
-                return [_failed(rehearsal, "played again: "), *_closing([rehearsal])]
+                return [_failed(rehearsal, "played again: "), *_closing([rehearsal])], rehearsal
+    groups = await _random_groups(tasks[0])
+    played = [rehearsal for group in groups for rehearsal in group]
+    for rehearsal in played:
+        if rehearsal.complaint:
+            return [_failed(rehearsal, "played at random: "), *_closing([rehearsal])], rehearsal
     findings = [
         Finding("ok", "it loads and can be built twice"),
         Finding("ok", f"{len(tasks)} seeds, played again, keep the contract"),
     ]
-    findings += _spaces(seeds[0].first) + await _garbage(tasks[0])
-    findings += _determinism(seeds) + _luck(seeds) + _anchors(seeds) + _endings(seeds) + _texts(seeds)
-    return findings + _closing([rehearsal for seed in seeds for rehearsal in seed.all])
+    findings += _spaces(seeds[0].first) + await _garbage(tasks[0], seeds[0].first)
+    findings += _determinism(seeds) + _luck(seeds) + (_anchors(seeds) or _recurrence(groups))
+    findings += _endings(seeds) + _texts(seeds)
+    return findings + _closing([rehearsal for seed in seeds for rehearsal in seed.all] + played), seeds[0].first
 
 
-async def _played(task: Task, script: Sequence[str] | None = None, index: int = 0) -> Rehearsal:
+async def _random_groups(task: Task) -> list[list[Rehearsal]]:
+    """Random episodes of the first few tasks, those of a task side by side."""
+    groups: list[list[Rehearsal]] = []
+    latest = time.monotonic() + _RANDOM_S
+    for seed in range(_RANDOM_TASKS):
+        one = msgspec.structs.replace(task, seed=seed)
+        group = await asyncio.gather(*(_played(one, index=index, says=index + 1) for index in range(_RANDOM_EPISODES)))
+        groups.append(group)
+        if any(rehearsal.complaint for rehearsal in group) or time.monotonic() > latest:
+            break
+    return groups
+
+
+async def _played(task: Task, script: Sequence[Response] | None = None, index: int = 0, says: int = 0) -> Rehearsal:
+    """One episode; `says` tells random responses of one task apart."""
     layout = Characters()
-    rehearsal = Rehearsal(layout=layout, decode=layout.decode, script=script, seed=task.seed)
+    rehearsal = Rehearsal(layout=layout, decode=layout.decode, script=script, seed=task.seed + 1000 * says)
     limits = _LIMITS if script is None else replace(_LIMITS, max_turns=len(script))
     return await rehearse(rehearsal, task, limits=limits, index=index)
 
@@ -122,6 +157,8 @@ def _failed(rehearsal: Rehearsal, when: str = "") -> Finding:
 
 
 def _spaces(rehearsal: Rehearsal) -> list[Finding]:
+    if rehearsal.start is not None and rehearsal.start.tools:
+        return [Finding("ok", f"it has the tools {', '.join(tool_names(rehearsal.start.tools))}")]
     wrong = [name for name, space in rehearsal.spaces.items() if not isinstance(space, gymnasium.spaces.Text)]
     if wrong:
         what = f"no gymnasium.spaces.Text in {' and '.join(wrong)}; a run gives and takes text all the same"
@@ -129,12 +166,14 @@ def _spaces(rehearsal: Rehearsal) -> list[Finding]:
     return [Finding("ok", "both spaces are text")]
 
 
-async def _garbage(task: Task) -> list[Finding]:
+async def _garbage(task: Task, seen: Rehearsal) -> list[Finding]:
     """The replies no author thinks of."""
-    for text in GARBAGE:
-        rehearsal = await _played(task, [text])
+    tools = seen.start.tools if seen.start else ()
+    for said in (*GARBAGE, *(mistaken_messages(tools) if tools else ())):
+        rehearsal = await _played(task, [said])
         if rehearsal.complaint:
-            what = f"the response {text[:20]!r} ({len(text)} characters): {rehearsal.complaint}"
+            text = said if isinstance(said, str) else action_of(said)
+            what = f"the response {text[:40]!r} ({len(text)} characters): {rehearsal.complaint}"
             return [Finding("error", what, "treat any text as a turn: no change, info['action_valid'] = False")]
     return [Finding("ok", "empty, very long and odd responses are survived")]
 
@@ -144,24 +183,11 @@ def _determinism(seeds: Sequence[_Seed]) -> list[Finding]:
     for number, seed in enumerate(seeds):
         if _observations(seed.first)[0] != _observations(seed.again)[0]:
             return [Finding("error", f"reset(seed={number}) gives another observation the second time", fix)]
-        turn = _parting(seed.first, seed.again)
+        turn = parting(seed.first, seed.again)
         if turn is not None:
             what = f"with seed {number} and the same responses, turn {turn} goes another way the second time"
             return [Finding("error", what, fix)]
     return [Finding("ok", "equal seeds and responses give equal episodes")]
-
-
-def _parting(one: Rehearsal, other: Rehearsal) -> int | None:
-    """The first turn that differs in anything but its anchor."""
-    pairs = zip(_without_anchors(one.steps), _without_anchors(other.steps), strict=False)
-    differ = [turn for turn, (a, b) in enumerate(pairs) if a != b]
-    if not differ and len(one.steps) != len(other.steps):
-        return min(len(one.steps), len(other.steps))
-    return differ[0] if differ else None
-
-
-def _without_anchors(steps: Sequence[Step]) -> list[Step]:
-    return [msgspec.structs.replace(step, anchor="") for step in steps]
 
 
 def _luck(seeds: Sequence[_Seed]) -> list[Finding]:
@@ -177,19 +203,20 @@ def _luck(seeds: Sequence[_Seed]) -> list[Finding]:
         what = f"all episodes of a task share the luck of {', '.join(generators[:3])}: comparing them compares one draw"
         fix = 'draw from self.np_random in step(), or seed it in reset() with options["episode_seed"]'
         return [Finding("warning", what, fix)]
-    if any(_parting(seed.first, seed.other) is not None for seed in seeds):
+    if any(parting(seed.first, seed.other) is not None for seed in seeds):
         return [Finding("ok", "the episodes of a task start alike, and each has luck of its own")]
     return [Finding("ok", "the episodes of a task start alike, and no luck was seen afterwards")]
 
 
 def _anchors(seeds: Sequence[_Seed]) -> list[Finding]:
-    """Suspicions only: an observation need not show the whole state."""
+    """Suspicions only: an observation need not show the whole state, and what a tool answers seldom does."""
     fix = "give info['anchor'] a key of the state alone: no step counter, no history, no clock, no id()"
     for rehearsal in (rehearsal for seed in seeds for rehearsal in seed.all):
         anchors: dict[str, str] = {}
         states = _states(rehearsal)
         for observation, anchor in states:
-            if anchors.setdefault(observation, anchor) != anchor:
+            of_tools = rehearsal.start is not None and rehearsal.start.tools
+            if anchors.setdefault(observation, anchor) != anchor and not of_tools:
                 pair = f"{anchors[observation][:60]!r} and {anchor[:60]!r}"
                 return [Finding("warning", f"one observation has two anchors in one episode, {pair}", fix)]
         for turn, step in enumerate(rehearsal.steps):
@@ -200,7 +227,15 @@ def _anchors(seeds: Sequence[_Seed]) -> list[Finding]:
         pairs.append((_states(seed.again)[0], _states(seed.other)[0]))
         if any(a[0] == b[0] and a[1] != b[1] for a, b in pairs):
             return [Finding("warning", f"seed {number} played twice: equal observations, other anchors", fix)]
-    return [Finding("ok", "anchors look like keys of states")]
+    return []
+
+
+def _recurrence(groups: Sequence[Sequence[Rehearsal]]) -> list[Finding]:
+    """Whether states are met again, as credit by state transition needs it."""
+    found = recurrence([[rehearsal.anchors for rehearsal in group] for group in groups])
+    if found.complaint is not None:
+        return [Finding("warning", *found.complaint)]
+    return [Finding("ok", f"anchors look like keys of states: {found.in_words}")]
 
 
 def _states(rehearsal: Rehearsal) -> list[tuple[str, str]]:
@@ -214,13 +249,19 @@ def _observations(rehearsal: Rehearsal) -> list[str]:
 
 def _endings(seeds: Sequence[_Seed]) -> list[Finding]:
     last = [seed.first.steps[-1] for seed in seeds]
-    ended = [step for step in last if step.terminated or step.truncated]
+    ended = [step for step in last if step.terminated or step.truncated or step.success]
     if not ended:
         what = f"none of {len(seeds)} episodes ended within {MAX_TURNS} turns"
         return [Finding("warning", what, "return truncated=True after a number of turns of your choice")]
     if any(step.success is None for step in ended):
-        return [Finding("warning", "an episode ended without info['success']", "say whether the task was solved")]
-    return [Finding("ok", "episodes end and say whether they succeeded")]
+        what = (
+            "an episode ended without info['success']: credit goes by returns, and an episode whose rewards add up to "
+            "more than 0 counts as a success"
+        )
+        return [Finding("warning", what, "say whether the task was solved")]
+    if not all(step.success_trains for step in ended):
+        return [Finding("ok", "episodes end and say whether they succeeded, for people: credit goes by returns")]
+    return [Finding("ok", "episodes end and say whether they succeeded: credit goes by that")]
 
 
 def _texts(seeds: Sequence[_Seed]) -> list[Finding]:

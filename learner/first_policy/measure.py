@@ -1,0 +1,163 @@
+"""How a policy that was just made plays: sampled episodes on training tasks, without an engine.
+
+Reinforcement learning compares the episodes of a group. Where all of them come to the same there is nothing to compare,
+and that is better known before a run than after it. Prompts are laid out as in a run, by appending. An episode that the
+environment breaks off by an error is left out, as it is in a run. Not promised: the numbers of a run, whose engine,
+window and reward are its own, or that an environment returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from milepost.envs import chance
+from milepost.envs.contract import build_env, observe_reset, observe_step
+from milepost.envs.dialogue import Dialogue
+from milepost.envs.types import Task
+from milepost.learner.first_policy.config import ResponseLimits
+
+logger = logging.getLogger(__name__)
+_EPISODES = 64
+_SIDE_BY_SIDE = 16
+_MOST_S = 60.0
+"""After which no further episodes are begun."""
+_ALIKE_SHARE = 0.95
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What the episodes came to."""
+
+    episodes: int
+    """Those that ended without an error."""
+    successes: int
+    alike: int
+    """Episodes with the most frequent result: success or not where the environment reports it, else the return."""
+
+    @property
+    def teaches_nothing(self) -> bool:
+        """Whether hardly any group would hold different results."""
+        return self.episodes > 0 and self.alike >= _ALIKE_SHARE * self.episodes
+
+
+@dataclass(slots=True)
+class _Episode:
+    task: Task
+    number: int
+    env: Any = None
+    ids: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    success: bool = False
+    result: bool | float | None = None
+    """None while it goes on."""
+    error: str = ""
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around user code: what it raises ends this episode."""
+        try:
+            yield
+        except (Exception, SystemExit, GeneratorExit) as error:  # a user's environment may raise anything
+            logger.warning("an episode of the first policy failed: %s: %s", type(error).__name__, error)
+            self.error, self.result = type(error).__name__, 0.0
+
+
+def measure(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: Sequence[Task], limits: ResponseLimits
+) -> Measured:
+    """Play up to 64 episodes, sampled at `limits.temperature`; fewer where that takes longer than a minute."""
+    played: list[_Episode] = []
+    latest = time.monotonic() + _MOST_S
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        while len(played) < _EPISODES and (not played or time.monotonic() < latest):
+            numbers = range(len(played), min(len(played) + _SIDE_BY_SIDE, _EPISODES))
+            played += _together(model, tokenizer, [_Episode(tasks[n % len(tasks)], n) for n in numbers], limits)
+    finished = [one for one in played if not one.error]
+    results = Counter(one.result for one in finished)
+    return Measured(
+        episodes=len(finished),
+        successes=sum(one.success for one in finished),
+        alike=max(results.values(), default=0),
+    )
+
+
+def _together(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, episodes: list[_Episode], limits: ResponseLimits
+) -> list[_Episode]:
+    """Play `episodes` side by side, a turn of all of them at a time."""
+    dialogue = Dialogue(tokenizer)
+    room = model.config.max_position_embeddings - limits.max_tokens
+    try:
+        for one in episodes:
+            with one.calling():
+                _begin(one, dialogue)
+        while True:
+            for one in episodes:
+                if one.result is None and (len(one.ids) > room or len(one.rewards) >= limits.max_turns):
+                    one.result = sum(one.rewards)
+            going = [one for one in episodes if one.result is None]
+            if not going:
+                return episodes
+            for one, response in zip(going, _responses(model, dialogue, going, limits), strict=True):
+                with one.calling():
+                    _take(one, response, tokenizer, dialogue)
+    finally:
+        for one in episodes:
+            with one.calling():
+                if one.env is not None:
+                    one.env.close()
+
+
+def _begin(one: _Episode, dialogue: Dialogue) -> None:
+    one.env = build_env(one.task.env, one.task.options)
+    later = chance.episode_seed(one.task.seed, "measure", one.number)
+    reset = observe_reset(chance.reset(one.env, seed=one.task.seed, later=later))
+    one.ids = dialogue.opening(reset.observation)
+
+
+def _responses(
+    model: LlamaForCausalLM, dialogue: Dialogue, episodes: Sequence[_Episode], limits: ResponseLimits
+) -> list[list[int]]:
+    """What the policy says to each prompt, the end of the turn included where it said it."""
+    width, stops = max(len(one.ids) for one in episodes), dialogue.stop_token_ids
+    rows = torch.tensor([[stops[0]] * (width - len(one.ids)) + one.ids for one in episodes])
+    mask = torch.tensor([[0] * (width - len(one.ids)) + [1] * len(one.ids) for one in episodes])
+    sampled = model.generate(
+        rows,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=limits.temperature,
+        top_k=0,
+        max_new_tokens=limits.max_tokens,
+        eos_token_id=stops,
+        pad_token_id=stops[0],
+    )
+    return [_until_stop(row, stops) for row in sampled[:, width:].tolist()]
+
+
+def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
+    end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]
+
+
+def _take(one: _Episode, response: list[int], tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> None:
+    """Let the environment answer."""
+    text = str(tokenizer.decode(response, skip_special_tokens=True))
+    step = observe_step(one.env.step(text), text)
+    one.rewards.append(step.reward)
+    is_closed = response[-1] in dialogue.stop_token_ids
+    one.ids = one.ids + response + dialogue.continuation(step.observation, closed=is_closed)
+    if step.terminated or step.truncated or step.success:
+        one.success = step.success if step.success is not None else step.terminated and sum(one.rewards) > 0
+        is_reported = step.success is not None and step.success_trains
+        one.result = one.success if is_reported else sum(one.rewards)
