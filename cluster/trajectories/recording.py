@@ -1,7 +1,8 @@
 """An episode as it is recorded, finished or failed, and the queue in which a worker keeps it for the driver.
 
 A turn keeps what its prompt added to the turn before and its response, so that a recording of T turns takes O(T)
-tokens; where an agent's conversations take turns, whole prompts. Recording never waits and never raises: what has no room is counted as lost.
+tokens; where an agent's conversations take turns, whole prompts. Recording never waits and never raises: what has no
+room is counted as lost.
 """
 
 from __future__ import annotations
