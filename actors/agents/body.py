@@ -9,16 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from milepost.actors.agents.calls import CallRefused
+from milepost.actors.agents.calls import CallRefused, Request
+from milepost.actors.agents.lineages import ChatMessage
 from milepost.envs.plain_values import ContractError, plain_text
 
-_ANCHOR = "milepost_anchor"
+_ANCHOR_KEY = "milepost_anchor"
 _TEXTS = ("text", "input_text", "output_text")
 
 
 def refused(message: str) -> CallRefused:
     """The answer to a body that cannot be served."""
     return CallRefused(400, "invalid_request", message)
+
+
+def request(
+    body: Mapping[str, Any], messages: list[ChatMessage], tools: list[dict[str, Any]], header: str | None
+) -> Request:
+    """What a body asks for that shows `messages` and offers `tools`. Raises CallRefused where it shows none."""
+    if not messages:
+        raise refused("messages is empty: there is nothing to answer")
+    return Request(messages=messages, tools=tools, stream=bool(body.get("stream")), anchor=_anchor(body, header))
 
 
 def mapping(value: object, where: str) -> dict[str, Any]:
@@ -65,13 +75,13 @@ def require_only(body: Mapping[str, Any], **served: tuple[object, ...]) -> None:
             )
 
 
-def anchor(body: Mapping[str, Any], header: str | None) -> str | None:
+def _anchor(body: Mapping[str, Any], header: str | None) -> str | None:
     """The state as the program names it: by header, else by `metadata`. Raises CallRefused for what is no text."""
     metadata = body.get("metadata")
-    named = header if header is not None else metadata.get(_ANCHOR) if isinstance(metadata, dict) else None
+    named = header if header is not None else metadata.get(_ANCHOR_KEY) if isinstance(metadata, dict) else None
     if named is None:
         return None
     try:
-        return plain_text(named, f"metadata.{_ANCHOR}")
+        return plain_text(named, f"metadata.{_ANCHOR_KEY}")
     except ContractError as error:
         raise refused(str(error)) from error

@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from milepost.actors.agents.lineages import ChatMessage, Lineages, Place, action_of, newest, state_key
+from milepost.actors.agents.lineages import ChatMessage, Lineages, Place, chat_message, newest, state_key
 from milepost.actors.engine import Completion, Engine, EngineError
 from milepost.actors.tool_reading import ToolParserError
 from milepost.envs.chat_template import TemplateError
 from milepost.envs.dialogue import ObservationError
-from milepost.envs.messages import ToolSchema, read_tools
+from milepost.envs.messages import AssistantMessage, ToolSchema, action_of, read_tools
 from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Turn
 from milepost.reward.reward import TurnText
@@ -63,9 +63,9 @@ class Answer:
     completion_tokens: int
 
 
-Read = Callable[[Completion, Sequence[ToolSchema], int], tuple[ChatMessage, bool]]
-"""What was sampled, the tools that were offered, the number of calls before -> the assistant's message, and whether it
-could be read."""
+Read = Callable[[Completion, Sequence[ToolSchema], int], tuple[AssistantMessage, bool]]
+"""What was sampled, the tools that were offered, the number of calls before -> what was said, and whether it could be
+read."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class EpisodeCalls:
             tools = read_tools(request.tools)
             place = await self._place(request.messages, tools)
             completion = await self._sample(place)
-            message, is_valid = await asyncio.to_thread(self.read, completion, tools, self._tool_calls)
+            said, is_valid = await asyncio.to_thread(self.read, completion, tools, self._tool_calls)
         except BaseException as error:
             self._asked -= 1
             if place is not None:
@@ -124,7 +124,8 @@ class EpisodeCalls:
                 raise CallRefused(400, "invalid_request", str(error)) from error
             raise
         self.is_cut = False
-        self._tool_calls += len(message.get("tool_calls", ()))
+        self._tool_calls += len(said.tool_calls)
+        message = chat_message(said)
         self.lineages.answered(place, message, response_ids=completion.response_ids, stopped=completion.stopped)
         self._made.append(
             _Made(
@@ -132,8 +133,8 @@ class EpisodeCalls:
                 anchor=state_key(request.messages) if request.anchor is None else request.anchor,
                 place=place,
                 completion=completion,
-                action=action_of(message) if is_valid else None,
-                seen="\n".join(said["content"] for said in newest(request.messages)),
+                action=action_of(said) if is_valid else None,
+                seen="\n".join(message["content"] for message in newest(request.messages)),
                 said=self.decode(completion.response_ids),
                 generate_s=time.monotonic() - began,
             )

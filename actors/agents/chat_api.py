@@ -9,7 +9,7 @@ from typing import Any
 
 from milepost.actors.agents import body as bodies
 from milepost.actors.agents.calls import Answer, Request
-from milepost.actors.agents.lineages import ChatMessage
+from milepost.actors.agents.lineages import ChatMessage, tool_call
 
 Event = tuple[str | None, dict[str, Any]]
 """An event of a stream: its name, where the API names events, and its data."""
@@ -30,17 +30,9 @@ def request(body: dict[str, Any], anchor: str | None) -> Request:
         functions=([],),
         function_call=(),
     )
-    messages = [
-        _message(item, f"messages[{k}]") for k, item in enumerate(bodies.items(body.get("messages"), "messages"))
-    ]
-    if not messages:
-        raise bodies.refused("messages is empty")
-    return Request(
-        messages=messages,
-        tools=bodies.items(body.get("tools") or [], "tools"),
-        stream=bool(body.get("stream")),
-        anchor=bodies.anchor(body, anchor),
-    )
+    given = bodies.items(body.get("messages"), "messages")
+    messages = [_message(item, f"messages[{k}]") for k, item in enumerate(given)]
+    return bodies.request(body, messages, bodies.items(body.get("tools") or [], "tools"), anchor)
 
 
 def answer(answer: Answer, model: str) -> dict[str, Any]:
@@ -84,11 +76,6 @@ def _tool_call(call: dict[str, Any], where: str) -> dict[str, Any]:
     function = bodies.mapping(call.get("function"), f"{where}.function")
     name, arguments = (bodies.string(function, key, f"{where}.function") for key in ("name", "arguments"))
     return tool_call(bodies.string(call, "id", where), name, arguments)
-
-
-def tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    """A tool call as a chat message holds it."""
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _head(model: str, kind: str) -> dict[str, Any]:

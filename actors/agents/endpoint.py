@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ class Endpoint:
                 await self._listen()
 
     async def _listen(self) -> None:
-        app = web.Application(client_max_size=_MAX_BODY)
+        app = web.Application(client_max_size=_MAX_BODY, middlewares=[_told])
         for path, api in _APIS.items():
             app.router.add_post(path, self._handler(api))
         app.router.add_get("/v1/models", self._models)
@@ -91,13 +91,9 @@ class Endpoint:
 
     def _handler(self, api: _Api) -> Callable[[web.Request], Any]:
         async def handle(http: web.Request) -> web.StreamResponse:
-            try:
-                calls = self._calls_of(http)
-                request = api.request(await _body(http), http.headers.get(_ANCHOR_HEADER))
-                answer = await calls.answer(request)
-            except CallRefused as error:
-                said = {"message": str(error), "type": "invalid_request_error", "code": error.code, "param": None}
-                return web.json_response({"type": "error", "error": said}, status=error.status)
+            calls = self._calls_of(http)
+            request = api.request(await _body(http), http.headers.get(_ANCHOR_HEADER))
+            answer = await calls.answer(request)
             if not request.stream:
                 return web.json_response(api.answer(answer, MODEL))
             return await _stream(http, api, answer)
@@ -112,12 +108,21 @@ class Endpoint:
         return calls
 
     async def _models(self, http: web.Request) -> web.Response:
-        try:
-            self._calls_of(http)
-        except CallRefused as error:
-            return web.json_response({"error": {"message": str(error), "code": error.code}}, status=error.status)
+        self._calls_of(http)
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "milepost"}
         return web.json_response({"object": "list", "data": [model]})
+
+
+@web.middleware
+async def _told(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """A refusal as clients of all three APIs read it."""
+    try:
+        return await handler(request)
+    except CallRefused as error:
+        said = {"message": str(error), "type": "invalid_request_error", "code": error.code, "param": None}
+        return web.json_response({"type": "error", "error": said}, status=error.status)
 
 
 async def _body(http: web.Request) -> dict[str, Any]:

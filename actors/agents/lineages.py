@@ -15,14 +15,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from milepost.envs.messages import Exchange, Message, Said, ToolSchema
+from milepost.envs.messages import AssistantMessage, Exchange, Message, Said, ToolSchema
 
 ChatMessage = dict[str, Any]
 """A chat message as OpenAI's API has it: `role`, `content` (text), and `tool_calls` or `tool_call_id`."""
-Origin = Literal["first", "branch", "rewrite", "other"]
-"""How a lineage began: the episode's first; a second answer to a history; a history that was changed; another one."""
 
 
 class ConversationLayout(Protocol):
@@ -54,8 +52,8 @@ class Place:
     lineage: int
     parent: int | None
     """The lineage it branched or turned away from, or that was under way when it began; None for the first."""
-    origin: Origin | None
-    """None where it continues its lineage."""
+    begins: bool
+    """Whether it begins that lineage, and does not continue it."""
     key: str
     """Of the messages shown."""
     beginning: list[ChatMessage]
@@ -82,8 +80,6 @@ class Lineages:
     count: int = 0
     _calls: dict[str, _Call] = field(default_factory=dict)
     """By the key of what was shown and answered."""
-    _shown: set[str] = field(default_factory=set)
-    """Keys of what some call was shown, at every length."""
     _latest: int | None = None
 
     def place(self, messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> Place:
@@ -97,15 +93,13 @@ class Lineages:
                 break
             if keys[length] in self._calls:
                 return self._continue(layout, keys[length], messages[length:], keys)
-        origin = self._origin(keys)
-        self._shown.update(keys[1:])
         beginning = [_as_template_takes(message) for message in messages]
         return self._begin(
             Place(
                 prompt_ids=layout.conversation(beginning),
                 lineage=self.count,
                 parent=self._latest,
-                origin=origin,
+                begins=True,
                 key=keys[-1],
                 beginning=beginning,
                 exchanges=[],
@@ -120,9 +114,9 @@ class Lineages:
 
     def withdrawn(self, place: Place) -> None:
         """The request at `place` gets no answer; the next one like it stands there again."""
-        if place.origin is None and place.continues is not None:
+        if not place.begins and place.continues is not None:
             self._calls[place.continues].is_continued = False
-        elif place.origin is not None and place.lineage == self.count - 1:
+        elif place.begins and place.lineage == self.count - 1:
             self.count -= 1
             if not self._calls:
                 self._latest = None
@@ -141,7 +135,7 @@ class Lineages:
             prompt_ids=prompt_ids,
             lineage=self.count if branches else before.lineage,
             parent=before.lineage if branches else None,
-            origin="branch" if branches else None,
+            begins=branches,
             key=keys[-1],
             beginning=before.beginning,
             exchanges=exchanges,
@@ -149,19 +143,26 @@ class Lineages:
         )
         return self._begin(place) if branches else place
 
-    def _origin(self, keys: list[str]) -> Origin:
-        """Of a lineage that continues no call."""
-        if self._latest is None:
-            return "first"
-        if keys[-1] in self._shown:
-            return "branch"
-        return "rewrite" if keys[1] in self._shown else "other"
-
     def _begin(self, place: Place) -> Place:
         self.count += 1
         if self._latest is None:
             self._latest = place.lineage
         return place
+
+
+def tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """A tool call as a chat message holds it."""
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def chat_message(said: AssistantMessage) -> ChatMessage:
+    """What the policy said, as a chat message."""
+    message: ChatMessage = {"role": "assistant", "content": said.content}
+    if said.reasoning:
+        message["reasoning_content"] = said.reasoning
+    if said.tool_calls:
+        message["tool_calls"] = [tool_call(c.id, c.name, json.dumps(c.arguments)) for c in said.tool_calls]
+    return message
 
 
 def state_key(messages: Sequence[ChatMessage]) -> str:
@@ -171,14 +172,14 @@ def state_key(messages: Sequence[ChatMessage]) -> str:
     of it, nor are the ids of the calls.
 
     >>> asked = [{"role": "user", "content": "2 + 2"}]
-    >>> call = {"role": "assistant", "content": None, "tool_calls": []}
+    >>> call = {"role": "assistant", "content": "", "tool_calls": []}
     >>> one = state_key([*asked, call, {"role": "tool", "content": "4", "tool_call_id": "a"}])
     >>> one == state_key([call, {"role": "tool", "content": "4", "tool_call_id": "b"}]), one == state_key(asked)
     (True, False)
     """
     later = newest(messages)
     results = [message for message in later if message["role"] == "tool"] or later
-    said = [[message["role"], _text(message.get("content"))] for message in results]
+    said = [[message["role"], message["content"]] for message in results]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=12).hexdigest()
 
 
@@ -186,16 +187,6 @@ def newest(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
     """The messages after the last answer; all of them where there is none."""
     answers = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
     return messages[answers[-1] + 1 :] if answers else messages
-
-
-def action_of(message: ChatMessage) -> str:
-    """What an answer does, in one canonical line: its tool calls with sorted arguments, else its text.
-
-    >>> action_of({"content": "", "tool_calls": [{"function": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}]})
-    'add({"a": 1, "b": 2})'
-    """
-    calls = [_tool_call(call) for call in message.get("tool_calls") or []]
-    return "; ".join(f"{name}({arguments})" for name, arguments in calls) or _text(message.get("content")).strip()
 
 
 def _keys(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> list[str]:
@@ -208,7 +199,7 @@ def _keys(messages: Sequence[ChatMessage], tools: Sequence[ToolSchema]) -> list[
 
 def _extended(key: str, message: ChatMessage) -> str:
     calls = [_tool_call(call) for call in message.get("tool_calls") or []]
-    said = [key, message["role"], _text(message.get("content")), calls, message.get("tool_call_id")]
+    said = [key, message["role"], message["content"], calls, message.get("tool_call_id")]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
@@ -230,10 +221,6 @@ def _function(function: Mapping[str, Any]) -> dict[str, Any]:
         return {**function, "arguments": json.loads(function["arguments"])}
     except (ValueError, RecursionError):
         return dict(function)
-
-
-def _text(content: object) -> str:
-    return content if isinstance(content, str) else ""
 
 
 def _tool_call(call: Mapping[str, Any]) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from milepost.actors.agents import body as bodies
 from milepost.actors.agents.calls import Answer, Request
-from milepost.actors.agents.chat_api import Event, tool_call
-from milepost.actors.agents.lineages import ChatMessage
+from milepost.actors.agents.chat_api import Event
+from milepost.actors.agents.lineages import ChatMessage, tool_call
 
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
 _THOUGHTS = ("thinking", "redacted_thinking")
@@ -22,17 +22,10 @@ def request(body: dict[str, Any], anchor: str | None) -> Request:
     messages: list[ChatMessage] = []
     if body.get("system"):
         messages.append({"role": "system", "content": bodies.text(body["system"], "system")})
-    given = bodies.items(body.get("messages"), "messages")
-    if not given:
-        raise bodies.refused("messages is empty")
-    for k, item in enumerate(given):
+    for k, item in enumerate(bodies.items(body.get("messages"), "messages")):
         _add(messages, item, f"messages[{k}]")
-    return Request(
-        messages=messages,
-        tools=[_tool(tool, f"tools[{k}]") for k, tool in enumerate(bodies.items(body.get("tools") or [], "tools"))],
-        stream=bool(body.get("stream")),
-        anchor=bodies.anchor(body, anchor),
-    )
+    tools = [_tool(tool, f"tools[{k}]") for k, tool in enumerate(bodies.items(body.get("tools") or [], "tools"))]
+    return bodies.request(body, messages, tools, anchor)
 
 
 def answer(answer: Answer, model: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from milepost.actors.agents import body as bodies
 from milepost.actors.agents.calls import Answer, Request
-from milepost.actors.agents.chat_api import Event, tool_call
-from milepost.actors.agents.lineages import ChatMessage
+from milepost.actors.agents.chat_api import Event
+from milepost.actors.agents.lineages import ChatMessage, tool_call
 
 _LEFT_OUT = ("reasoning", "item_reference")
 
@@ -36,14 +36,8 @@ def request(body: dict[str, Any], anchor: str | None) -> Request:
     else:
         for k, item in enumerate(bodies.items(given, "input")):
             _add(messages, item, f"input[{k}]")
-    if not messages:
-        raise bodies.refused("input is empty")
-    return Request(
-        messages=messages,
-        tools=[_tool(tool, f"tools[{k}]") for k, tool in enumerate(bodies.items(body.get("tools") or [], "tools"))],
-        stream=bool(body.get("stream")),
-        anchor=bodies.anchor(body, anchor),
-    )
+    tools = [_tool(tool, f"tools[{k}]") for k, tool in enumerate(bodies.items(body.get("tools") or [], "tools"))]
+    return bodies.request(body, messages, tools, anchor)
 
 
 def answer(answer: Answer, model: str) -> dict[str, Any]:

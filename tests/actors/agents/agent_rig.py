@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 
 from milepost.actors.agents.calls import EpisodeCalls
-from milepost.actors.agents.chat_api import tool_call
 from milepost.actors.agents.endpoint import Endpoint
 from milepost.actors.agents.lineages import ChatMessage, Lineages
 from milepost.actors.engine import Completion
-from milepost.envs.messages import Exchange, Said, ToolSchema, messages_of, tool_names
+from milepost.envs.messages import AssistantMessage, Exchange, Said, ToolCall, ToolSchema, messages_of, tool_names
 from milepost.envs.types import VersionSpan
 
 END, ANSWER = 0, 1
@@ -53,17 +52,17 @@ def _line(message: ChatMessage) -> str:
     return f"{message['role']}:{message['content']}{calls}"
 
 
-def read(completion: Completion, tools: Sequence[Any], calls_before: int) -> tuple[ChatMessage, bool]:
+def read(completion: Completion, tools: Sequence[Any], calls_before: int) -> tuple[AssistantMessage, bool]:
     """`CALL name {arguments}` is a tool call; one that is no JSON is not valid."""
     text = text_of(completion.response_ids)
     if not text.startswith("CALL ") or not tools:
-        return {"role": "assistant", "content": text}, True
+        return AssistantMessage(content=text), True
     _, name, arguments = text.split(" ", 2)
     try:
-        json.loads(arguments)
+        call = ToolCall(id=f"call{calls_before}", name=name, arguments=json.loads(arguments))
     except ValueError:
-        return {"role": "assistant", "content": text}, False
-    return {"role": "assistant", "content": "", "tool_calls": [tool_call(f"call{calls_before}", name, arguments)]}, True
+        return AssistantMessage(content=text), False
+    return AssistantMessage(tool_calls=(call,)), True
 
 
 class SayingEngine:

@@ -70,7 +70,7 @@ def test_a_tool_loop_over_chat_completions_is_two_turns_of_one_lineage(stream: b
     calls = episode_calls(SayingEngine(say))
     assert with_openai(calls, use) == "it rains"
     assert continues(calls)
-    assert [turn.action for turn in calls.turns(1.0)] == ['weather({"x": 1})', "it rains"]
+    assert [turn.action for turn in calls.turns(1.0)] == ['weather {"x": 1}', "it rains"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from milepost.actors.agents.chat_api import tool_call
-from milepost.actors.agents.lineages import ChatMessage, Lineages
+from milepost.actors.agents.lineages import ChatMessage, Lineages, tool_call
 from milepost.envs.dialogue import Dialogue, ObservationError
 from tests.actors.agents.agent_rig import function_tool
 from tests.families.chat_templates import family_tokenizer
@@ -34,7 +33,7 @@ def continued(
     )
     lineages.answered(first, reply, response_ids=ids, stopped=True)
     second = lineages.place([*ASKED, reply, *added], TOOLS)
-    assert (second.lineage, second.origin) == (0, None)
+    assert (second.lineage, second.begins) == (0, False)
     return tokenizer, first.prompt_ids + ids, second.prompt_ids
 
 
