@@ -12,12 +12,10 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from milepost.actors.episode import run_episode
 from milepost.actors.resources import RolloutResources
 from milepost.envs.types import Failure, Task, Trajectory
 
@@ -142,15 +140,14 @@ class Worker:
     def __init__(
         self,
         resources: RolloutResources,
+        play: Play,
         source: TaskSource,
         sink: TrajectorySink,
         *,
         concurrent_groups: int,
-        play: Play | None = None,
     ) -> None:
-        """`play`: how an episode is played; as one of an environment where it is None."""
         self._resources = resources
-        self._play_one = play or partial(run_episode, resources)
+        self._play_one = play
         self._source = source
         self._sink = sink
         self._limit = concurrent_groups

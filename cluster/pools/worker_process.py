@@ -120,6 +120,7 @@ class WorkerActor:
         client = connect(spec.redis_url)
         self._worker = Worker(
             self._resources,
+            self._play_one,
             LedgerSource(
                 Ledger(client, spec.run_id),
                 TaskSuccess(client, spec.run_id),
@@ -130,7 +131,6 @@ class WorkerActor:
             ),
             BufferSink(TrajectoryBuffer(client, spec.run_id, spec.buffer), self._recordings),
             concurrent_groups=spec.actors.concurrent_groups,
-            play=self._play_one,
         )
         self._played = 0
 
