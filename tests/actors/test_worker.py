@@ -12,6 +12,7 @@ import pytest
 from milepost.actors import worker
 from milepost.actors.engine import Completion
 from milepost.actors.episode import run_episode
+from milepost.actors.resources import RolloutResources
 from milepost.actors.worker import FailurePause, Ticket, Worker
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Failure, Task, Trajectory
@@ -63,6 +64,10 @@ class Shelf:
         return Counter(result.group_id for result in self.results)
 
 
+def playing(here: RolloutResources, supply: Supply, shelf: Shelf, groups: int) -> Worker:
+    return Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=groups)
+
+
 async def run(worker: Worker, supply: Supply, renew_every_s: float = 60) -> int:
     supply.worker = worker
     async with asyncio.timeout(30):
@@ -74,7 +79,7 @@ def test_every_episode_of_every_group_reaches_the_sink_and_then_the_worker_stops
         tasks = [task(), task("tests.broken_envs:RaisesInStep"), task(target=1)]
         supply, shelf = Supply(iter(tasks), size=3), Shelf()
         async with resources(dialogue) as here:
-            assert await run(Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=2), supply) == 0
+            assert await run(playing(here, supply, shelf, 2), supply) == 0
         assert shelf.counts() == {"g0": 3, "g1": 3, "g2": 3}
         assert {(r.group_id, r.index) for r in shelf.results} == {(g, i) for g in supply.given for i in range(3)}
         assert {r.group_id for r in shelf.results if isinstance(r, Failure)} == {"g1"}
@@ -91,7 +96,7 @@ def test_only_the_missing_episodes_of_a_group_are_played(dialogue: Dialogue) -> 
     async def one() -> list[int]:
         supply, shelf = Remainder(iter([task()])), Shelf()
         async with resources(dialogue) as here:
-            await run(Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=2), supply)
+            await run(playing(here, supply, shelf, 2), supply)
         return sorted(result.index for result in shelf.results)
 
     assert asyncio.run(one()) == [1, 6]
@@ -112,7 +117,7 @@ def test_the_bound_on_concurrent_groups_is_reached_and_never_exceeded(dialogue: 
     async def one() -> None:
         supply = Watched(task(target=1 + i % 3) for i in range(20))
         async with resources(dialogue) as here:
-            await run(Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=3), supply)
+            await run(playing(here, supply, shelf, 3), supply)
         assert len(shelf.results) == 40
 
     asyncio.run(one())
@@ -123,9 +128,7 @@ def test_the_lease_of_a_group_is_renewed_as_long_as_it_is_played(dialogue: Dialo
     async def one() -> Supply:
         supply, shelf = Supply(iter([task(), task()])), Shelf()
         async with resources(dialogue, engine=WaitingEngine(dialogue, supply.renewal)) as here:
-            await run(
-                Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=2), supply, renew_every_s=0.02
-            )
+            await run(playing(here, supply, shelf, 2), supply, renew_every_s=0.02)
         assert len(shelf.results) == 4
         return supply
 
@@ -140,7 +143,7 @@ def test_a_stopped_worker_finishes_what_it_has_and_takes_no_more(dialogue: Dialo
         gate = asyncio.Event()
         supply, shelf = Supply(iter([task()] * 100)), Shelf()
         async with resources(dialogue, engine=(engine := WaitingEngine(dialogue, gate))) as here:
-            worker = Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=2)
+            worker = playing(here, supply, shelf, 2)
             running = asyncio.create_task(run(worker, supply))
             await engine.asked.wait()
             worker.stop()
@@ -163,7 +166,7 @@ def test_a_worker_with_a_hung_call_finishes_the_other_episodes_and_retires(dialo
 
             tasks = [task(f"{HERE}:HangsInStep"), *[task(target=9)] * 9]
             supply, shelf = FourThenMoreOnceHung(iter(tasks), size=1), Shelf()
-            assert await run(Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=4), supply) == 1
+            assert await run(playing(here, supply, shelf, 4), supply) == 1
             assert hung_calls.now == 1
         assert shelf.counts() == {"g0": 1, "g1": 1, "g2": 1, "g3": 1}
         [lost] = [result for result in shelf.results if isinstance(result, Failure)]
@@ -189,11 +192,7 @@ def test_a_sink_or_source_that_fails_ends_the_worker_loudly_and_nothing_runs_on(
         engine = ScriptedEngine(dialogue) if broken == "sink" else WaitingEngine(dialogue, gate)
         async with resources(dialogue, engine=engine) as here:
             with pytest.raises((ExceptionGroup, ConnectionError)) as caught:
-                await run(
-                    Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=4),
-                    supply,
-                    renew_every_s=0.02,
-                )
+                await run(playing(here, supply, shelf, 4), supply, renew_every_s=0.02)
             assert len(asyncio.all_tasks()) == 1
         text = repr(caught.value)
         assert ("the buffer stayed full" if broken == "sink" else "the ledger is gone") in text
@@ -205,9 +204,7 @@ def test_a_cancelled_worker_leaves_no_episode_behind(dialogue: Dialogue) -> None
     async def one() -> None:
         supply = Supply(iter([task()] * 4))
         async with resources(dialogue, engine=(engine := WaitingEngine(dialogue, asyncio.Event()))) as here:
-            running = asyncio.create_task(
-                run(Worker(here, partial(run_episode, here), supply, Shelf(), concurrent_groups=2), supply)
-            )
+            running = asyncio.create_task(run(playing(here, supply, Shelf(), 2), supply))
             await engine.asked.wait()
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -232,7 +229,7 @@ def test_a_group_given_twice_is_played_twice_and_both_are_seen_to_the_end(dialog
         # The first is under way when the second ends.
         supply, shelf = Twice(iter([task(target=9), task(target=1)])), Shelf()
         async with resources(dialogue, engine=Slow(dialogue)) as here:
-            await run(Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=2), supply)
+            await run(playing(here, supply, shelf, 2), supply)
         return shelf.counts()
 
     assert asyncio.run(one()) == {"same": 4}
@@ -292,7 +289,7 @@ def test_a_service_that_is_away_sees_few_groups_meanwhile_and_all_of_them_once_i
     async def one() -> None:
         supply = Watched(iter([broken] * 5 + [task()] * 4))
         async with resources(dialogue) as here:
-            await run(Worker(here, partial(run_episode, here), supply, shelf, concurrent_groups=4), supply)
+            await run(playing(here, supply, shelf, 4), supply)
 
     asyncio.run(one())
     assert len(shelf.results) == 18
