@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from milepost.actors.context import Layout
 from milepost.actors.coroutine_thread import CoroutineThread
 from milepost.actors.engine import Completion, Engine
-from milepost.actors.tool_reading import ToolReaders
+from milepost.actors.tool_reading import Readers
 from milepost.envs.contract import Reset, Step
 from milepost.envs.types import Failure, Trajectory, Turn
 from milepost.reward.reward import Reward
@@ -66,7 +66,7 @@ class RolloutResources:
     dialogue: Layout
     decode: Callable[[list[int]], str]
     """Text of sampled tokens, without special tokens."""
-    readers: ToolReaders
+    readers: Readers
     """Of responses to environments with tools."""
     places: threading.Semaphore
     """One for each call into user code that may run at a time."""

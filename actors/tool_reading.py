@@ -57,6 +57,14 @@ class Reader(Protocol):
         ...
 
 
+class Readers(Protocol):
+    """Knows who reads the responses to an environment with tools; `ToolReaders` does."""
+
+    def reader(self, tools: Sequence[ToolSchema]) -> tuple[ToolLayout, Reader]:
+        """The layout that tells of `tools`, and what reads the responses to it."""
+        ...
+
+
 class ToolReaders:
     """Readers for one policy, by the tools that an environment declares."""
 

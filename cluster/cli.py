@@ -21,6 +21,8 @@ import typer
 from milepost.cluster.base.examples import EXAMPLES
 from milepost.cluster.base.exits import ConfigError, Exit, Stopped, exit_of
 from milepost.cluster.base.output import logging_to, own_stdout, readers_may_leave
+from milepost.cluster.live import command as live
+from milepost.cluster.projects import command as projects
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
@@ -40,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Override one value; may be repeated.")]
+app.add_typer(live.app)
+app.add_typer(projects.app)
 app.add_typer(trajectories.app)
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)

@@ -7,15 +7,11 @@ where they are many they are played again, and only if they go on failing they a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import math
-import os
-import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ from milepost.cluster.preflight import check_world, judge_model
 from milepost.cluster.runlog.environments import said_of
 from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
+from milepost.cluster.runlog.saved_policy import pinned_policy, version_of
 from milepost.cluster.settings.config import RunConfig, load
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioSet
@@ -43,9 +40,6 @@ _FAILED_SHARE = 0.2
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 _PARITY_EPISODES = 8
-_POLICY_RECORD = "milepost.json"
-_PIN_TRIES = 10
-_PIN_PAUSE_S = 0.1
 
 
 def tasks_of(scenarios: ScenarioSet, split: Split, episodes: int) -> list[Task]:
@@ -122,43 +116,6 @@ def record(summary: Summary, *, split: Split, iteration: int, version: int, time
     )
 
 
-def policy_version(policy: Path) -> int:
-    """The version that a saved policy folder says it is. Raises ConfigError."""
-    try:
-        return int(json.loads((policy / _POLICY_RECORD).read_text())["policy_version"])
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{policy} holds no policy of ours ({error}); train the run first") from error
-
-
-@contextlib.contextmanager
-def pinned_policy(folder: RunFolder) -> Iterator[tuple[Path, int]]:
-    """A run's policy and its version, as links that stay when a going run's next checkpoint replaces `policy/`.
-
-    Raises ConfigError if there is no policy.
-    """
-    place = folder.path / f".eval-{os.getpid()}.tmp"
-    try:
-        yield place, _pin(folder.policy, place)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _pin(policy: Path, place: Path) -> int:
-    """Link `policy` to `place`, once more where it was replaced meanwhile; its version."""
-    for tries_left in reversed(range(_PIN_TRIES)):
-        shutil.rmtree(place, ignore_errors=True)
-        try:
-            version = policy_version(policy)
-            shutil.copytree(policy, place, copy_function=os.link)
-            if policy_version(policy) == version:
-                return version
-        except (ConfigError, OSError):
-            if not tries_left:
-                raise
-        time.sleep(_PIN_PAUSE_S)
-    raise ConfigError(f"{policy} was replaced {_PIN_TRIES} times while it was read; try again")
-
-
 def evaluate_run(folder: RunFolder, *, split: Split, episodes: int) -> dict[str, Any]:
     """Evaluate a run's newest policy, also while the run goes on; what `milepost eval --json` prints."""
     with pinned_policy(folder) as (policy, version):
@@ -172,7 +129,7 @@ def evaluate_model(config: RunConfig, model: Path, *, split: Split, episodes: in
     `run` is the folder, `policy_version` 0 unless it is a run's. Raises ConfigError for a folder that cannot serve.
     """
     judge_model(config, model, trained=False)
-    version = policy_version(model) if (model / _POLICY_RECORD).exists() else 0
+    version = version_of(model)
     return {"run": str(model)} | _played(config, model, version, split=split, episodes=episodes)
 
 

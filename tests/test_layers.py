@@ -55,12 +55,17 @@ DOORS = {
     "cluster/workbench": {
         "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/settings",
     },
+    "cluster/projects": {"cluster/base"},
+    "cluster/live": {
+        "envs", "reward", "actors", "actors/agents", "actors/checks", "learner/first_policy", "cluster/base",
+        "cluster/runlog", "cluster/settings",
+    },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {
         "envs", "reward", "actors", "actors/agents", "actors/checks", "learner", "learner/batch", "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
-        "cluster/settings", "cluster/workbench", "cluster/experiment",
+        "cluster/settings", "cluster/workbench", "cluster/experiment", "cluster/projects", "cluster/live",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""

@@ -12,13 +12,13 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from milepost.actors.agents import chat_api, messages_api, responses_api
 from milepost.actors.agents.body import mapping, refused
-from milepost.actors.agents.calls import Answer, CallRefused, EpisodeCalls, Request
+from milepost.actors.agents.calls import Answer, CallRefused, Request
 
 MODEL = "policy"
 """The name of the only model. Whatever a program asks for, it gets this one."""
@@ -43,13 +43,22 @@ _APIS = {
 }
 
 
+class Calls(Protocol):
+    """Answers what comes with one key; `EpisodeCalls` does."""
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer to one call. Raises CallRefused."""
+        ...
+
+
 class Endpoint:
     """One server for all episodes of a worker."""
 
-    def __init__(self) -> None:
-        self._episodes: dict[str, EpisodeCalls] = {}
+    def __init__(self, port: int = 0) -> None:
+        """`port` to listen on; 0 takes a free one."""
+        self._episodes: dict[str, Calls] = {}
         self._runner: web.AppRunner | None = None
-        self._port = 0
+        self._port = port
         self._starting = asyncio.Lock()
 
     @property
@@ -58,7 +67,7 @@ class Endpoint:
         return f"http://{_HOST}:{self._port}"
 
     async def start(self) -> None:
-        """Listen on a free port of loopback, unless it does. Raises OSError where there is none."""
+        """Listen on loopback, unless it does. Raises OSError where the port is taken or there is none."""
         async with self._starting:
             if self._runner is None:
                 await self._listen()
@@ -70,7 +79,7 @@ class Endpoint:
         app.router.add_get("/v1/models", self._models)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
-        await web.TCPSite(runner, _HOST, 0).start()
+        await web.TCPSite(runner, _HOST, self._port).start()
         self._port, self._runner = runner.addresses[0][1], runner
 
     async def stop(self) -> None:
@@ -79,7 +88,7 @@ class Endpoint:
             await self._runner.cleanup()
             self._runner = None
 
-    def open(self, calls: EpisodeCalls) -> str:
+    def open(self, calls: Calls) -> str:
         """A key for an episode."""
         key = f"mp-{secrets.token_urlsafe(24)}"
         self._episodes[key] = calls
@@ -100,7 +109,7 @@ class Endpoint:
 
         return handle
 
-    def _calls_of(self, http: web.Request) -> EpisodeCalls:
+    def _calls_of(self, http: web.Request) -> Calls:
         key = http.headers.get("x-api-key") or http.headers.get("authorization", "").removeprefix("Bearer ")
         calls = self._episodes.get(key)
         if calls is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from milepost.actors.engine import Completion
-from milepost.actors.tool_reading import ToolReaders, UnreadableCall
+from milepost.actors.tool_reading import Readers, UnreadableCall
 from milepost.envs.messages import AssistantMessage, ToolSchema
 
 
 class Replies:
     """Takes answers apart, by the tools that a request offers; a request without any is answered with text."""
 
-    def __init__(self, readers: ToolReaders, decode: Callable[[list[int]], str], control_tokens: Sequence[str]) -> None:
+    def __init__(self, readers: Readers, decode: Callable[[list[int]], str], control_tokens: Sequence[str]) -> None:
         """`control_tokens` are texts that no message may hold: a client that sent them back would forge a turn."""
         self._readers = readers
         self._decode = decode

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from milepost.cluster.base.quoted import Quoted, plain
 from milepost.cluster.trajectories.reader import Episode
 
 _OUTCOME_STYLE = {"success": "bold green", "failure": "bold red", "truncated": "bold yellow", None: "bold magenta"}
@@ -31,10 +31,10 @@ def _head(row: dict[str, Any]) -> RenderableType:
     facts.add_column(style="dim")
     facts.add_column()
     cohort = f", cohort {row['cohort']}" if row["cohort"] else ""
-    facts.add_row("task", _plain(f"{row['env']}, seed {row['seed']}, {row['split']}{cohort}"))
+    facts.add_row("task", plain(f"{row['env']}, seed {row['seed']}, {row['split']}{cohort}"))
     outcome = "failed" if row["outcome"] is None else f"{row['outcome']}, reward {row['reward']:g}"
     facts.add_row("outcome", Text(outcome, style=_OUTCOME_STYLE[row["outcome"]]))
-    facts.add_row("fate", _plain(" · ".join(filter(None, [_fate(row), row["reason"]]))))
+    facts.add_row("fate", plain(" · ".join(filter(None, [_fate(row), row["reason"]]))))
     if row["oldest_version"] is not None:
         facts.add_row("sampled by", Text(f"policy {_span(row['oldest_version'], row['newest_version'])}"))
     if row["trajectory_credit"] is not None:
@@ -52,24 +52,10 @@ def _fate(row: dict[str, Any]) -> str:
 
 
 def _said(turn: dict[str, Any]) -> RenderableType:
-    said = [_Quoted("│", turn["prompt"], "dim"), _Quoted("▌", turn["response"] or "(no answer)", "bold")]
+    said = [Quoted("│", turn["prompt"], "dim"), Quoted("▌", turn["response"] or "(no answer)", "bold")]
     if turn["tool"] is not None:
-        said.append(_Quoted("│", f"tool {turn['tool']}", "cyan"))
+        said.append(Quoted("│", f"tool {turn['tool']}", "cyan"))
     return Group(*said)
-
-
-class _Quoted:
-    """Text with a bar before each of its lines."""
-
-    def __init__(self, bar: str, text: str, style: str) -> None:
-        self._bar, self._text, self._style = bar, text.strip("\n"), style
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        inner = options.update(width=max(1, options.max_width - 2))
-        for line in console.render_lines(_plain(self._text, self._style), inner, pad=False):
-            yield Segment(f"{self._bar} ", console.get_style("cyan"))
-            yield from line
-            yield Segment.line()
 
 
 def _earned(turn: dict[str, Any]) -> RenderableType:
@@ -87,7 +73,7 @@ def _earned(turn: dict[str, Any]) -> RenderableType:
     else:
         progress = "" if turn["progress"] is None else f", progress {turn['progress']:.0%}"
         lines.append(Text(f"reward {turn['reward']:g}{progress}"))
-        lines.append(_plain(f"action {turn['action']}" if turn["action"] is not None else "no valid action"))
+        lines.append(plain(f"action {turn['action']}" if turn["action"] is not None else "no valid action"))
     return Group(*lines)
 
 
@@ -97,8 +83,3 @@ def _sign_style(credit: float) -> str:
 
 def _span(oldest: int, newest: int) -> str:
     return f"version {oldest}" if oldest == newest else f"versions {oldest} to {newest}"
-
-
-def _plain(text: str, style: str = "") -> Text:
-    """Text of anybody's: control characters are written out, for a terminal would obey them."""
-    return Text("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), style=style)

@@ -43,6 +43,8 @@ class CheckedModel:
     parameters: int
     appends: bool
     """Whether its chat template leaves earlier turns as they were."""
+    positions: float
+    """The longest context that it was made for, in tokens; infinite where it names none."""
 
 
 def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -> CheckedModel:
@@ -56,12 +58,12 @@ def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -
         _require_whole_files(folder)
         model = _load_shapes(folder, config)
         tokenizer = load_tokenizer(folder)
-    _require_positions(config, tokenizer, context_tokens)
+    positions = _require_positions(config, tokenizer, context_tokens)
     rows = model.get_input_embeddings().weight.shape[0]
     dialogue = Dialogue(tokenizer, system_prompt)
     _require_rows(tokenizer, dialogue, rows)
     parameters = sum(tensor.numel() for tensor in model.parameters())
-    return CheckedModel(family=config.model_type, parameters=parameters, appends=dialogue.appends)
+    return CheckedModel(family=config.model_type, parameters=parameters, appends=dialogue.appends, positions=positions)
 
 
 def require_model(folder: Path) -> None:
@@ -222,20 +224,21 @@ def _read(where: dict[str, Path], name: str) -> torch.Tensor:
     return tensor
 
 
-def _require_positions(config: Any, tokenizer: Any, context_tokens: int) -> None:
-    """Raises `ModelError` where the engine's context is longer than the model's, by the engine's own rule."""
+def _require_positions(config: Any, tokenizer: Any, context_tokens: int) -> float:
+    """The model's longest context. Raises `ModelError` where the engine's is longer, by the engine's own rule."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or float("inf")
     rope = getattr(config, "rope_parameters", None) or {}
     for scaling in [rope] if "rope_type" in rope else [each for each in rope.values() if isinstance(each, dict)]:
         if scaling.get("rope_type") not in _SCALED_ALREADY and "gemma3" not in config.model_type:
             positions *= scaling.get("factor") or 1.0
-    limit = min(positions, tokenizer.model_max_length)
+    limit = float(min(positions, tokenizer.model_max_length))
     if context_tokens > limit:
         where = "tokenizer_config.json's model_max_length" if limit < positions else "config.json"
         raise ModelError(
             f"model: engine.max_model_len = {context_tokens} is more than the model's {limit:.0f} positions ({where}); "
             f"set engine.max_model_len = {limit:.0f} or less"
         )
+    return limit
 
 
 def _require_rows(tokenizer: Any, dialogue: Dialogue, rows: int) -> None:

@@ -11,10 +11,10 @@ import time
 import pytest
 
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.evaluate import pinned_policy
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
+from milepost.cluster.runlog.saved_policy import pinned_policy
 
 
 def made(runs_dir, name):
@@ -161,7 +161,7 @@ def test_an_evaluation_of_a_run_without_a_policy_says_so(tmp_path):
     folder = runs.create(tmp_path, "a")
     with pytest.raises(ConfigError, match="holds no policy of ours"), pinned_policy(folder):
         pass
-    assert not list(folder.path.glob(".eval-*"))
+    assert not list(folder.path.glob(".policy-*"))
 
 
 def test_what_a_full_disk_does_not_take_leaves_no_scratch_file(tmp_path, monkeypatch):

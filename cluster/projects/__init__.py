@@ -1,0 +1,1 @@
+"""New projects: what `milepost init` writes."""
