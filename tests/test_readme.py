@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from milepost.actors.checks.check import check_env
 from milepost.cluster.base.exits import Exit
@@ -58,10 +59,23 @@ def played(dialogue: Dialogue, *, seeds: int) -> list[Trajectory | Failure]:
     return asyncio.run(go())
 
 
+def test_the_environment_and_config_of_the_readme_are_those_that_init_writes() -> None:
+    template = ROOT / "templates" / "env"
+    assert PYTHON[0] == (template / "higher_lower.py").read_text(encoding="utf-8")
+    assert TOML[0] in (template / "train.toml").read_text(encoding="utf-8")
+
+
 @pytest.mark.usefixtures("folder")
 def test_the_environment_of_the_readme_has_under_40_lines_and_keeps_the_contract() -> None:
     assert len(PYTHON[0].splitlines()) < 40
     assert {finding.level for finding in check_env(ENV, {"top": 15, "max_steps": 4}).findings} == {"ok"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_episode_of_the_readme_is_the_one_that_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    played = CliRunner().invoke(app, ["play", ENV])
+    assert f"$ milepost play {ENV}\n{played.stdout}```" in README
 
 
 @pytest.mark.usefixtures("folder")

@@ -26,7 +26,7 @@ _RESET = "/reset"
 async def chat(policy: Path, settings: PolicySettings, terminal: Terminal, say: Callable[[str], None]) -> None:
     """Answer the lines of `terminal` until it ends. Raises ConfigError, DependencyLost, and what it raises then."""
     async with started(policy, settings) as own:
-        say(f"say something; {_RESET} begins anew, Ctrl-D ends\n")
+        say(f"say something; {_RESET} begins anew, Ctrl-D ends")
         calls, messages = own.calls(), list[ChatMessage]()
         while True:
             line = await terminal.ask("you> ")

@@ -81,6 +81,8 @@ class Terminal:
             ended.set_result(asyncio.run(recorded()))
         except BaseException as error:
             ended.set_exception(error)
+        finally:
+            self._running = None  # a task keeps what its frames hold: an engine
 
     def _cancel(self) -> None:
         if self._running is not None:

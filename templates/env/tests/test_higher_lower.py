@@ -1,11 +1,13 @@
 """Plays the environment without a model: python -m pytest -q."""
 
+from typing import Any
+
 from higher_lower import HigherLower
 
 from milepost.actors.checks.check import check_env
 
 
-def played(guesses: list[int], *, secret: int) -> tuple[float, dict]:
+def played(guesses: list[int], *, secret: int) -> tuple[float, dict[str, Any]]:
     """The reward and the info of the last of `guesses`."""
     env = HigherLower()
     env.reset(seed=0)
