@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from milepost.actors.engine import Completion
-from milepost.actors.tool_reading import Reader, UnreadableCall
+from milepost.actors.tool_reading import Reader, ToolLayout, ToolReaders, UnreadableCall
 from milepost.envs.contract import Reset, Step, observe_step
 from milepost.envs.messages import action_of
 
@@ -30,14 +29,21 @@ class Acting:
     calls: int = 0
     """Tool calls so far."""
 
-    def step(self, env: Any, completion: Completion) -> tuple[object, Step]:
-        """What `env` returns for a response, and what that means. Raises what it raises, and `ContractError`."""
+    def step(self, env: Any, response_ids: list[int], stopped: bool) -> tuple[object, Step]:
+        """What `env` returns for a response, which ended by itself if `stopped`, and what that means.
+
+        Raises what it raises, and `ContractError`.
+        """
+        returned, self.state = self._step(env, response_ids, stopped)
+        return returned, self.state
+
+    def _step(self, env: Any, response_ids: list[int], stopped: bool) -> tuple[object, Step]:
         if self.reader is None:
-            text = self.decode(completion.response_ids)
+            text = self.decode(response_ids)
             returned = env.step(text)
             return returned, observe_step(returned, text)
         try:
-            message = self.reader.read(completion.response_ids, completion.stopped, self.calls)
+            message = self.reader.read(response_ids, stopped, self.calls)
         except UnreadableCall as error:
             returned = self._nothing_done(error)
             return returned, observe_step(returned, "")
@@ -54,3 +60,17 @@ class Acting:
             info["progress"] = self.state.progress if isinstance(self.state, Step) else 0.0  # as credit takes a start
         self.calls += 1
         return said, 0.0, False, False, info
+
+
+def begin_tools(readers: ToolReaders, reset: Reset) -> tuple[ToolLayout, Callable[[Any, list[int], bool], Step]]:
+    """The layout that tells of the tools declared at `reset`, and what becomes of the responses of that episode.
+
+    Raises as `ToolReaders.reader` does.
+    """
+    layout, reader = readers.reader(reset.tools)
+    acting = Acting(str, reader, reset)  # nothing is decoded where calls are read
+
+    def act(env: Any, response_ids: list[int], stopped: bool) -> Step:
+        return acting.step(env, response_ids, stopped)[1]
+
+    return layout, act

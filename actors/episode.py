@@ -75,11 +75,10 @@ class _Episode:
 
     async def step(self, completion: Completion) -> Step:
         def ask_env() -> Step:
-            returned, step = self.acting.step(self.env, completion)
+            returned, step = self.acting.step(self.env, completion.response_ids, completion.stopped)
             return self.looked_at(returned, step, "step")
 
         step: Step = await self.user.call("step", ask_env, gate=self.resources.places)
-        self.acting.state = step
         return step
 
     def looked_at(self, returned: object, seen: _Seen, method: str) -> _Seen:

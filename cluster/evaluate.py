@@ -18,6 +18,9 @@ from typing import Any
 import msgspec
 import torch
 
+from milepost.actors.acting import begin_tools
+from milepost.actors.tool_reading import ToolLayout, ToolReaders
+from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
 from milepost.cluster.preflight import check_world, judge_model
@@ -26,12 +29,16 @@ from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.runlog.saved_policy import pinned_policy, version_of
 from milepost.cluster.settings.config import RunConfig, load
+from milepost.cluster.settings.environments import with_path
 from milepost.cluster.system import System
+from milepost.envs.contract import Reset
+from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Failure, Split, Task, Trajectory
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import samples
 from milepost.learner.first_policy.config import ResponseLimits
+from milepost.learner.first_policy.measure import Act, BeginTools
 from milepost.learner.first_policy.model import resolve
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.reward.evaluators import Summary, summarize
@@ -193,9 +200,23 @@ def first_policy(config: RunConfig, progress: Callable[[str], None]) -> Path:
         temperature=config.sampling.temperature,
     )
     try:
-        return resolve(config.model, config.env, Path(config.run.runs_dir) / "models", limits, progress)
+        imitated, cache = with_path(config.env, config.model.warmup.env), Path(config.run.runs_dir) / "models"
+        return resolve(config.model, imitated, cache, limits, progress, _tools_begin(config.actors))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _tools_begin(actors: ActorConfig) -> BeginTools:
+    """How tool calls of the policy that is made become steps: as in the run's workers."""
+    made: list[ToolReaders] = []
+
+    def begin(tokenizer: Any, dialogue: Dialogue, reset: Reset) -> tuple[ToolLayout, Act]:
+        if not made:
+            names = {"tool_parser": actors.tool_parser, "reasoning_parser": actors.reasoning_parser}
+            made.append(ToolReaders(tokenizer, dialogue, **names))
+        return begin_tools(made[0], reset)
+
+    return begin
 
 
 def parity_sample(config: RunConfig) -> float:

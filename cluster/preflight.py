@@ -26,15 +26,17 @@ from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.settings.environments import with_path
 from milepost.cluster.settings.own_credit import check_credit
 from milepost.envs.chat_template import TemplateError
-from milepost.envs.contract import EnvPathError
+from milepost.envs.contract import EnvPathError, load_env_class
 from milepost.envs.dialogue import Dialogue, ObservationError
 from milepost.envs.plain_values import ContractError
 from milepost.envs.scenarios import EnvScenarios, ScenarioError, ScenarioSet
 from milepost.envs.types import Failure
 from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
+from milepost.learner.first_policy.demonstrations import DemonstrationError, require_demonstrator
 from milepost.learner.first_policy.model_check import CheckedModel, ModelError, check_model, load_tokenizer
 from milepost.reward.reward import Reward, RewardError, load_reward
 
@@ -54,6 +56,8 @@ def check_start(config: RunConfig) -> None:
     Raises ConfigError, or DependencyLost for a Redis that does not answer.
     """
     scenarios = check_world(config)
+    if config.model.source == "warmup" and config.model.warmup.env:
+        _check_demonstrations(config)
     for warning in check_credit(config.credit):
         print(f"milepost: {warning}", file=sys.stderr)
     require_port(config.metrics)
@@ -144,11 +148,6 @@ def check_world(config: RunConfig) -> ScenarioSet:
         rehearsal = Rehearsal(layout=layout, decode=layout.decode)
         _rehearse(config, env, rehearsal, reward=reward)
         _require_progress(config, env, rehearsal)
-        if config.model.source == "warmup" and rehearsal.start is not None and rehearsal.start.tools:
-            raise ConfigError(
-                f'model.source = "warmup" makes a policy that speaks text, and {env.config.path} has tools: set '
-                'model.source = "folder" and model.path to a model whose chat template knows tools'
-            )
     return scenarios
 
 
@@ -174,6 +173,18 @@ def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Di
     for env in () if config.agent.name else scenarios.envs:
         _rehearse(config, env, Rehearsal(layout=dialogue, decode=decode, readers=readers), max_prompt_tokens=room)
     return dialogue
+
+
+def _check_demonstrations(config: RunConfig) -> None:
+    """Try the environment of `model.warmup.env` as one that is played. Raises ConfigError."""
+    demonstrated = with_path(config.env, config.model.warmup.env)
+    try:
+        scenarios = within(config.actors.env_timeout_s, "model.warmup.env", lambda: ScenarioSet(demonstrated))
+        for env in scenarios.envs:
+            require_demonstrator(load_env_class(env.config.path), env.config.path)
+            _rehearse(config, env, Rehearsal(layout=Characters(), decode=Characters().decode))
+    except (ConfigError, ContractError, DemonstrationError, EnvPathError, ScenarioError) as error:
+        raise ConfigError(f"model.warmup.env: {error}") from error
 
 
 def _rehearse(

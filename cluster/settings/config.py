@@ -27,7 +27,7 @@ from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.runlog.metrics import MetricsConfig
 from milepost.cluster.settings.complaints import complaints, source
-from milepost.cluster.settings.environments import Environments
+from milepost.cluster.settings.environments import Environments, with_path
 from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
 from milepost.cluster.trajectories.config import TrajectoriesConfig
@@ -157,8 +157,7 @@ class RunConfig(BaseModel):
     @property
     def envs(self) -> tuple[ScenarioConfig, ...]:
         """All environments, in the order of their tables; where an agent program plays, it stands in their place."""
-        envs = (self.env,) if isinstance(self.env, ScenarioConfig) else self.env
-        return tuple(env.model_copy(update={"path": self.agent.name}) for env in envs) if self.agent.name else envs
+        return with_path(self.env, self.agent.name)
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
@@ -205,8 +204,7 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
 
 
 def _of_agent(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    envs = (config.env,) if isinstance(config.env, ScenarioConfig) else config.env
-    plays = bool(config.agent.name)
+    envs, plays = with_path(config.env, ""), bool(config.agent.name)
     own = [env.path for env in envs if env.path != ScenarioConfig().path]
     yield plays and bool(own), f"agent and env.path = {own[:1]} are both set; an episode is played by one of them"
     yield (
@@ -214,9 +212,9 @@ def _of_agent(config: RunConfig) -> Iterator[tuple[bool, str]]:
         "env.distinct_starts = true looks at the states that environments start in; an agent shows none: leave it out",
     )
     yield (
-        plays and config.model.source == "warmup",
-        'model.source = "warmup" learns from demonstrations of an environment, and an agent gives none: set '
-        'model.source = "folder" and model.path',
+        plays and config.model.source == "warmup" and not config.model.warmup.env,
+        'model.source = "warmup" learns from demonstrations, and an agent gives none: name an environment with its '
+        'tools in model.warmup.env, or set model.source = "folder" and model.path',
     )
     yield (
         plays and config.actors.window_turns > 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -35,3 +36,9 @@ Environments = Annotated[
     Discriminator(_kind),
 ]
 """What the key `env` holds. Raises ValueError, which pydantic reports, for tables without a name or with the same."""
+
+
+def with_path(env: ScenarioConfig | Sequence[ScenarioConfig], path: str) -> tuple[ScenarioConfig, ...]:
+    """What the key `env` holds as tables; with a `path`, that stands in place of theirs."""
+    envs = (env,) if isinstance(env, ScenarioConfig) else tuple(env)
+    return tuple(each.model_copy(update={"path": path}) for each in envs) if path else envs

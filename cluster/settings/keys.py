@@ -20,8 +20,9 @@ def tables(
     model: type[BaseModel], *, strategy: str = DEFAULT, prefix: str = ""
 ) -> Iterator[tuple[str, type[BaseModel]]]:
     """Dotted name and type of every table below `model`; a nested one comes after the one it lies in."""
+    of_their_own = {} if prefix else {"credit": SETTINGS[strategy], "env": ScenarioConfig}
     for name, field in model.model_fields.items():
-        kind = {"credit": SETTINGS[strategy], "env": ScenarioConfig}.get(name, field.annotation)
+        kind = of_their_own.get(name, field.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield f"{prefix}{name}", kind
             yield from tables(kind, strategy=strategy, prefix=f"{prefix}{name}.")

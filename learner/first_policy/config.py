@@ -23,6 +23,11 @@ class WarmupConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    env: str = Field(
+        "",
+        description="Environment whose demonstrations are imitated, package.module:Class; empty: the run's own; where "
+        "an agent program plays there is none",
+    )
     hidden_size: int = Field(128, ge=16, description="Hidden size: width of the model, a multiple of head_dim")
     num_layers: int = Field(4, ge=1, description="Number of transformer blocks")
     head_dim: int = Field(

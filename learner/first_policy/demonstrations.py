@@ -1,4 +1,4 @@
-"""Text transcripts of an environment's own expert, for the warm-up of a small model.
+"""Transcripts of an environment's own expert, for the warm-up of a small model.
 
 The expert is noisy, so transcripts visit bad states too. In every state it is asked several times: the first answer is
 played, all of them together estimate what a noisy expert would say there. Not promised: that an environment returns;
@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from milepost.envs import chance
-from milepost.envs.contract import Demonstrator, build_env, observe_reset, observe_step
+from milepost.envs.contract import Demonstrator, Reset, build_env, observe_reset, observe_step
+from milepost.envs.messages import AssistantMessage, Said, ToolSchema, action_of
 from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Task
 from milepost.learner.first_policy.countdown import Countdown
@@ -31,9 +32,11 @@ class DemonstrationError(ValueError):
 class DemonstratedTurn(msgspec.Struct, frozen=True, kw_only=True):
     """An observation and what the expert said to it."""
 
-    observation: str
-    answers: list[str]
-    """Independent draws; the first one was played."""
+    observation: Said
+    answers: list[str] | list[AssistantMessage]
+    """Independent draws; the first one was played. Messages where the environment has tools, else texts."""
+    tools: tuple[ToolSchema, ...] = ()
+    """What the policy may call, the same in all turns of a transcript."""
     solved: bool = False
     """Whether the first one solved the task."""
 
@@ -57,7 +60,7 @@ def demonstrate(
         for task in tasks:
             if task.env_name not in envs:
                 envs[task.env_name] = build_env(task.env, task.options)
-                _require_demonstrator(envs[task.env_name], task.env)
+                require_demonstrator(envs[task.env_name], task.env)
         for episode in range(episodes):
             task = tasks[episode % len(tasks)]
             rng = random.Random(f"{seed}/{episode}")
@@ -78,7 +81,8 @@ def _close(env: Any) -> None:
         logger.warning("environment close() raised %s: %s", type(error).__name__, error)
 
 
-def _require_demonstrator(env: object, path: str) -> None:
+def require_demonstrator(env: object, path: str) -> None:
+    """Raises `DemonstrationError` where `env`, an environment or its class, gives no demonstrations."""
     if not isinstance(env, Demonstrator):
         raise DemonstrationError(
             f"environment {path} has no method demonstration(rng, noise), so no model can be warmed up on it; give it "
@@ -90,8 +94,8 @@ def _transcript(
     env: Any, task: Task, later: int, rng: random.Random, *, noise: float, draws: int
 ) -> list[DemonstratedTurn]:
     try:
-        reset = observe_reset(chance.reset(env, seed=task.seed, later=later))
-        return list(_turns(env, reset.observation, rng, noise=noise, draws=draws))
+        reset = observe_reset(chance.reset(env, seed=task.seed, later=later), env)
+        return list(_turns(env, reset, rng, noise=noise, draws=draws))
     except ContractError:
         raise
     except (Exception, SystemExit, GeneratorExit) as error:  # a user's environment may raise anything
@@ -101,16 +105,27 @@ def _transcript(
         ) from error
 
 
-def _turns(env: Any, observation: str, rng: random.Random, *, noise: float, draws: int) -> Iterator[DemonstratedTurn]:
-    total = 0.0
+def _turns(env: Any, reset: Reset, rng: random.Random, *, noise: float, draws: int) -> Iterator[DemonstratedTurn]:
+    said, total = reset.said, 0.0
     for _ in range(_MAX_TURNS):
-        answers = [env.demonstration(rng, noise) for _ in range(draws)]
-        if not all(isinstance(answer, str) and answer for answer in answers):
-            raise ContractError(f"demonstration must return text that is not empty, it returned {answers[0]!r}")
-        step = observe_step(env.step(answers[0]), answers[0])
+        answers: Any = [_answer(env.demonstration(rng, noise), reset.tools) for _ in range(draws)]
+        played = answers[0]
+        step = observe_step(env.step(played), played if isinstance(played, str) else action_of(played))
         total += step.reward
         solved = step.success if step.success is not None else step.terminated and total > 0
-        yield DemonstratedTurn(observation=observation, answers=answers, solved=solved)
+        yield DemonstratedTurn(observation=said, answers=answers, tools=reset.tools, solved=solved)
         if step.terminated or step.truncated or step.success:
             return
-        observation = step.observation
+        said = step.said
+
+
+def _answer(shown: object, tools: Sequence[ToolSchema]) -> str | AssistantMessage:
+    """A demonstration as the environment takes it; raises `ContractError`."""
+    if isinstance(shown, AssistantMessage):
+        if not tools:
+            raise ContractError("demonstration returned a message of the policy; an environment without tools has text")
+        if shown.content.strip() or shown.tool_calls:
+            return shown
+    elif isinstance(shown, str) and shown:
+        return AssistantMessage(content=shown) if tools else shown
+    raise ContractError(f"demonstration must return text that is not empty, it returned {shown!r}")

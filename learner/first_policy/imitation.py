@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import msgspec
 import torch
@@ -21,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from milepost.envs.dialogue import Dialogue
 from milepost.learner.first_policy.countdown import Countdown
 from milepost.learner.first_policy.demonstrations import DemonstratedTurn, DemonstrationError
+from milepost.learner.first_policy.layouts import Layouts
 
 _WARM_UP_SHARE = 0.05
 _LAST_LR_SHARE = 0.02
@@ -63,16 +63,15 @@ def encode_transcripts(
 
     Raises `DemonstrationError` if not even the first turn fits, and `ObservationError` for a forged control token.
     """
-    # The same grids and answers come back thousands of times.
-    opening, response = lru_cache(maxsize=None)(dialogue.opening), lru_cache(maxsize=None)(dialogue.response)
-    following = lru_cache(maxsize=None)(lambda observation: dialogue.continuation(observation, closed=True))
+    layouts = Layouts(dialogue)
     examples = []
     for transcript in transcripts:
         ids: list[int] = []
         targets: list[Target] = []
         for turn in transcript:
-            prompt = following(turn.observation) if ids else opening(turn.observation)
-            answers = [response(answer) for answer in turn.answers]
+            layout = layouts.of(turn.tools)
+            prompt = layout.following(turn.observation) if ids else layout.opening(turn.observation)
+            answers = [layout.response(answer) for answer in turn.answers]
             length = len(ids) + len(prompt) + len(answers[0])
             if length > max_positions:
                 break

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from milepost.envs import chance
-from milepost.envs.contract import build_env, observe_reset, observe_step
+from milepost.envs.contract import Reset, Step, build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Task
 from milepost.learner.first_policy.config import ResponseLimits
@@ -32,6 +32,12 @@ _SIDE_BY_SIDE = 16
 _MOST_S = 60.0
 """After which no further episodes are begun."""
 _ALIKE_SHARE = 0.95
+
+
+Act = Callable[[Any, list[int], bool], Step]
+"""What an environment makes of a response, which ended by itself or not."""
+BeginTools = Callable[[PreTrainedTokenizerFast, Dialogue, Reset], tuple[Dialogue, Act]]
+"""The layout that tells of the tools that were declared at a reset, and what becomes of responses: as in a run."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +60,8 @@ class _Episode:
     task: Task
     number: int
     env: Any = None
+    dialogue: Dialogue | None = None
+    act: Act | None = None
     ids: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     success: bool = False
@@ -72,16 +80,24 @@ class _Episode:
 
 
 def measure(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: Sequence[Task], limits: ResponseLimits
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: Sequence[Task],
+    limits: ResponseLimits,
+    begin_tools: BeginTools | None = None,
 ) -> Measured:
-    """Play up to 64 episodes, sampled at `limits.temperature`; fewer where that takes longer than a minute."""
+    """Play up to 64 episodes, sampled at `limits.temperature`; fewer where that takes longer than a minute.
+
+    `begin_tools` may be None where no environment has tools.
+    """
+    table = _Table(model, tokenizer, Dialogue(tokenizer), limits, begin_tools)
     played: list[_Episode] = []
     latest = time.monotonic() + _MOST_S
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         while len(played) < _EPISODES and (not played or time.monotonic() < latest):
             numbers = range(len(played), min(len(played) + _SIDE_BY_SIDE, _EPISODES))
-            played += _together(model, tokenizer, [_Episode(tasks[n % len(tasks)], n) for n in numbers], limits)
+            played += table.play([_Episode(tasks[n % len(tasks)], n) for n in numbers])
     finished = [one for one in played if not one.error]
     results = Counter(one.result for one in finished)
     return Measured(
@@ -91,38 +107,52 @@ def measure(
     )
 
 
-def _together(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, episodes: list[_Episode], limits: ResponseLimits
-) -> list[_Episode]:
-    """Play `episodes` side by side, a turn of all of them at a time."""
-    dialogue = Dialogue(tokenizer)
-    room = model.config.max_position_embeddings - limits.max_tokens
-    try:
-        for one in episodes:
-            with one.calling():
-                _begin(one, dialogue)
-        while True:
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What all episodes share."""
+
+    model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    dialogue: Dialogue
+    limits: ResponseLimits
+    begin_tools: BeginTools | None
+
+    def play(self, episodes: list[_Episode]) -> list[_Episode]:
+        """Play `episodes` side by side, a turn of all of them at a time."""
+        room = self.model.config.max_position_embeddings - self.limits.max_tokens
+        try:
             for one in episodes:
-                if one.result is None and (len(one.ids) > room or len(one.rewards) >= limits.max_turns):
-                    one.result = sum(one.rewards)
-            going = [one for one in episodes if one.result is None]
-            if not going:
-                return episodes
-            for one, response in zip(going, _responses(model, dialogue, going, limits), strict=True):
                 with one.calling():
-                    _take(one, response, tokenizer, dialogue)
-    finally:
-        for one in episodes:
-            with one.calling():
-                if one.env is not None:
-                    one.env.close()
+                    self._begin(one)
+            while True:
+                for one in episodes:
+                    if one.result is None and (len(one.ids) > room or len(one.rewards) >= self.limits.max_turns):
+                        one.result = sum(one.rewards)
+                going = [one for one in episodes if one.result is None]
+                if not going:
+                    return episodes
+                for one, response in zip(going, _responses(self.model, self.dialogue, going, self.limits), strict=True):
+                    with one.calling():
+                        _take(one, response)
+        finally:
+            for one in episodes:
+                with one.calling():
+                    if one.env is not None:
+                        one.env.close()
 
+    def _begin(self, one: _Episode) -> None:
+        one.env = build_env(one.task.env, one.task.options)
+        later = chance.episode_seed(one.task.seed, "measure", one.number)
+        reset = observe_reset(chance.reset(one.env, seed=one.task.seed, later=later), one.env)
+        one.dialogue, one.act = self.dialogue, self._say
+        if reset.tools:
+            assert self.begin_tools is not None
+            one.dialogue, one.act = self.begin_tools(self.tokenizer, self.dialogue, reset)
+        one.ids = one.dialogue.opening(reset.said)
 
-def _begin(one: _Episode, dialogue: Dialogue) -> None:
-    one.env = build_env(one.task.env, one.task.options)
-    later = chance.episode_seed(one.task.seed, "measure", one.number)
-    reset = observe_reset(chance.reset(one.env, seed=one.task.seed, later=later))
-    one.ids = dialogue.opening(reset.observation)
+    def _say(self, env: Any, response: list[int], _: bool) -> Step:
+        text = str(self.tokenizer.decode(response, skip_special_tokens=True))
+        return observe_step(env.step(text), text)
 
 
 def _responses(
@@ -150,13 +180,14 @@ def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
     return ids[:end]
 
 
-def _take(one: _Episode, response: list[int], tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> None:
+def _take(one: _Episode, response: list[int]) -> None:
     """Let the environment answer."""
-    text = str(tokenizer.decode(response, skip_special_tokens=True))
-    step = observe_step(one.env.step(text), text)
+    assert one.dialogue is not None
+    assert one.act is not None
+    is_closed = response[-1] in one.dialogue.stop_token_ids
+    step = one.act(one.env, response, is_closed)
     one.rewards.append(step.reward)
-    is_closed = response[-1] in dialogue.stop_token_ids
-    one.ids = one.ids + response + dialogue.continuation(step.observation, closed=is_closed)
+    one.ids = one.ids + response + one.dialogue.continuation(step.said, closed=is_closed)
     if step.terminated or step.truncated or step.success:
         one.success = step.success if step.success is not None else step.terminated and sum(one.rewards) > 0
         is_reported = step.success is not None and step.success_trains

@@ -27,8 +27,10 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Task
 from milepost.learner.first_policy import byte_tokenizer, demonstrations, imitation
+from milepost.learner.first_policy import layouts as layouts_module
 from milepost.learner.first_policy.config import ResponseLimits, WarmupConfig
-from milepost.learner.first_policy.measure import Measured, measure
+from milepost.learner.first_policy.layouts import Layouts
+from milepost.learner.first_policy.measure import BeginTools, Measured, measure
 from milepost.learner.first_policy.model_cache import build_once
 
 _FACTS = "warmup.json"
@@ -52,16 +54,18 @@ def warm_up(
     cache_dir: Path,
     limits: ResponseLimits,
     progress: Callable[[str], None] = lambda _: None,
+    begin_tools: BeginTools | None = None,
 ) -> Path:
     """A Hugging Face folder (safetensors, tokenizer, chat template) under `cache_dir`, made if it is not there yet.
 
-    `progress` gets a line of text now and then, and at the end what the policy is worth. Raises `DemonstrationError`
+    `progress` gets a line of text now and then, and at the end what the policy is worth; `begin_tools` reads its calls
+    there, and may be None where no environment has tools. Raises `DemonstrationError`
     for an environment without demonstrations, and for one that takes more tokens than `limits.max_tokens`,
     `EnvPathError` and `ContractError` for a broken one, `ModelCacheError` if the cache cannot be used.
     """
     tasks = ScenarioSet(scenarios).by_share(config.episodes)
     folder = cache_dir / f"warmup-{_fingerprint(config, tasks)}"
-    build_once(folder, lambda partial: _make(config, tasks, limits, partial, progress))
+    build_once(folder, lambda partial: _make(config, tasks, limits, partial, progress, begin_tools))
     facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=Facts)
     _require_room(facts.longest_answer, facts.longest_answer_tokens, limits)
     for line in _worth(facts):
@@ -70,7 +74,12 @@ def warm_up(
 
 
 def _make(
-    config: WarmupConfig, tasks: list[Task], limits: ResponseLimits, folder: Path, progress: Callable[[str], None]
+    config: WarmupConfig,
+    tasks: list[Task],
+    limits: ResponseLimits,
+    folder: Path,
+    progress: Callable[[str], None],
+    begin_tools: BeginTools | None,
 ) -> None:
     transcripts = demonstrations.demonstrate(
         tasks,
@@ -80,10 +89,8 @@ def _make(
         seed=config.seed,
         progress=progress,
     )
-    texts = (text for transcript in transcripts for turn in transcript for text in (turn.observation, *turn.answers))
-    tokenizer = byte_tokenizer.train_tokenizer(texts, vocab_size=config.vocab_size)
-    dialogue = Dialogue(tokenizer)
-    tokens, longest = _longest_answer(transcripts, dialogue)
+    tokenizer = _tokenizer(config, transcripts)
+    tokens, longest = _longest_answer(transcripts, Layouts(Dialogue(tokenizer)))
     _require_room(longest, tokens, limits)
     model = _imitated(config, transcripts, tokenizer, progress)
     model.save_pretrained(folder)
@@ -91,7 +98,7 @@ def _make(
     tokenizer.save_pretrained(folder)
     progress("warm-up: playing a few episodes with the policy")
     with _threads(config.num_threads):
-        measured = measure(model, tokenizer, tasks, limits)
+        measured = measure(model, tokenizer, tasks, limits, begin_tools)
     facts = Facts(
         longest_answer=longest,
         longest_answer_tokens=tokens,
@@ -123,10 +130,41 @@ def _imitated(
     return model
 
 
-def _longest_answer(transcripts: list[list[demonstrations.DemonstratedTurn]], dialogue: Dialogue) -> tuple[int, str]:
+def _tokenizer(
+    config: WarmupConfig, transcripts: Sequence[Sequence[demonstrations.DemonstratedTurn]]
+) -> PreTrainedTokenizerFast:
+    """Trained on what was said; where there are tools, on that as the chat template writes it, tools and calls too."""
+    turns = [turn for transcript in transcripts for turn in transcript]
+    if not any(turn.tools for turn in turns):
+        texts = (text for turn in turns for text in (turn.observation, *turn.answers))
+        return byte_tokenizer.train_tokenizer(texts, vocab_size=config.vocab_size)
+    bytewise = byte_tokenizer.train_tokenizer([], vocab_size=config.vocab_size, has_tools=True)
+    layouts = Layouts(Dialogue(bytewise))
+    written = (bytewise.decode(ids, skip_special_tokens=True) for ids in _laid_out(transcripts, layouts))
+    return byte_tokenizer.train_tokenizer(written, vocab_size=config.vocab_size, has_tools=True)
+
+
+def _laid_out(
+    transcripts: Sequence[Sequence[demonstrations.DemonstratedTurn]], layouts: Layouts
+) -> Iterator[list[int]]:
+    """What was said in `transcripts`, one after the other."""
+    for transcript in transcripts:
+        for number, turn in enumerate(transcript):
+            layout = layouts.of(turn.tools)
+            yield layout.following(turn.observation) if number else layout.opening(turn.observation)
+            yield from map(layout.response, turn.answers)
+
+
+def _longest_answer(
+    transcripts: Sequence[Sequence[demonstrations.DemonstratedTurn]], layouts: Layouts
+) -> tuple[int, str]:
     """Tokens and text of the demonstrated answer that takes most."""
-    answers = {answer for transcript in transcripts for turn in transcript for answer in turn.answers}
-    return max((len(dialogue.response(answer)), answer) for answer in answers)
+    answers = (
+        (layouts.of(turn.tools), answer) for transcript in transcripts for turn in transcript for answer in turn.answers
+    )
+    layout, longest = max(answers, key=lambda answer: len(answer[0].response(answer[1])))
+    text = longest if isinstance(longest, str) else layout.dialogue.spoken(longest)
+    return len(layout.response(longest)), text
 
 
 def _require_room(answer: str, tokens: int, limits: ResponseLimits) -> None:
@@ -191,6 +229,7 @@ def _fingerprint(config: WarmupConfig, tasks: list[Task]) -> str:
         byte_tokenizer,
         demonstrations,
         imitation,
+        layouts_module,
         dialogue_module,
         chat_template,
     ]
