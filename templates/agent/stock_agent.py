@@ -14,15 +14,16 @@ SHELVES = "ABCDEF"
 MOST_ANSWERS = 5
 
 
-def tool(name: str, description: str, argument: str) -> dict[str, Any]:
+def tool(name: str, description: str, argument: str, meaning: str) -> dict[str, Any]:
     """A function of one text, as the API describes it."""
-    schema = {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
+    properties = {argument: {"type": "string", "description": meaning}}
+    schema = {"type": "object", "properties": properties, "required": [argument], "additionalProperties": False}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
 TOOLS = [
-    tool("shelf_of", "The shelf on which a thing lies.", "thing"),
-    tool("pieces_on", "How many pieces lie on a shelf.", "shelf"),
+    tool("shelf_of", "The shelf on which a thing lies.", "thing", "Its name, in the plural."),
+    tool("pieces_on", "How many pieces lie on a shelf.", "shelf", "Its letter."),
 ]
 
 

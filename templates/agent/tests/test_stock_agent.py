@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 from openai import AsyncOpenAI
-from stock_agent import Stock, run
+from stock_agent import TOOLS, Stock, run
+from stock_desk import StockDesk
 
 TASK = {"seed": 3, "options": {}}
 STOCK = Stock(3)
@@ -50,3 +51,7 @@ def test_two_calls_and_the_right_number_earn_the_reward(answer: str, reward: flo
 def test_a_call_of_what_is_not_there_is_told_what_is_wrong() -> None:
     _, results = asyncio.run(played([called("pieces_on", shelf="Z"), said("1")]))
     assert results == ["KeyError: 'Z'"]
+
+
+def test_the_desk_that_the_small_model_imitates_has_the_same_tools() -> None:
+    assert StockDesk().tools == TOOLS

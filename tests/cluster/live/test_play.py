@@ -14,6 +14,11 @@ COUNT = "tests.broken_envs:CountingEnv"
 DESK = "examples.sql_desk:SqlDesk"
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.fixture
 def typed(monkeypatch):
     """Lines on standard input."""

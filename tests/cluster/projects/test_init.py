@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster.live.plan import planned
-from milepost.cluster.preflight import check_world
+from milepost.cluster.preflight import check_start
 from milepost.cluster.projects.command import write
 from milepost.cluster.settings import config as configs
 
@@ -70,7 +70,7 @@ def test_the_project_passes_what_is_checked_before_a_run(template, path, own_fol
     write(own_folder / "mine", template)
     monkeypatch.chdir(own_folder / "mine")
     monkeypatch.syspath_prepend(str(own_folder / "mine"))
-    config = configs.load(Path("train.toml"))
-    assert check_world(config).schedule(0).env == path
-    assert planned("train.toml", [], seed=0).has_expert == (template != "agent")
+    check_start(configs.load(Path("train.toml")))
+    plan = planned("train.toml", [], seed=0)
+    assert (plan.task.env, plan.has_expert) == (path, template != "agent")
     assert (own_folder / "mine" / ".gitignore").read_text().startswith("runs/\n")

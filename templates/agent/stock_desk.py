@@ -1,0 +1,1 @@
+../tools/stock_desk.py
