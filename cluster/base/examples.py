@@ -2,6 +2,10 @@
 
 EXAMPLES = """Examples:
 
+  milepost init my-project --template env
+
+  milepost play milepost.envs.frozen_lake:FrozenLakeText --human
+
   milepost train deploy/configs/local.toml
 
   milepost train deploy/configs/local.toml --set run.iterations=20 --set learner.lr=1e-4
@@ -9,6 +13,8 @@ EXAMPLES = """Examples:
   milepost train --resume latest --set run.iterations=200
 
   milepost eval latest --split heldout --episodes 200 --json
+
+  milepost talk latest
 
   milepost show latest --worst
 

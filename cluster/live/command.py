@@ -65,6 +65,8 @@ def play(
 
     if human and model:
         raise ConfigError("play: --human and --model both say who answers; give one of them")
+    if model_name and not _is_url(model):
+        raise ConfigError("play: --model-name is for a server; give its URL with --model")
     plan = planned(path, overrides, seed)
     if human:
         _play_by_hand(plan)

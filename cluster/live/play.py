@@ -24,7 +24,7 @@ from milepost.cluster.live.view import View
 from milepost.cluster.live.watched import Onlooker, WatchedEndpoint, WatchedEngine
 from milepost.envs import chance
 from milepost.envs.types import Failure, Outcome, Trajectory
-from milepost.reward.reward import RewardError, load_reward
+from milepost.reward.reward import Reward, RewardError, load_reward
 
 E = TypeVar("E", bound=Endpoint)
 _GROUP = "play"
@@ -58,6 +58,7 @@ async def play_spoken(plan: Plan, partner: Partner | None, view: View) -> Ending
         places=threading.Semaphore(),
         limits=replace(_limits(plan, max_prompt_tokens=_UNBOUNDED), episode_timeout_s=_LONG_S),
         observer=episode,
+        reward=_reward(plan),
     )
     return await _run_env(plan, resources, episode)
 
@@ -66,7 +67,7 @@ async def play_sampled(plan: Plan, model: Path, view: View) -> Ending:
     """Play with an engine of ours on the folder `model`. Raises ConfigError, DependencyLost."""
     from milepost.cluster.live.own_engine import started  # heavy front doors
 
-    program = _program(plan) if plan.agent.name else None
+    program, reward = _program(plan) if plan.agent.name else None, _reward(plan)
     async with started(model, plan.settings) as own:
         onlooker = Onlooker(view=view)
         resources = RolloutResources(
@@ -77,6 +78,7 @@ async def play_sampled(plan: Plan, model: Path, view: View) -> Ending:
             places=threading.Semaphore(),
             limits=_limits(plan, max_prompt_tokens=own.max_prompt_tokens),
             observer=onlooker,
+            reward=reward,
         )
         if program is None:
             return await _run_env(plan, resources, onlooker)
@@ -89,13 +91,13 @@ async def play_sampled(plan: Plan, model: Path, view: View) -> Ending:
                 max_tokens=plan.agent.max_tokens,
                 places=asyncio.Semaphore(),
             )
-            result = await run_agent_episode(host, _rewarded(plan, resources), task=plan.task, group_id=_GROUP, index=0)
+            result = await run_agent_episode(host, resources, task=plan.task, group_id=_GROUP, index=0)
         return _ending(plan, result)
 
 
 async def _run_env(plan: Plan, resources: RolloutResources, onlooker: Onlooker) -> Ending:
     try:
-        result = await run_episode(_rewarded(plan, resources), task=plan.task, group_id=_GROUP, index=0)
+        result = await run_episode(resources, task=plan.task, group_id=_GROUP, index=0)
     finally:
         await asyncio.to_thread(onlooker.has_closed.wait, resources.limits.env_timeout_s)
     return _ending(plan, result)
@@ -111,6 +113,8 @@ async def _run_program(plan: Plan, calls: SpokenCalls, view: View) -> Ending:
             result = result_of(await program.play(told, Access(url=endpoint.url, key=key)))
         except Exception as error:  # what a program says may be anything
             raise calls.lost or ConfigError(f"{plan.agent.name}: {first_line(error)}") from error
+    if calls.lost is not None:  # and the program took it for an answer
+        raise calls.lost
     solved = result.success if result.success is not None else result.reward > 0
     return Ending("success" if solved else "failure", result.reward)
 
@@ -131,13 +135,12 @@ async def _listening(endpoint: E) -> AsyncIterator[E]:
         await endpoint.stop()
 
 
-def _rewarded(plan: Plan, resources: RolloutResources) -> RolloutResources:
-    """`resources` with the config's reward, if there is one. Raises ConfigError."""
+def _reward(plan: Plan) -> Reward | None:
+    """The config's reward, if there is one. Raises ConfigError."""
     try:
-        resources.reward = load_reward(plan.reward_path) if plan.reward_path else None
+        return load_reward(plan.reward_path) if plan.reward_path else None
     except RewardError as error:
         raise ConfigError(f"play: {error}") from error
-    return resources
 
 
 def _limits(plan: Plan, *, max_prompt_tokens: int) -> Limits:

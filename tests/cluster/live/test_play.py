@@ -123,6 +123,7 @@ def test_a_server_that_knows_no_such_model_is_told_of_with_the_way_out(call):
         ((COUNT,), "say who answers: --human, or --model"),
         (("examples.agent.desk:run",), "say who answers: --human, or --model"),
         ((LAKE, "--human", "--model", "x"), "both say who answers"),
+        ((LAKE, "--model-name", "x"), "--model-name is for a server"),
         (("nowhere:Env",), "no module named 'nowhere'"),
         (("tests.broken_envs:ROOT",), "has no 'ROOT'"),
         (("none.toml",), "none.toml: No such file"),
