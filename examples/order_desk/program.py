@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -38,7 +39,7 @@ TOOLS = [
 
 def called(desk: Desk, name: str, arguments: str) -> str:
     """The result of a tool, or what is wrong with the call."""
-    tools = {"first": desk.first, "next": desk.next, "cancel": desk.cancel}
+    tools: dict[str, Callable[..., str]] = {"first": desk.first, "next": desk.next, "cancel": desk.cancel}
     try:
         return tools[name](**json.loads(arguments))
     except Exception as error:  # a model wrote the call: it may hold anything

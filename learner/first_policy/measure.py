@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -23,6 +23,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from milepost.envs import chance
 from milepost.envs.contract import Reset, Step, build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue
+from milepost.envs.messages import Said
 from milepost.envs.types import Task
 from milepost.learner.first_policy.config import ResponseLimits
 
@@ -34,9 +35,21 @@ _MOST_S = 60.0
 _ALIKE_SHARE = 0.95
 
 
+class Layout(Protocol):
+    """How a conversation becomes token ids; a `Dialogue` is one."""
+
+    def opening(self, said: Said) -> list[int]:
+        """Ids of the first prompt."""
+        ...
+
+    def continuation(self, said: Said, closed: bool) -> list[int]:
+        """Ids between a response, which ended by itself if `closed`, and the next one."""
+        ...
+
+
 Act = Callable[[Any, list[int], bool], Step]
 """What an environment makes of a response, which ended by itself or not."""
-BeginTools = Callable[[PreTrainedTokenizerFast, Dialogue, Reset], tuple[Dialogue, Act]]
+BeginTools = Callable[[PreTrainedTokenizerFast, Dialogue, Reset], tuple[Layout, Act]]
 """The layout that tells of the tools that were declared at a reset, and what becomes of responses: as in a run."""
 
 
@@ -60,7 +73,7 @@ class _Episode:
     task: Task
     number: int
     env: Any = None
-    dialogue: Dialogue | None = None
+    layout: Layout | None = None
     act: Act | None = None
     ids: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -133,7 +146,7 @@ class _Table:
                     return episodes
                 for one, response in zip(going, _responses(self.model, self.dialogue, going, self.limits), strict=True):
                     with one.calling():
-                        _take(one, response)
+                        _take(one, response, response[-1] in self.dialogue.stop_token_ids)
         finally:
             for one in episodes:
                 with one.calling():
@@ -144,11 +157,11 @@ class _Table:
         one.env = build_env(one.task.env, one.task.options)
         later = chance.episode_seed(one.task.seed, "measure", one.number)
         reset = observe_reset(chance.reset(one.env, seed=one.task.seed, later=later), one.env)
-        one.dialogue, one.act = self.dialogue, self._say
+        one.layout, one.act = self.dialogue, self._say
         if reset.tools:
             assert self.begin_tools is not None
-            one.dialogue, one.act = self.begin_tools(self.tokenizer, self.dialogue, reset)
-        one.ids = one.dialogue.opening(reset.said)
+            one.layout, one.act = self.begin_tools(self.tokenizer, self.dialogue, reset)
+        one.ids = one.layout.opening(reset.said)
 
     def _say(self, env: Any, response: list[int], _: bool) -> Step:
         text = str(self.tokenizer.decode(response, skip_special_tokens=True))
@@ -180,14 +193,13 @@ def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
     return ids[:end]
 
 
-def _take(one: _Episode, response: list[int]) -> None:
+def _take(one: _Episode, response: list[int], is_closed: bool) -> None:
     """Let the environment answer."""
-    assert one.dialogue is not None
+    assert one.layout is not None
     assert one.act is not None
-    is_closed = response[-1] in one.dialogue.stop_token_ids
     step = one.act(one.env, response, is_closed)
     one.rewards.append(step.reward)
-    one.ids = one.ids + response + one.dialogue.continuation(step.said, closed=is_closed)
+    one.ids = one.ids + response + one.layout.continuation(step.said, closed=is_closed)
     if step.terminated or step.truncated or step.success:
         one.success = step.success if step.success is not None else step.terminated and sum(one.rewards) > 0
         is_reported = step.success is not None and step.success_trains

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import sys
 import textwrap
 import threading
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import openai
 import psutil
 import pytest
 
@@ -94,6 +96,16 @@ def test_a_function_gets_the_task_and_a_client_and_its_reward_stands_at_the_last
     (turn,) = trajectory.turns
     assert text_of(turn.prompt_ids) == "user:seed 7 level 2"
     assert turn.logprobs == [-0.5] * len(turn.response_ids)
+
+
+def test_the_clients_of_all_episodes_share_the_certificates_that_were_loaded(monkeypatch: pytest.MonkeyPatch):
+    given: list[Any] = []
+    made = openai.DefaultAsyncHttpxClient
+    monkeypatch.setattr("openai.DefaultAsyncHttpxClient", lambda **k: given.append(k.get("verify")) or made(**k))
+    for _ in range(2):
+        played(function("echo"))
+    assert given[0] is given[1]
+    assert isinstance(given[0], ssl.SSLContext)
 
 
 def test_a_number_alone_is_a_reward_and_says_nothing_of_success():

@@ -63,12 +63,6 @@ def test_a_parser_that_does_not_fit_the_template_is_refused_before_a_run(policy:
         check_dialogue(config, policy, check_world(config))
 
 
-def test_a_policy_that_is_made_for_text_is_refused_for_tools() -> None:
-    config = RunConfig.model_validate({"env": {"path": DESK}})
-    with pytest.raises(ConfigError, match=r'model.source = "warmup" makes a policy that speaks text, and examples.sql'):
-        check_world(config)
-
-
 def test_what_credit_goes_by_is_told_for_tools_too() -> None:
     config = RunConfig.model_validate({"env": {"path": DESK}})
     told = credit_basis(config, Task(env=DESK, seed=0, split="train"), seconds=5)
