@@ -1,5 +1,6 @@
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
 # make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
+# make families  a run of every model family
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording   what the record of 100,000 episodes costs
@@ -10,7 +11,7 @@ PIP := HOME="$$(test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)/.venv")" $(
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test faults browser check bench bench-recording agent-tokens models clean
+.PHONY: setup train test faults families browser check bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -36,7 +37,11 @@ browser:
 		|| echo "milepost: no chromium, and apt could not bring it: the browser tests are skipped"
 
 faults: setup
-	$(BIN)/python -m pytest -m sweep
+	$(BIN)/python -m pytest -m sweep --ignore tests/families
+
+# A minute a family: a tiny model of each kind makes two updates in a run.
+families: setup
+	$(BIN)/python -m pytest -m sweep tests/families
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -54,7 +59,7 @@ bench-recording: setup
 agent-tokens: setup
 	$(BIN)/python -m tests.actors.agents.test_exact_tokens
 
-# Half a minute a family; writes the tables of docs/models.md.
+# Half a minute a family and a minute for each that is trained; writes the tables of docs/models.md.
 models: setup
 	$(BIN)/python -m tests.families.table
 

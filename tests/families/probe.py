@@ -52,7 +52,7 @@ async def probe(folder: Path) -> Found:
     try:
         await engine.start()
         old, new = load_policy(folder).eval(), load_policy(folder).eval().requires_grad_(False)
-        found.before = _gap(old, await _sample(engine, dialogue))
+        found.before = gap(old, await _sample(engine, dialogue), _TEMPERATURE)
         generator = torch.Generator().manual_seed(1)
         for tensor in new.parameters():
             tensor.add_(0.05 * torch.randn(tensor.shape, generator=generator))
@@ -63,7 +63,7 @@ async def probe(folder: Path) -> Found:
             await engine.load(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
             await engine.commit(1)
         turns = await _sample(engine, dialogue)
-        found.after, found.moved = _gap(new, turns), _gap(old, turns)
+        found.after, found.moved = gap(new, turns, _TEMPERATURE), gap(old, turns, _TEMPERATURE)
     except Exception as error:
         found.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"
     finally:
@@ -80,10 +80,11 @@ async def _sample(engine: VLLMEngine, dialogue: Dialogue) -> list[Turn]:
     return [lone_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-def _gap(model: Any, turns: list[Turn]) -> float:
+def gap(model: Any, turns: list[Turn], temperature: float = 1.0) -> float:
+    """Mean |log-prob as recorded - by `model`| over the sampled tokens, in nats."""
     batch = collate(lone_samples(turns))
     with torch.no_grad():
-        logprobs, _ = batch_logprobs(model, batch, _TEMPERATURE)
+        logprobs, _ = batch_logprobs(model, batch, temperature)
     return float((logprobs - batch.rollout_logprobs)[batch.loss_mask].abs().mean())
 
 

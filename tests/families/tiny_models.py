@@ -124,6 +124,7 @@ FAMILIES = {
     "mistral": Family("Mistral", tied=False, config=_HEADS | {"sliding_window": 64}),
     "olmo2": Family("Olmo2", tied=False, config=_ONE_KV),
     "opt": Family("OPT", config={"ffn_dim": 128, "word_embed_proj_dim": 64}),
+    "phi": Family("Phi", tied=False),
     "phi3": Family("Phi3", tied=False, config=_ONE_KV),
     "qwen2": Family("Qwen2", tied=True, tokenizer=lambda: chatml(DEFAULT_SYSTEM), config=_ONE_KV),
     "qwen2, bfloat16": Family("Qwen2", tied=True, config=_ONE_KV, dtype=torch.bfloat16),

@@ -139,7 +139,7 @@ def test_an_atif_document_has_each_prompt_and_response_with_its_ids(call: Call, 
         ids = ids + turn["response_ids"]
         text += asked["message"] + answered["message"]
     assert text == "".join(turn["prompt"] + turn["response"] for turn in turns)
-    assert found["final_metrics"]["extra"] == {"reward": 1.0, "outcome": "success"}
+    assert found["final_metrics"]["extra"] == {"reward": 1.0, "outcome": "success", "success_reported": True}
     assert found["extra"]["milepost"]["group_id"] == "g00000001"
 
 
