@@ -2,7 +2,8 @@
 
 import pytest
 
-from milepost.reward.evaluators import reward_variance, wilson_interval
+from milepost.reward.evaluators.variance import reward_variance
+from milepost.reward.evaluators.wilson import wilson_interval
 
 
 @pytest.mark.parametrize(

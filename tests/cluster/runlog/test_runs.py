@@ -11,7 +11,7 @@ import time
 import pytest
 
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.evaluate import pinned_policy
+from milepost.cluster.evaluation.policies import pinned_policy
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
