@@ -18,7 +18,7 @@ class RefundDesk(ToolEnv):
         """Draw an order."""
         self.order = int(self.np_random.integers(10, 99))
         self.seen = self.has_read = self.is_refunded = self.is_asked = False
-        return f"Order {self.order} came broken. Look it up, read the policy, refund the order, then say that it is refunded."
+        return f"Order {self.order} came broken. Look it up, read the policy, refund it, then say that it is refunded."
 
     def look_up(self, order: int, detail: Literal["short", "long", "all"] = "short") -> str:
         """Show an order.

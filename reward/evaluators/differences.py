@@ -66,7 +66,7 @@ def compare_outcomes(first: Sequence[bool], second: Sequence[bool]) -> Differenc
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     if p < LEVEL:
         return _difference(changes, "better" if mean > 0 else "worse", p=p)
-    needed = pairs_for_outcomes(differing, mean) if mean else None
+    needed = max(FEWEST_PAIRS, pairs_for_outcomes(differing, mean)) if mean else None
     return _difference(changes, "undecided", needed, p=p)
 
 
