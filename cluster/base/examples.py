@@ -10,6 +10,10 @@ EXAMPLES = """Examples:
 
   milepost eval latest --split heldout --episodes 200 --json
 
+  milepost eval latest --suite suite.toml
+
+  milepost compare RUN-A RUN-B
+
   milepost show latest --worst
 
   milepost credit latest --strategy crbc,starpo --set credit.beta=0.95

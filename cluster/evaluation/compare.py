@@ -7,20 +7,21 @@ scores stand as they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.evaluation.reference import reference_of
-from milepost.cluster.evaluation.results import Played, Results, ScenarioPlayed, in_buckets
+from milepost.cluster.evaluation.results import ALL, Played, Results, ScenarioPlayed, in_buckets
 from milepost.reward.evaluators.differences import Difference, compare_outcomes, compare_scores
 from milepost.reward.evaluators.native import native_scores
 from milepost.reward.evaluators.signals import tokens_of
 
 Read = Callable[[Played], float | None]
 Pair = tuple[Played, Played]
-_NATIVE = ("trajectory_score", "goal_progress", "step_efficiency", "tool_selection")
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,9 +51,12 @@ def compare(first: Results, second: Results) -> Comparison:
     """Raises ConfigError where they played different suites, or have no episode in common."""
     if first.suite.sha256 != second.suite.sha256:
         raise ConfigError(f"{_told(first)} and {_told(second)} do not compare: play both policies on one suite")
-    paired = [_paired(a, b) for a, b in zip(*_aligned(first, second), strict=True)]
-    pairs = {name: [pair for s in found for pair in paired[s]] for name, found in _places(first).items()}
-    total = sum(len(pair) for pair in paired)
+    others = {scenario.name: scenario for scenario in second.scenarios}
+    paired = {scenario.name: _paired(scenario, others[scenario.name]) for scenario in first.scenarios}
+    pairs = {
+        name: [pair for s in found for pair in paired[s.name]] for name, found in in_buckets(first.scenarios).items()
+    }
+    total = len(pairs[ALL])
     if not total:
         raise ConfigError(f"{_told(first)} and {_told(second)} have no episode in common; play them again")
     played = sum(len(s.episodes) for results in (first, second) for s in results.scenarios)
@@ -61,7 +65,7 @@ def compare(first: Results, second: Results) -> Comparison:
         second=_name(second),
         pairs=total,
         unpaired=played - 2 * total,
-        notes=list(_notes(first, second)),
+        notes=_notes(first, second),
         compared=[row for name, found in pairs.items() if found for row in _rows(name, found)],
     )
 
@@ -75,7 +79,7 @@ def _told(results: Results) -> str:
     return f"{_name(results)} (suite {suite.name} of {suite.created}, sha256 {suite.sha256[:12]})"
 
 
-def _notes(first: Results, second: Results) -> Sequence[str]:
+def _notes(first: Results, second: Results) -> list[str]:
     notes = []
     for key in ("temperature", "max_tokens", "max_turns"):
         a, b = getattr(first.policy, key), getattr(second.policy, key)
@@ -84,18 +88,6 @@ def _notes(first: Results, second: Results) -> Sequence[str]:
     if first.policy.sha256 == second.policy.sha256:
         notes.append("both are the same policy by their digests: what differs is chance")
     return notes
-
-
-def _aligned(first: Results, second: Results) -> tuple[list[ScenarioPlayed], list[ScenarioPlayed]]:
-    """Their scenarios in one order; equal hashes have equal scenarios."""
-    by_name = {scenario.name: scenario for scenario in second.scenarios}
-    return first.scenarios, [by_name[scenario.name] for scenario in first.scenarios]
-
-
-def _places(results: Results) -> dict[str, list[int]]:
-    """The buckets as places in the list of scenarios."""
-    place = {scenario.name: s for s, scenario in enumerate(results.scenarios)}
-    return {name: [place[s.name] for s in found] for name, found in in_buckets(results.scenarios).items()}
 
 
 def _paired(first: ScenarioPlayed, second: ScenarioPlayed) -> list[Pair]:
@@ -112,43 +104,42 @@ def _paired(first: ScenarioPlayed, second: ScenarioPlayed) -> list[Pair]:
     return [(again(p), again(others[p.number])) for p in first.episodes if p.number in others]
 
 
-def _rows(bucket: str, pairs: Sequence[Pair]) -> list[Compared]:
-    rows = []
-    for metric in ("success", "safety"):
-        rows += _row(
-            bucket,
-            metric,
-            pairs,
-            _native(metric),
-            lambda a, b: compare_outcomes([x > 0 for x in a], [x > 0 for x in b]),
-        )
-    for metric in _NATIVE:
-        rows += _row(bucket, metric, pairs, _native(metric), compare_scores)
-    for metric, read in (("steps", _steps), ("tokens", _tokens)):
-        rows += _row(bucket, metric, pairs, read, lambda a, b: compare_scores(a, b, higher_is_better=False))
-    return rows
-
-
-def _row(
-    bucket: str, metric: str, pairs: Sequence[Pair], read: Read, test: Callable[[list[float], list[float]], Difference]
-) -> list[Compared]:
-    """One row, or none where no pair has the number on both sides."""
-    there = [(a, b) for pair in pairs if (a := read(pair[0])) is not None and (b := read(pair[1])) is not None]
-    if not there:
-        return []
-    first, second = [a for a, _ in there], [b for _, b in there]
-    means = [sum(values) / len(there) for values in (first, second)]
-    return [Compared(bucket=bucket, metric=metric, first=means[0], second=means[1], difference=test(first, second))]
-
-
-def _native(metric: str) -> Read:
-    return lambda played: getattr(played.native, metric)
-
-
-def _steps(played: Played) -> float:
-    return float(len(played.episode.steps))
+def _rows(bucket: str, pairs: Sequence[Pair]) -> Iterator[Compared]:
+    """One row for every number that some pair has on both sides."""
+    for metric, (read, test) in _METRICS.items():
+        there = [(a, b) for pair in pairs if (a := read(pair[0])) is not None and (b := read(pair[1])) is not None]
+        if there:
+            first, second = [a for a, _ in there], [b for _, b in there]
+            yield Compared(
+                bucket=bucket,
+                metric=metric,
+                first=math.fsum(first) / len(there),
+                second=math.fsum(second) / len(there),
+                difference=test(first, second),
+            )
 
 
 def _tokens(played: Played) -> float:
     tokens = tokens_of(played.episode)
     return float(tokens.prompt + tokens.response)
+
+
+def _outcomes(first: Sequence[float], second: Sequence[float]) -> Difference:
+    return compare_outcomes([x > 0 for x in first], [x > 0 for x in second])
+
+
+def _fewer(first: Sequence[float], second: Sequence[float]) -> Difference:
+    return compare_scores(first, second, higher_is_better=False)
+
+
+_METRICS: Final[dict[str, tuple[Read, Callable[[Sequence[float], Sequence[float]], Difference]]]] = {
+    "success": (lambda played: played.native.success, _outcomes),
+    "safety": (lambda played: played.native.safety, _outcomes),
+    "trajectory_score": (lambda played: played.native.trajectory_score, compare_scores),
+    "goal_progress": (lambda played: played.native.goal_progress, compare_scores),
+    "step_efficiency": (lambda played: played.native.step_efficiency, compare_scores),
+    "tool_selection": (lambda played: played.native.tool_selection, compare_scores),
+    "steps": (lambda played: float(len(played.episode.steps)), _fewer),
+    "tokens": (_tokens, _fewer),
+}
+"""What is compared, how it is read off an episode, and by which test."""

@@ -20,7 +20,7 @@ from milepost.cluster.trajectories.reader import Episode as Recorded
 from milepost.envs.types import Trajectory
 from milepost.reward.evaluators.buckets import Bucket, Scored, StepBucket, bucket, by_step
 from milepost.reward.evaluators.episode import Episode, Expected
-from milepost.reward.evaluators.lexical import LexicalScores, lexical_scores
+from milepost.reward.evaluators.lexical import lexical_scores
 from milepost.reward.evaluators.native import NativeScores, native_scores
 from milepost.reward.evaluators.signals import Prices
 
@@ -65,7 +65,7 @@ class Played(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """From 0; equal numbers of two results share the luck that the environment draws after the start."""
     episode: Episode
     native: NativeScores
-    lexical: LexicalScores
+    lexical: dict[str, float]
 
 
 class ScenarioPlayed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,15 +128,18 @@ def results_of(suite: Suite, found: PlayedSuite, recorded: Sequence[Recorded], p
         scenario_played(scenario, {n // size: row for n, row in numbered.items() if n % size == place})
         for place, scenario in enumerate(suite.scenarios)
     ]
-    scored = {name: _scored(members) for name, members in in_buckets(scenarios).items()}
+    scored = {scenario.name: _scored(scenario) for scenario in scenarios}
+    buckets = {
+        name: [each for s in members for each in scored[s.name]] for name, members in in_buckets(scenarios).items()
+    }
     return Results(
         suite=SuiteTold(name=suite.name, created=suite.created.isoformat(), sha256=suite.sha256),
         policy=found.policy,
         scenarios=scenarios,
         failed=found.failed,
         prices=prices,
-        buckets={name: bucket(members, prices) for name, members in scored.items() if members},
-        steps=by_step(scored[ALL]),
+        buckets={name: bucket(members, prices) for name, members in buckets.items() if members},
+        steps=by_step(buckets[ALL]),
         seconds=found.seconds,
     )
 
@@ -152,16 +155,14 @@ def in_buckets(scenarios: Sequence[ScenarioPlayed]) -> dict[str, list[ScenarioPl
     return buckets
 
 
-def _scored(scenarios: Sequence[ScenarioPlayed]) -> list[Scored]:
-    scored = []
-    for scenario in scenarios:
-        if scenario.episodes:
-            reference = reference_of([played.episode for played in scenario.episodes], scenario.expected)
-            scored += [
-                Scored(played.episode, reference, scenario.expected, played.native, played.lexical)
-                for played in scenario.episodes
-            ]
-    return scored
+def _scored(scenario: ScenarioPlayed) -> list[Scored]:
+    if not scenario.episodes:
+        return []
+    reference = reference_of([played.episode for played in scenario.episodes], scenario.expected)
+    return [
+        Scored(played.episode, reference, scenario.expected, played.native, played.lexical)
+        for played in scenario.episodes
+    ]
 
 
 def as_json(results: Results) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from milepost.cluster.evaluation.compare import Compared, Comparison
 from milepost.cluster.evaluation.results import Results
 from milepost.reward.evaluators.buckets import Bucket, Mean
+from milepost.reward.evaluators.signals import Prices
 
 _BESIDE = (
     ("task", "success", "task_completion"),
@@ -52,7 +53,7 @@ def results_table(results: Results) -> str:
             "",
             *_aligned([(f"{name}, {bucket.episodes} episodes", "trainer-native", "lexical"), *_scores(bucket)]),
         ]
-        lines += _far_end(bucket)
+        lines += _far_end(bucket, results.prices)
     lines += [f"scenario {name} is left out: {reason}" for name, reason in results.failed.items()]
     return "\n".join(lines)
 
@@ -77,13 +78,16 @@ def _scores(bucket: Bucket) -> Iterator[Sequence[str]]:
         yield label, _mean(bucket.native.get(native)), _mean(bucket.lexical.get(lexical))
 
 
-def _far_end(bucket: Bucket) -> Iterator[str]:
+def _far_end(bucket: Bucket, prices: Prices | None) -> Iterator[str]:
     yield f"steps: p50 {bucket.steps_p50:g}, p99 {bucket.steps_p99:g}; cut off {_mean(bucket.truncated)}"
     per = "no success" if bucket.tokens_per_success is None else f"{bucket.tokens_per_success:.0f} per success"
     yield f"tokens: mean {bucket.tokens.mean:.0f}, p95 {bucket.tokens_p95:.0f}, {per}"
-    if bucket.cost is not None:
+    if bucket.cost is not None and prices is not None:
         per = "no success" if bucket.cost_per_success is None else f"{bucket.cost_per_success:.5f} per success"
-        yield f"cost: mean {bucket.cost.mean:.5f}, p95 {bucket.cost_p95:.5f}, {per}"
+        yield (
+            f"cost: mean {bucket.cost.mean:.5f}, p95 {bucket.cost_p95:.5f}, {per}, at {prices.prompt:g} (cached "
+            f"{prices.cached:g}) and {prices.response:g} a million tokens"
+        )
 
 
 def _mean(found: Mean | None) -> str:

@@ -10,7 +10,6 @@ import msgspec
 
 from milepost.reward.evaluators.differences import mean_interval
 from milepost.reward.evaluators.episode import Episode, Expected, Reference
-from milepost.reward.evaluators.lexical import LexicalScores
 from milepost.reward.evaluators.native import NativeScores, broken_rules, goal_progress, good_choices
 from milepost.reward.evaluators.signals import Prices, cost, nearest_rank, tokens_of
 from milepost.reward.evaluators.wilson import wilson_interval
@@ -28,7 +27,7 @@ class Scored:
     reference: Reference
     expected: Expected
     native: NativeScores
-    lexical: LexicalScores
+    lexical: dict[str, float]
 
 
 class Mean(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +91,7 @@ def bucket(scored: Sequence[Scored], prices: Prices | None) -> Bucket:
     return Bucket(
         episodes=len(scored),
         native=_means([msgspec.structs.asdict(each.native) for each in scored]),
-        lexical=_means([msgspec.structs.asdict(each.lexical) for each in scored]),
+        lexical=_means([each.lexical for each in scored]),
         truncated=_mean([float(episode.outcome == "truncated") for episode in episodes], is_share=True),
         steps_p50=nearest_rank(steps, 0.5),
         steps_p99=nearest_rank(steps, 0.99),

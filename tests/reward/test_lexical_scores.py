@@ -108,10 +108,10 @@ def test_an_episode_by_hand() -> None:
     expected = Expected(ideal_steps=2, tools=("look", "pay"), result="seventeen", criteria=("a lamp", "green door"))
     scores = lexical_scores(Episode(outcome="failure", steps=steps, task="Which order?"), expected)
     completion, efficiency = 0.2 + 0.5 * 0.9 + 0.3 * 0.5, 0.4 * 2 / 3 + 0.3 * 2 / 3 + 0.3
-    assert scores.task_completion == pytest.approx(completion)
-    assert scores.step_efficiency == pytest.approx(efficiency)
-    assert scores.tool_selection == pytest.approx(0.4 / 2 + 0.6)
-    assert scores.goal_progress == pytest.approx(2 / 3)  # order and seventeen, of which, order and seventeen
-    assert scores.reasoning_quality == pytest.approx(0.3 * 0.4 + 0.3 / 3)
-    assert scores.trajectory_score == pytest.approx(0.4 * completion + 0.3 * efficiency + 0.3 * 0.8)
-    assert scores.action_safety == 1.0
+    assert scores["task_completion"] == pytest.approx(completion)
+    assert scores["step_efficiency"] == pytest.approx(efficiency)
+    assert scores["tool_selection"] == pytest.approx(0.4 / 2 + 0.6)
+    assert scores["goal_progress"] == pytest.approx(2 / 3)  # order and seventeen, of which, order and seventeen
+    assert scores["reasoning_quality"] == pytest.approx(0.3 * 0.4 + 0.3 / 3)
+    assert scores["trajectory_score"] == pytest.approx(0.4 * completion + 0.3 * efficiency + 0.3 * 0.8)
+    assert scores["action_safety"] == 1.0

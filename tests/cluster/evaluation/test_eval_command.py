@@ -1,4 +1,4 @@
-"""`milepost eval --suite` up to the engine, and `milepost compare`: what is asked wrongly is one line and exit code 2."""
+"""`milepost eval --suite` up to the engine, and `milepost compare`: a wrong question is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_a_suite_that_was_trained_on_is_refused_by_the_names_of_its_scenarios(
     assert age.startswith("milepost: suite counts is ")
     assert "days old, more than --max-age 90" in age
     assert refused == (
-        f"milepost: suite counts: {tiny_policy} trains on 1 of its scenarios: s1; a policy is not judged by what it was "
-        "trained on: give them other seeds, or take them out"
+        f"milepost: suite counts: {tiny_policy} trains on 1 of its scenarios: s1; a policy is not judged by what it "
+        "was trained on: give them other seeds, or take them out"
     )
 
 
@@ -79,7 +79,7 @@ def test_compare_prints_a_table_or_one_json_object(call, own_folder) -> None:
     }  # fmt: skip
 
 
-def test_what_names_no_results_is_one_line(call, own_folder) -> None:
+def test_what_names_no_results_is_one_line(call) -> None:
     code, out, err = call("compare", SUITE_FILE, "nobody")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "no results of a suite" in err

@@ -42,6 +42,7 @@ def test_a_table_shows_both_families_side_by_side() -> None:
     assert line.split()[1:4] == ["1.000", f"[{low:.3f},", f"{high:.3f}]"]
     assert "cohort hurried, 2 episodes" in told
     assert "cost: mean 0.0" in told
+    assert told.count("at 1 (cached 0.1) and 2 a million tokens") == 3
 
 
 def test_results_are_found_by_file_by_folder_and_as_the_newest_of_a_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from milepost.cluster.evaluation.episodes import judged, without_texts
 from milepost.cluster.evaluation.reference import reference_of
 from milepost.cluster.evaluation.suite import load
-from milepost.reward.evaluators.lexical import LexicalScores, lexical_scores
+from milepost.reward.evaluators.lexical import lexical_scores
 from milepost.reward.evaluators.native import NativeScores, native_scores
 from tests.cluster.evaluation.scripted_agents import played
 
@@ -34,7 +34,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def scores() -> dict[str, tuple[NativeScores, LexicalScores]]:
+def scores() -> dict[str, tuple[NativeScores, dict[str, float]]]:
     """Of each agent's episode, judged by those of all."""
     episodes = {who: judged(played(who[0], seed=SCENARIO.seed, luck=who[1])) for who in GROUP}
     reference = reference_of(list(episodes.values()), SCENARIO.expected)
@@ -46,7 +46,7 @@ def scores() -> dict[str, tuple[NativeScores, LexicalScores]]:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, tuple[NativeScores, LexicalScores]]:
+def found() -> dict[str, tuple[NativeScores, dict[str, float]]]:
     return scores()
 
 
@@ -76,11 +76,11 @@ def test_the_trainer_native_scores_tell_each_of_four_agents_from_a_sound_one(fou
 def test_the_lexical_scores_are_fooled(found) -> None:
     sound = found["sound"][1]
     others = {agent: lexical for agent, (_, lexical) in found.items() if agent != "sound"}
-    assert others["idle"].trajectory_score == sound.trajectory_score  # it only said that it had done it
-    assert all(lexical.task_completion == sound.task_completion for lexical in others.values())
-    assert all(lexical.goal_progress > sound.goal_progress for lexical in others.values())
-    assert all(lexical.reasoning_quality > sound.reasoning_quality for lexical in others.values())
-    assert others["rule breaker"].action_safety == 1
+    assert others["idle"]["trajectory_score"] == sound["trajectory_score"]  # it only said that it had done it
+    assert all(lexical["task_completion"] == sound["task_completion"] for lexical in others.values())
+    assert all(lexical["goal_progress"] > sound["goal_progress"] for lexical in others.values())
+    assert all(lexical["reasoning_quality"] > sound["reasoning_quality"] for lexical in others.values())
+    assert others["rule breaker"]["action_safety"] == 1
 
 
 def test_texts_are_not_needed_for_the_trainer_native_scores(found) -> None:
@@ -98,7 +98,7 @@ def tables() -> str:
     for kind, columns in enumerate(COLUMNS):
         rows = [["agent", *(column.replace("_", " ") for column in columns)], ["---"] * (len(columns) + 1)]
         for agent, told in scores().items():
-            values = [getattr(told[kind], column) for column in columns]
+            values = [(msgspec.structs.asdict(told[0]), told[1])[kind][column] for column in columns]
             rows.append([agent, *("-" if value is None else f"{value:.2f}" for value in values)])
         title = ("Trainer-native:", "Lexical:")[kind]
         blocks.append("\n".join([title, "", *(f"| {' | '.join(row)} |" for row in rows)]))
