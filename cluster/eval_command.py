@@ -35,7 +35,7 @@ def evaluate(  # noqa: PLR0913  the options of the command
     config: Annotated[
         Path | None, typer.Option(metavar="CONFIG", help="What to play, and how: TOML, for a model folder.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which tasks to play.")] = "heldout",
+    split: Annotated[Split | None, typer.Option(help="Which tasks to play, where it is no suite: heldout.")] = None,
     suite: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Play the scenarios of this file instead of a split.")
     ] = None,
@@ -55,6 +55,9 @@ def evaluate(  # noqa: PLR0913  the options of the command
 
     if config is None and (Path(name) / "config.json").is_file():
         raise ConfigError(f"eval {name}: a model folder is no run; add --config CONFIG, which says what it plays")
+    if (split and suite) or (prices and not suite):
+        which = "--split" if suite else "--prices"
+        raise ConfigError(f"eval {name}: {which} {'and' if suite else 'without'} --suite: what it says would not count")
     run = runs.find(runs_dir, name) if config is None else configs.load(config)
     with own_stdout() as stdout, logging_to(run.driver_log if isinstance(run, RunFolder) else runs_dir / "eval.log"):
         if suite is not None:
@@ -64,11 +67,11 @@ def evaluate(  # noqa: PLR0913  the options of the command
         from milepost.cluster import evaluate as evaluation  # heavy front door
         from milepost.cluster.evaluation.tables import sentence
 
+        which, count = split or "heldout", episodes or _SPLIT_EPISODES
         if isinstance(run, RunFolder):
-            result = evaluation.evaluate_run(run, split=split, episodes=episodes or _SPLIT_EPISODES)
+            result = evaluation.evaluate_run(run, split=which, episodes=count)
         else:
-            model = Path(name).expanduser()
-            result = evaluation.evaluate_model(run, model, split=split, episodes=episodes or _SPLIT_EPISODES)
+            result = evaluation.evaluate_model(run, Path(name).expanduser(), split=which, episodes=count)
         print(json.dumps(result, allow_nan=False) if as_json else sentence(result), file=stdout, flush=True)
 
 

@@ -21,6 +21,7 @@ FEWEST_PAIRS: Final = 6
 """With fewer no sign test reaches 5 %: even if all differ in one direction, 2^(1 - 5) = 6.25 %."""
 _RESAMPLES = 9999
 _ROUNDING = 1e-9
+_MOST_DRAWN = 2_000_000  # values at a time
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +48,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if not values or max(values) - min(values) < _ROUNDING:
         return None
-    found = stats.bootstrap((np.asarray(values, dtype=np.float64),), np.mean, n_resamples=_RESAMPLES, batch=1000, rng=0)
+    batch = max(1, _MOST_DRAWN // len(values))
+    found = stats.bootstrap(
+        (np.asarray(values, dtype=np.float64),), np.mean, n_resamples=_RESAMPLES, batch=batch, rng=0
+    )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

@@ -64,6 +64,15 @@ def test_prices_that_are_none_are_refused(call, config, tiny_policy, own_folder,
     assert err.startswith(f"milepost: --prices {prices}: ")
 
 
+@pytest.mark.parametrize(
+    ("asked", "which"), [(("--split", "ood"), "--split and"), (("--prices", "1,1,1"), "--prices without")]
+)
+def test_an_option_that_would_not_count_is_refused(call, config, tiny_policy, own_folder, asked, which: str) -> None:
+    with_suite = ("--suite", suite(own_folder, 900001)) if "--split" in asked else ()
+    code, _, err = call("eval", tiny_policy, "--config", config, *asked, *with_suite)
+    assert (code, err) == (2, f"milepost: eval {tiny_policy}: {which} --suite: what it says would not count\n")
+
+
 def test_compare_prints_a_table_or_one_json_object(call, own_folder) -> None:
     folders = []
     for agent in ("idle", "sound"):
