@@ -101,7 +101,7 @@ def load(path: Path, *, today: datetime.date) -> Suite:
     """The suite of a file. Raises ConfigError with a line for each thing that is wrong: file, scenario, key, reason."""
     header, tables = _tables(path)
     suite = _checked(_Header, header, str(path))
-    scenarios = [_checked(Scenario, table, f"{path}: {_called(table, k)}") for k, table in enumerate(tables, start=1)]
+    scenarios = _scenarios(tables, path)
     names = [scenario.name for scenario in scenarios]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError("\n".join(f"{path}: scenario {name}: name: two scenarios have it" for name in twice))
@@ -218,6 +218,19 @@ def _lines(path: Path, text: str) -> Iterator[Any]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise ConfigError(f"{path}: line {number}: not valid JSON: {error}") from error
+
+
+def _scenarios(tables: list[Any], path: Path) -> list[Scenario]:
+    """Raises ConfigError with what is wrong in any of them."""
+    scenarios, wrong = [], []
+    for number, table in enumerate(tables, start=1):
+        try:
+            scenarios.append(_checked(Scenario, table, f"{path}: {_called(table, number)}"))
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return scenarios
 
 
 def _called(table: Any, number: int) -> str:

@@ -94,10 +94,11 @@ def test_what_is_wrong_with_a_scenario_is_one_line_with_its_name_and_key(
     assert "\n" not in str(refused.value)
 
 
-def test_every_wrong_key_of_a_scenario_has_a_line(tmp_path: Path) -> None:
+def test_every_wrong_key_of_every_scenario_has_a_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        load(write(tmp_path, ONE | {"seed": -1, "cohorts": "x"}), today=TODAY)
-    assert [line.split(": ")[2] for line in str(refused.value).splitlines()] == ["seed", "cohorts"]
+        load(write(tmp_path, ONE | {"seed": -1, "cohorts": "x"}, TWO | {"env": ""}), today=TODAY)
+    lines = [line.split(": ")[1:3] for line in str(refused.value).splitlines()]
+    assert lines == [["scenario corner", "seed"], ["scenario corner", "cohorts"], ["scenario bank", "env"]]
 
 
 @pytest.mark.parametrize(
