@@ -1,4 +1,4 @@
-"""The command line: `milepost init | play | train | talk | eval | show | credit | experiment | config | ...`.
+"""The command line: `milepost init | play | train | talk | eval | compare | show | credit | experiment | config | ...`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
@@ -7,7 +7,6 @@ stands in the component it calls. Heavy libraries are imported inside the comman
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -18,16 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from milepost.cluster import eval_command
 from milepost.cluster.base.examples import CREDIT_EXAMPLES, EXAMPLES
 from milepost.cluster.base.exits import ConfigError, Exit, Stopped, exit_of
-from milepost.cluster.base.output import logging_to, own_stdout, readers_may_leave
+from milepost.cluster.base.output import logging_to, readers_may_leave
 from milepost.cluster.live import command as live
 from milepost.cluster.projects import command as projects
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
 from milepost.cluster.trajectories import command as trajectories
-from milepost.envs.types import Split
 
 if TYPE_CHECKING:
     from milepost.cluster.settings.config import RunConfig
@@ -45,6 +44,7 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Ov
 app.add_typer(live.app)
 app.add_typer(projects.app)
 app.add_typer(trajectories.app)
+app.add_typer(eval_command.app)
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)
 ]
@@ -67,33 +67,6 @@ def train(
     with folder.lock(), logging_to(folder.driver_log):
         configs.dump(resolved, folder.resolved)
         training.train(resolved, folder, resume=resume is not None)
-
-
-@app.command("eval")
-def evaluate(
-    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run: id, path or 'latest'. Or a model folder.")],
-    config: Annotated[
-        Path | None, typer.Option(metavar="CONFIG", help="What to play, and how: TOML, for a model folder.")
-    ] = None,
-    split: Annotated[Split, typer.Option(help="Which tasks to play.")] = "heldout",
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play, of each environment.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
-    """Play episodes with the policy of a run, or of a model folder, through the engine and report success."""
-    from milepost.cluster.settings import config as configs
-
-    if config is None and (Path(name) / "config.json").is_file():
-        raise ConfigError(f"eval {name}: a model folder is no run; add --config CONFIG, which says what it plays")
-    run = runs.find(runs_dir, name) if config is None else configs.load(config)
-    with own_stdout() as stdout, logging_to(run.driver_log if isinstance(run, RunFolder) else runs_dir / "eval.log"):
-        from milepost.cluster import evaluate as evaluation  # heavy front door
-
-        if isinstance(run, RunFolder):
-            result = evaluation.evaluate_run(run, split=split, episodes=episodes)
-        else:
-            result = evaluation.evaluate_model(run, Path(name).expanduser(), split=split, episodes=episodes)
-        print(json.dumps(result, allow_nan=False) if as_json else evaluation.sentence(result), file=stdout, flush=True)
 
 
 @app.command(epilog=CREDIT_EXAMPLES)

@@ -11,9 +11,9 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -23,11 +23,14 @@ from milepost.actors.tool_reading import ToolLayout, ToolReaders
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
+from milepost.cluster.evaluation.results import PlayedSuite, PolicyTold
+from milepost.cluster.evaluation.store import EVALUATIONS, keep
+from milepost.cluster.evaluation.suite import Suite, refuse_trained, tasks_in, world_of
 from milepost.cluster.preflight import check_world, judge_model
 from milepost.cluster.runlog.environments import said_of
 from milepost.cluster.runlog.records import EvalRecord
 from milepost.cluster.runlog.runs import RunFolder
-from milepost.cluster.runlog.saved_policy import pinned_policy, version_of
+from milepost.cluster.runlog.saved_policy import digest, pinned_policy, version_of
 from milepost.cluster.settings.config import RunConfig, load
 from milepost.cluster.settings.environments import with_path
 from milepost.cluster.system import System
@@ -41,8 +44,10 @@ from milepost.learner.first_policy.config import ResponseLimits
 from milepost.learner.first_policy.measure import Act, BeginTools
 from milepost.learner.first_policy.model import resolve
 from milepost.learner.zero.policy import batch_logprobs, load_policy
-from milepost.reward.evaluators import Summary, summarize
+from milepost.reward.evaluators.signals import Prices
+from milepost.reward.evaluators.summary import Summary, summarize
 
+T = TypeVar("T")
 _FAILED_SHARE = 0.2
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
@@ -61,13 +66,19 @@ def tasks_of(scenarios: ScenarioSet, split: Split, episodes: int) -> list[Task]:
 
 
 async def evaluate(system: System, split: Split, episodes: int) -> Summary:
-    """Play `episodes` of each environment and summarise.
-
-    An environment of which a fifth of the episodes goes on failing is left out, with the reason in `failed`. Raises
-    ConfigError if that leaves none and they fail in the environment or the reward, DependencyLost if they fail
-    elsewhere, in the engine that serves all, or no worker is left, WatchdogExpired at the deadline.
-    """
+    """Play `episodes` of each environment and summarise; raises what `play` raises."""
     tasks = list(enumerate(tasks_of(system.scenarios, split, episodes)))
+    played, failed = await play(system, tasks, episodes)
+    return msgspec.structs.replace(summarize(played), failed=failed)
+
+
+async def play(system: System, tasks: list[tuple[int, Task]], episodes: int) -> tuple[list[Trajectory], dict[str, str]]:
+    """Play numbered tasks, `episodes` of each environment; and why which environments are left out.
+
+    One of which a fifth of the episodes goes on failing is left out. Raises ConfigError if that leaves none and they
+    fail in the environment or the reward, DependencyLost if they fail elsewhere, in the engine that serves all, or no
+    worker is left, WatchdogExpired at the deadline.
+    """
     envs = {task.env_name for _, task in tasks}
     played: list[Trajectory] = []
     began, pause_s = math.inf, _FIRST_PAUSE_S
@@ -79,15 +90,14 @@ async def evaluate(system: System, split: Split, episodes: int) -> Summary:
         failed = [failure for failure in failed if counts[failure.task.env_name] > _FAILED_SHARE * episodes]
         failing = {failure.task.env_name for failure in failed}
         if not failing:
-            return summarize(played)
+            return played, {}
         began = min(began, time.monotonic())
         was_good = any(trajectory.task.env_name in failing for trajectory in played)
         if time.monotonic() - began >= patience_s(system.config.actors.give_up_after_s, was_good=was_good):
             if failing == envs or any(failure.boundary == "engine" for failure in failed):
                 raise _too_many_failed(failed, episodes * len(envs))
             causes = {name: str(_too_many_failed(_of(failed, name), episodes)) for name in sorted(failing)}
-            rest = [trajectory for trajectory in played if trajectory.task.env_name not in failing]
-            return msgspec.structs.replace(summarize(rest), failed=causes)
+            return [trajectory for trajectory in played if trajectory.task.env_name not in failing], causes
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         tasks = [(failure.index, failure.task) for failure in failed]
@@ -142,20 +152,8 @@ def evaluate_model(config: RunConfig, model: Path, *, split: Split, episodes: in
 
 def _played(config: RunConfig, policy: Path, version: int, *, split: Split, episodes: int) -> dict[str, Any]:
     """Start an engine on `policy` and play; what there is to tell besides where the policy comes from."""
-    scenarios = check_world(config)
-
-    async def go(scratch: RunFolder) -> Summary:
-        system = System(config, scratch, scenarios)
-        try:
-            await system.start(policy, version, learner=None, phase=lambda _: None)
-            return await evaluate(system, split, episodes)
-        finally:
-            await system.stop()
-
     started = time.monotonic()
-    # A place of its own: the run may be going on, and its buffer is none of an evaluation's business.
-    with tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
-        summary = asyncio.run(go(RunFolder(Path(place))))
+    summary = _on_engine(config, policy, version, check_world(config), lambda system: evaluate(system, split, episodes))
     return {
         "split": split,
         "success": summary.success_rate,
@@ -174,22 +172,61 @@ def _played(config: RunConfig, policy: Path, version: int, *, split: Split, epis
     }
 
 
-def sentence(result: dict[str, Any]) -> str:
-    """What `milepost eval` prints for people: a line, and one for each named environment and of several cohorts."""
-    low, high = result["success_ci"]
-    lines = [
-        f"{result['run']}, policy version {result['policy_version']}, split {result['split']}: success "
-        f"{result['success']:.1%} [{low:.1%}, {high:.1%}] in {result['episodes']} episodes"
-    ]
-    for kind, table in (("environment", result["envs"]), ("cohort", result["cohorts"])):
-        if len(table) > 1 or kind == "environment":
-            lines += [
-                f"  {kind} {name}: success {found['success']:.1%} [{found['success_low']:.1%}, "
-                f"{found['success_high']:.1%}] in {found['episodes']} episodes"
-                for name, found in table.items()
-            ]
-    lines += [f"  environment {name} is left out: {cause}" for name, cause in result["failed"].items()]
-    return "\n".join(lines)
+def _on_engine(
+    config: RunConfig, policy: Path, version: int, scenarios: ScenarioSet, work: Callable[[System], Awaitable[T]]
+) -> T:
+    """What `work` gives on a system of `policy` that was started for it."""
+
+    async def go(scratch: RunFolder) -> T:
+        system = System(config, scratch, scenarios)
+        try:
+            await system.start(policy, version, learner=None, phase=lambda _: None)
+            return await work(system)
+        finally:
+            await system.stop()
+
+    # A place of its own: the run may be going on, and its buffer is none of an evaluation's business.
+    with tempfile.TemporaryDirectory(prefix="milepost-eval-") as place:
+        return asyncio.run(go(RunFolder(Path(place))))
+
+
+def suite_of_run(folder: RunFolder, suite: Suite, *, episodes: int, prices: Prices | None) -> Path:
+    """Play `episodes` of each scenario with a run's newest policy; the file of the results, in the run's folder.
+
+    Raises ConfigError where the run trained on a scenario, and for what the user can mend.
+    """
+    with pinned_policy(folder) as (policy, version):
+        found = _suite_played(load(folder.resolved), (policy, version, folder.run_id), suite, episodes)
+        return keep(suite, found, prices, parent=folder.path / EVALUATIONS, policy=policy)
+
+
+def suite_of_model(
+    config: RunConfig, model: Path, suite: Suite, *, episodes: int, prices: Prices | None, runs_dir: Path
+) -> Path:
+    """The same with a model folder of anybody's, as a run of `config` would begin with it; below `runs_dir`."""
+    judge_model(config, model, trained=False)
+    version = version_of(model)
+    found = _suite_played(config, (model, version, str(model)), suite, episodes)
+    return keep(suite, found, prices, parent=runs_dir / EVALUATIONS, policy=model)
+
+
+def _suite_played(config: RunConfig, policy: tuple[Path, int, str], suite: Suite, episodes: int) -> PlayedSuite:
+    """`policy` is its folder, its version, and what it is called."""
+    folder, version, source = policy
+    refuse_trained(suite, check_world(config).tasks("train"), source)
+    world, tasks, started = world_of(suite, config), list(enumerate(tasks_in(suite, episodes))), time.monotonic()
+    played, failed = _on_engine(
+        world, folder, version, check_world(world), lambda system: play(system, tasks, episodes)
+    )
+    told = PolicyTold(
+        source=source,
+        version=version,
+        sha256=digest(folder),
+        temperature=config.sampling.temperature,
+        max_tokens=config.sampling.max_tokens,
+        max_turns=config.actors.max_turns,
+    )
+    return PlayedSuite(policy=told, trajectories=played, failed=failed, seconds=time.monotonic() - started)
 
 
 def first_policy(config: RunConfig, progress: Callable[[str], None]) -> Path:
@@ -224,20 +261,13 @@ def parity_sample(config: RunConfig) -> float:
     policy.
     """
     model_folder = first_policy(config, print)
-    scenarios = check_world(config)
 
-    async def go(scratch: RunFolder) -> list[Trajectory]:
-        system = System(config, scratch, scenarios)
-        try:
-            await system.start(model_folder, 0, learner=None, phase=lambda _: None)
-            tasks = list(enumerate(tasks_of(system.scenarios, "train", _PARITY_EPISODES)))
-            results = await system.workers.play(tasks, config.run.stall_timeout_s)
-            return [result for result in results if isinstance(result, Trajectory)]
-        finally:
-            await system.stop()
+    async def some(system: System) -> list[Trajectory]:
+        tasks = list(enumerate(tasks_of(system.scenarios, "train", _PARITY_EPISODES)))
+        results = await system.workers.play(tasks, config.run.stall_timeout_s)
+        return [result for result in results if isinstance(result, Trajectory)]
 
-    with tempfile.TemporaryDirectory(prefix="milepost-parity-") as place:
-        played = asyncio.run(go(RunFolder(Path(place))))
+    played = _on_engine(config, model_folder, 0, check_world(config), some)
     model = load_policy(model_folder).eval()
     gaps = []
     with torch.no_grad():

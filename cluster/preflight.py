@@ -22,11 +22,11 @@ from milepost.actors.checks.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
-from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.metrics import require_port
 from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.settings.credit_basis import credit_basis
 from milepost.cluster.settings.environments import with_path
 from milepost.cluster.settings.own_credit import check_credit
 from milepost.envs.chat_template import TemplateError

@@ -25,7 +25,8 @@ Optional info keys, each used where it is given:
     success_trains      bool   with success: False where that judges the choice by what it is worth on average, not by
                                what came of it; it is for people then, and credit goes by returns
     admissible_actions  list   of str: what could be done now
-    tool                dict   facts about a tool call, of values that JSON knows
+    tool                dict   facts about a tool call, of values that JSON knows; `violations` in it, a list of str,
+                               names the rules that the turn broke, for evaluators: it changes no reward
     tools               list   at reset: the tools of this episode, in place of the attribute
     cohort              str    at reset: the kind of task (difficulty, map family) by which success is told, up to 64
                                printable characters; default: the option `cohort`, if there is one
@@ -221,7 +222,13 @@ def _progress(info: dict[str, Any]) -> float | None:
 
 
 def _tool(info: dict[str, Any]) -> dict[str, Any] | None:
-    return None if info.get("tool") is None else plain_object(info["tool"], "step: info['tool']")
+    if info.get("tool") is None:
+        return None
+    facts = plain_object(info["tool"], "step: info['tool']")
+    rules = facts.get("violations", [])
+    if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
+        raise ContractError(f"step: info['tool']['violations'] must be a list of str, found {shown(rules)}")
+    return facts
 
 
 def _flag(value: object, what: str) -> bool:

@@ -137,6 +137,7 @@ class ToolEnv(gymnasium.Env):  # type: ignore[misc]
         self._max_steps = max_steps
         self._steps = 0
         self._results: list[tuple[str, str]] = []
+        self._broken: list[str] = []
 
     def offer(self, tools: Sequence[Tool]) -> None:
         """Have these tools, and no others."""
@@ -147,6 +148,10 @@ class ToolEnv(gymnasium.Env):  # type: ignore[misc]
         """What a tool returns; raises `ToolError`."""
         tool = self._tools[name]
         return tool.run(tool.checked(arguments))
+
+    def broke(self, rule: str) -> None:
+        """Say, from a tool, that its call breaks a rule of this name: evaluators count it, no reward changes by it."""
+        self._broken.append(rule)
 
     def start(self) -> Said:
         """Set the task up, and say it: a text, or messages."""
@@ -175,33 +180,40 @@ class ToolEnv(gymnasium.Env):  # type: ignore[misc]
     def step(self, message: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Do what `message`, an `AssistantMessage`, calls for; without a call it is the answer."""
         self._steps += 1
+        self._broken = []
         if not message.tool_calls and not message.content.strip():
             said: Any = "Call a tool, or answer."
             return self._turn(said, None, valid=False, facts={})
         if not message.tool_calls:
             return self._turn("", message, valid=True, facts={}, answer=message.content.strip())
         done = [(call, *self._called(call)) for call in message.tool_calls]
-        results = [(call.name, content) for call, content, fits in done if fits]
+        results = [(call.name, content) for call, content, how in done if how["fits"]]
         self._results = results or self._results
         said = [Message(role="tool", name=c.name, tool_call_id=c.id, content=content) for c, content, _ in done]
-        fitting = AssistantMessage(tool_calls=tuple(call for call, _, fits in done if fits))
-        facts = {"calls": [{"name": call.name, "fits": fits} for call, _, fits in done]}
+        fitting = AssistantMessage(tool_calls=tuple(call for call, _, how in done if how["fits"]))
+        facts: dict[str, Any] = {"calls": [{"name": call.name} | how for call, _, how in done]}
+        if self._broken:
+            facts["violations"] = self._broken
         return self._turn(said, fitting, valid=bool(results), facts=facts)
 
-    def _called(self, call: ToolCall) -> tuple[str, bool]:
-        """What the tool says, and whether the call was one that it takes."""
+    def _called(self, call: ToolCall) -> tuple[str, dict[str, bool]]:
+        """What the tool says, and the facts: whether the call `fits`, else if the tool is `unknown`; if it met an
+        `error`.
+        """
         tool = self._tools.get(call.name)
         if tool is None:
-            return f"There is no tool {call.name[:64]!r}; the tools are: {', '.join(self._tools)}", False
+            there = ", ".join(self._tools)
+            return f"There is no tool {call.name[:64]!r}; the tools are: {there}", {"fits": False, "unknown": True}
         try:
             arguments = tool.checked(call.arguments)
         except ToolError as error:
-            return f"Nothing was done: {error}", False
+            return f"Nothing was done: {error}", {"fits": False}
         try:
             result = tool.run(arguments)
         except ToolError as error:
-            return f"Error: {error}", True
-        return result if isinstance(result, str) else pydantic_core.to_json(result, bytes_mode="base64").decode(), True
+            return f"Error: {error}", {"fits": True, "error": True}
+        told = result if isinstance(result, str) else pydantic_core.to_json(result, bytes_mode="base64").decode()
+        return told, {"fits": True}
 
     def _turn(
         self,

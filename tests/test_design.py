@@ -32,4 +32,4 @@ def test_an_import_points_down_in_the_drawing_of_the_rooms() -> None:
 
 def name_of(room: str) -> str:
     """As the drawing writes it: within its layer, and a layer without rooms by its slash."""
-    return f"{room}/" if room in ("envs", "reward") else room.partition("/")[2] or room
+    return f"{room}/" if room == "envs" else room.partition("/")[2] or room

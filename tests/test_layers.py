@@ -22,6 +22,7 @@ MAY_IMPORT = {
 DOORS = {
     "envs": set(),
     "reward": {"envs"},
+    "reward/evaluators": {"envs"},
     "actors": {"envs", "reward"},
     "actors/agents": {"envs", "reward", "actors"},
     "actors/checks": {"envs", "reward", "actors"},
@@ -38,7 +39,7 @@ DOORS = {
     "cluster/base": set(),
     "cluster/replay": {"envs", "learner/credit", "cluster/base"},
     "cluster/runlog": {
-        "envs", "reward", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
+        "envs", "reward/evaluators", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
     "cluster/trajectories": {
         "envs", "actors", "learner", "cluster/base", "cluster/replay", "cluster/runlog",
@@ -62,11 +63,17 @@ DOORS = {
         "cluster/runlog", "cluster/settings",
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
+    "cluster/evaluation": {
+        "envs", "reward/evaluators", "learner/credit", "cluster/base", "cluster/runlog", "cluster/settings",
+        "cluster/trajectories",
+    },
     "cluster": {
-        "envs", "reward", "actors", "actors/agents", "actors/checks", "learner", "learner/batch", "learner/credit",
+        "envs", "reward", "reward/evaluators", "actors", "actors/agents", "actors/checks", "learner", "learner/batch",
+        "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
-        "cluster/settings", "cluster/workbench", "cluster/experiment", "cluster/projects", "cluster/live",
+        "cluster/settings", "cluster/workbench", "cluster/experiment", "cluster/evaluation",
+        "cluster/projects", "cluster/live",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""

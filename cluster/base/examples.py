@@ -14,6 +14,10 @@ EXAMPLES = """Examples:
 
   milepost eval latest --split heldout --episodes 200 --json
 
+  milepost eval latest --suite suite.toml
+
+  milepost compare RUN-A RUN-B
+
   milepost talk latest
 
   milepost show latest --worst

@@ -28,7 +28,7 @@ from milepost.cluster.runlog.records import (
 )
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.envs.types import Split
-from milepost.reward.evaluators import CohortSuccess
+from milepost.reward.evaluators.summary import CohortSuccess
 
 SPLITS: tuple[Split, ...] = ("train", "heldout", "ood")
 _BARS = "▁▂▃▄▅▆▇█"

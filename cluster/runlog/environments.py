@@ -10,7 +10,8 @@ import msgspec
 from milepost.cluster.runlog.records import EnvRecord
 from milepost.envs.types import Failure, Group
 from milepost.learner.credit.filter import Verdict, reason_counts
-from milepost.reward.evaluators import reward_variance, summarize
+from milepost.reward.evaluators.summary import summarize
+from milepost.reward.evaluators.variance import reward_variance
 
 
 def env_records(

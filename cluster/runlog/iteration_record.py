@@ -14,7 +14,8 @@ from milepost.envs.types import Failure, Group, Trajectory
 from milepost.learner.credit.filter import reason_counts
 from milepost.learner.health.repetition import repetition
 from milepost.learner.loop import UpdateReport
-from milepost.reward.evaluators import reward_variance, summarize
+from milepost.reward.evaluators.summary import summarize
+from milepost.reward.evaluators.variance import reward_variance
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Number, Record
-from milepost.reward.evaluators import MAX_COHORTS, OTHER, CohortSuccess, together
+from milepost.reward.evaluators.summary import MAX_COHORTS, OTHER, CohortSuccess, together
 
 
 class MetricsConfig(BaseModel):

@@ -12,7 +12,7 @@ import msgspec
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.envs.types import Split
-from milepost.reward.evaluators import CohortSuccess
+from milepost.reward.evaluators.summary import CohortSuccess
 
 Number = float | None
 """A measured value; None where it was not finite or not measured."""

@@ -24,7 +24,7 @@ from milepost.cluster.runlog.records import (
     read_records,
 )
 from milepost.cluster.runlog.runs import RunFolder, removed_unless_done
-from milepost.reward.evaluators import CohortSuccess
+from milepost.reward.evaluators.summary import CohortSuccess
 
 _CSS = """
 :root{color-scheme:light}

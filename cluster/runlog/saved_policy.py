@@ -1,8 +1,9 @@
-"""The policy that a run has saved: which version it is, and a hold on it while the run goes on."""
+"""The policy that a run has saved: which version it is, its digest, and a hold on it while the run goes on."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -58,3 +59,15 @@ def _pin(policy: Path, place: Path) -> int:
                 raise
         time.sleep(_PIN_PAUSE_S)
     raise ConfigError(f"{policy} was replaced {_PIN_TRIES} times while it was read; try again")
+
+
+def digest(policy: Path) -> str:
+    """SHA-256 over all files of a policy's folder, names and bytes, its record aside: 64 hex digits.
+
+    Weights, tokenizer and chat template count; which run made it does not.
+    """
+    whole = hashlib.sha256()
+    for path in sorted(path for path in policy.rglob("*") if path.is_file() and path.name != _POLICY_RECORD):
+        with path.open("rb") as file:
+            whole.update(f"{path.relative_to(policy)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()

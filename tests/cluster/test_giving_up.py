@@ -16,6 +16,7 @@ import pytest
 from milepost.actors.worker import ActorConfig
 from milepost.cluster import evaluate
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged
+from milepost.cluster.evaluation import tables
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.recovery import Recovery
 from milepost.cluster.run import Run
@@ -27,7 +28,7 @@ from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Boundary, Failure, Task, Trajectory
 from milepost.learner.health.collapse import CollapseConfig
-from milepost.reward.evaluators import Summary
+from milepost.reward.evaluators.summary import Summary
 from tests.cluster.replay.buffer_rig import Rig, failure, rig, trajectory
 from tests.cluster.runlog.example_records import iteration_record
 
@@ -204,7 +205,7 @@ def test_what_eval_prints_names_every_environment_and_what_was_left_out() -> Non
     lake = {"episodes": 4, "success": 0.25, "success_low": 0.1, "success_high": 0.5}
     result = {"run": "r", "policy_version": 3, "split": "ood", "success": 0.25, "success_ci": [0.1, 0.5], "episodes": 4}
     parts = {"envs": {"lake": lake}, "cohorts": {}, "failed": {"shop": "4 of 4 episodes failed"}}
-    assert evaluate.sentence(result | parts).splitlines()[1:] == [
+    assert tables.sentence(result | parts).splitlines()[1:] == [
         "  environment lake: success 25.0% [10.0%, 50.0%] in 4 episodes",
         "  environment shop is left out: 4 of 4 episodes failed",
     ]

@@ -90,6 +90,8 @@ def test_a_number_too_long_to_be_shown_is_refused_all_the_same() -> None:
         ({"admissible_actions": "north"}, "admissible_actions"),
         ({"anchor": "half \ud83d"}, "anchor.* holds half a character at 5"),
         ({"tool": "search"}, "tool"),
+        ({"tool": {"violations": "no ticket"}}, "violations"),
+        ({"tool": {"violations": [1]}}, "violations"),
     ],
 )
 def test_an_info_key_of_another_type_is_named(info: dict[str, Any], what: str) -> None:

@@ -41,6 +41,8 @@ class Shop(ToolEnv):
 
     def refund(self, number: Annotated[int, Field(ge=0)]) -> str:
         """Pay an order back."""
+        if number in self.refunded:
+            self.broke("paid twice")
         self.refunded.append(number)
         return "paid"
 
@@ -136,7 +138,18 @@ def test_of_several_calls_those_that_fit_are_the_action() -> None:
     env = begun()
     *_, info = env.step(calls(("pay", {}), ("refund", {"number": 7})))
     assert (info["action"], info["action_valid"]) == ('refund {"number": 7}', True)
-    assert info["tool"] == {"calls": [{"name": "pay", "fits": False}, {"name": "refund", "fits": True}]}
+    unknown = {"name": "pay", "fits": False, "unknown": True}
+    assert info["tool"] == {"calls": [unknown, {"name": "refund", "fits": True}]}
+
+
+def test_the_facts_name_a_call_that_met_an_error_and_the_rules_that_a_turn_broke() -> None:
+    env = begun()
+    *_, info = env.step(calls(("find", {"number": 12}), ("refund", {"number": 7})))
+    assert info["tool"]["calls"] == [{"name": "find", "fits": True, "error": True}, {"name": "refund", "fits": True}]
+    assert "violations" not in info["tool"]
+    _, reward, *_, info = env.step(calls(("refund", {"number": 7})))
+    assert (info["tool"]["violations"], reward) == (["paid twice"], 0.0)
+    assert "violations" not in env.step(calls(("refund", {"number": 8})))[-1]["tool"]
 
 
 @pytest.mark.parametrize(("order", "solved"), [(7, True), (8, False)])

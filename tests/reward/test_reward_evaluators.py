@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.envs.types import Outcome, Task, Trajectory, Turn, VersionSpan
-from milepost.reward.evaluators import by_cohort, reward_variance, summarize, together, wilson_interval
+from milepost.reward.evaluators.summary import by_cohort, summarize, together
+from milepost.reward.evaluators.variance import reward_variance
+from milepost.reward.evaluators.wilson import wilson_interval
 
 REWARD = st.floats(-100, 100)
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from milepost.actors.worker import ActorConfig
-from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.preflight import basis_of_credit
 from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.run import Run
@@ -15,6 +14,7 @@ from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.settings.credit_basis import credit_basis
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Task
 from milepost.learner.credit.strategies.registry import settings as credit_settings

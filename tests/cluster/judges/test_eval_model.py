@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster import evaluate
-from milepost.reward.evaluators import Summary
+from milepost.reward.evaluators.summary import Summary
 
 ENV = '[env]\npath = "tests.broken_envs:CountingEnv"\nheldout_size = 4\n[engine]\nmax_model_len = 512\n'
 SUMMARY = Summary(

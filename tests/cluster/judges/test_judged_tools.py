@@ -9,9 +9,9 @@ import pytest
 
 from milepost.actors.checks.check import check_env
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.preflight import check_dialogue, check_world
 from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.settings.credit_basis import credit_basis
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Task
 from tests.cluster.judges.test_three_judges import judged

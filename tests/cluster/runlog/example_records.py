@@ -6,7 +6,8 @@ from typing import Any
 
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord
 from milepost.envs.types import Split
-from milepost.reward.evaluators import CohortSuccess, wilson_interval
+from milepost.reward.evaluators.summary import CohortSuccess
+from milepost.reward.evaluators.wilson import wilson_interval
 
 
 def iteration_record(iteration: int, **changes: Any) -> IterationRecord:

@@ -11,7 +11,7 @@ from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks, System
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.envs.types import Group
 from milepost.learner.loop import UpdateReport
-from milepost.reward.evaluators import summarize
+from milepost.reward.evaluators.summary import summarize
 from tests.cluster.replay.buffer_rig import task, trajectory
 from tests.cluster.runlog.example_records import cohort
 

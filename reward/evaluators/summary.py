@@ -1,4 +1,4 @@
-"""The numbers by which a training is watched and a policy is judged. Pure functions, for evaluation only.
+"""How a policy did on a set of episodes, in all and by cohort and environment.
 
 Not promised: that two success rates differ because their intervals are apart in one run.
 """
@@ -12,20 +12,11 @@ from typing import Final
 import msgspec
 
 from milepost.envs.types import Trajectory
+from milepost.reward.evaluators.wilson import wilson_interval
 
-_Z_95 = 1.96
 MAX_COHORTS: Final = 32
 OTHER: Final = "other"
 """The cohorts beyond `MAX_COHORTS`, counted together."""
-
-
-class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
-    """How much rewards differ inside groups: what a group-relative advantage can learn from."""
-
-    within: float
-    """Mean population variance inside a group, weighted by group size."""
-    zero_share: float
-    """Share of the groups in which all rewards are equal."""
 
 
 class CohortSuccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,40 +53,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """By name of the environment; without a name it is in none."""
     failed: dict[str, str] = {}
     """Environments that were to be judged and could not be, with the reason."""
-
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share (Wilson 1927), within [0, 1]; (0, 1) for no trials.
-
-    Raises ValueError unless 0 <= successes <= n.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}")
-    if n == 0:
-        return 0.0, 1.0
-    share, z = successes / n, _Z_95
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # The ends are exact at 0 and n successes; rounding would put them a hair off.
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == n else (centre + spread) / scale
-    return low, high
-
-
-def reward_variance(groups: Sequence[Sequence[float]]) -> RewardVariance:
-    """The variance inside groups of `groups[g][i]`, the return of rollout i of group g.
-
-    Raises ValueError if there is no group, or one without rollouts.
-    """
-    if not groups or not all(groups):
-        raise ValueError("reward variance needs at least one group, and a reward in each")
-    n = sum(len(group) for group in groups)
-    means = [math.fsum(group) / len(group) for group in groups]
-    pairs = list(zip(groups, means, strict=True))
-    within = math.fsum((reward - mean) ** 2 for group, mean in pairs for reward in group) / n
-    flat = sum(max(group) == min(group) for group in groups)
-    return RewardVariance(within=within, zero_share=flat / len(groups))
 
 
 def summarize(trajectories: Sequence[Trajectory]) -> Summary:

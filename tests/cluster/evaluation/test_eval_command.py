@@ -1,0 +1,94 @@
+"""`milepost eval --suite` up to the engine, and `milepost compare`: a wrong question is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from milepost.cluster.evaluation.store import write
+from milepost.cluster.settings import config as configs
+from milepost.envs.scenarios import ScenarioSet
+from tests.cluster.evaluation.played_results import SUITE_FILE, results
+
+ENV = '[env]\npath = "tests.broken_envs:CountingEnv"\nheldout_size = 4\n[engine]\nmax_model_len = 512\n'
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+@pytest.fixture
+def config(own_folder: Path) -> Path:
+    path = own_folder / "count.toml"
+    path.write_text(ENV)
+    return path
+
+
+def suite(folder: Path, *seeds: int, created: str = "2026-11-01", extra: str = "") -> Path:
+    path = folder / "suite.toml"
+    tables = [
+        f'[[scenario]]\nname = "s{k}"\nenv = "tests.broken_envs:CountingEnv"\nseed = {seed}\n{extra}'
+        for k, seed in enumerate(seeds)
+    ]
+    path.write_text("\n".join([f'name = "counts"\ncreated = {created}', *tables]))
+    return path
+
+
+def test_a_broken_suite_is_refused_before_anything_starts(call, config, tiny_policy, own_folder) -> None:
+    broken = suite(own_folder, 900001, extra="ideal = 3")
+    code, out, err = call("eval", tiny_policy, "--config", config, "--suite", broken)
+    assert (code, out, err) == (2, "", f"milepost: {broken}: scenario s0: ideal: unknown key\n")
+
+
+def test_a_suite_that_was_trained_on_is_refused_by_the_names_of_its_scenarios(
+    call, config, tiny_policy, own_folder
+) -> None:
+    trained = ScenarioSet(configs.load(config).envs).tasks("train")[1].seed
+    code, out, err = call(
+        "eval", tiny_policy, "--config", config, "--suite", suite(own_folder, 900001, trained, created="2020-01-01")
+    )
+    assert (code, out) == (2, "")
+    age, refused = err.splitlines()
+    assert age.startswith("milepost: suite counts is ")
+    assert "days old, more than --max-age 90" in age
+    assert refused == (
+        f"milepost: suite counts: {tiny_policy} trains on 1 of its scenarios: s1; a policy is not judged by what it "
+        "was trained on: give them other seeds, or take them out"
+    )
+
+
+@pytest.mark.parametrize("prices", ["1,2", "a,b,c", "1,-1,2", "1,inf,2"])
+def test_prices_that_are_none_are_refused(call, config, tiny_policy, own_folder, prices: str) -> None:
+    asked = ("--suite", suite(own_folder, 900001), "--prices", prices)
+    code, _, err = call("eval", tiny_policy, "--config", config, *asked)
+    assert code == 2
+    assert err.startswith(f"milepost: --prices {prices}: ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "which"), [(("--split", "ood"), "--split and"), (("--prices", "1,1,1"), "--prices without")]
+)
+def test_an_option_that_would_not_count_is_refused(call, config, tiny_policy, own_folder, asked, which: str) -> None:
+    with_suite = ("--suite", suite(own_folder, 900001)) if "--split" in asked else ()
+    code, _, err = call("eval", tiny_policy, "--config", config, *asked, *with_suite)
+    assert (code, err) == (2, f"milepost: eval {tiny_policy}: {which} --suite: what it says would not count\n")
+
+
+def test_compare_prints_a_table_or_one_json_object(call, own_folder) -> None:
+    folders = []
+    for agent in ("idle", "sound"):
+        folders.append(own_folder / agent)
+        folders[-1].mkdir()
+        write(results(agent, episodes=4, source=agent), folders[-1])
+    code, out, _ = call("compare", *folders)
+    assert code == 0
+    assert out.splitlines()[:2] == ["first   idle version 3", "second  sound version 3"]
+    found = json.loads(call("compare", *folders, "--json")[1])
+    assert {each["difference"]["verdict"] for each in found["compared"] if each["metric"] == "success"} == {
+        "better", "undecided",
+    }  # fmt: skip
+
+
+def test_what_names_no_results_is_one_line(call) -> None:
+    code, out, err = call("compare", SUITE_FILE, "nobody")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no results of a suite" in err
