@@ -24,7 +24,7 @@ from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.credit_basis import credit_basis
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
-from milepost.cluster.runlog.metrics import require_port
+from milepost.cluster.runlog.endpoint import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.own_credit import check_credit
 from milepost.envs.chat_template import TemplateError

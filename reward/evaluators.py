@@ -24,6 +24,8 @@ class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
 
     within: float
     """Mean population variance inside a group, weighted by group size."""
+    between: float
+    """Population variance of the group means, weighted by group size; with `within` it is that of all rewards."""
     zero_share: float
     """Share of the groups in which all rewards are equal."""
 
@@ -54,6 +56,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the responses that were cut at their length limit."""
     context_full_share: float
     """Share of the episodes that ended because their next prompt had no room in the engine's context."""
+    turns_p50: int
+    turns_p99: int
+    """Nearest-rank quantiles of the turns of an episode, however it ended."""
+    sampled_tokens_mean: float
+    prompt_tokens_mean: float
+    """Tokens of an episode: sampled, and read as prompts over all its turns, cached ones included."""
     mean_reward: float
     """Mean undiscounted return."""
     cohorts: dict[str, CohortSuccess] = {}
@@ -94,8 +102,19 @@ def reward_variance(groups: Sequence[Sequence[float]]) -> RewardVariance:
     means = [math.fsum(group) / len(group) for group in groups]
     pairs = list(zip(groups, means, strict=True))
     within = math.fsum((reward - mean) ** 2 for group, mean in pairs for reward in group) / n
+    centre = math.fsum(reward for group in groups for reward in group) / n
+    between = math.fsum(len(group) * (mean - centre) ** 2 for group, mean in pairs) / n
     flat = sum(max(group) == min(group) for group in groups)
-    return RewardVariance(within=within, zero_share=flat / len(groups))
+    return RewardVariance(within=within, between=between, zero_share=flat / len(groups))
+
+
+def nearest_rank(values: Sequence[int], share: float) -> int:
+    """The smallest of `values` that `share` of them, in (0, 1], do not exceed.
+
+    >>> nearest_rank([3, 4, 4, 5, 6, 7, 8, 9, 12, 50], 0.99)
+    50
+    """
+    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def summarize(trajectories: Sequence[Trajectory]) -> Summary:
@@ -106,6 +125,7 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
     successes = sum(trajectory.outcome == "success" for trajectory in trajectories)
     low, high = wilson_interval(successes, n)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    lengths = [len(trajectory.turns) for trajectory in trajectories]
     return Summary(
         episodes=n,
         success_rate=successes / n,
@@ -115,6 +135,10 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
         invalid_share=sum(turn.action is None for turn in turns) / len(turns),
         cut_share=sum(not turn.stopped for turn in turns) / len(turns),
         context_full_share=sum(trajectory.context_full for trajectory in trajectories) / n,
+        turns_p50=nearest_rank(lengths, 0.5),
+        turns_p99=nearest_rank(lengths, 0.99),
+        sampled_tokens_mean=sum(trajectory.num_tokens for trajectory in trajectories) / n,
+        prompt_tokens_mean=sum(len(turn.prompt_ids) for turn in turns) / n,
         mean_reward=math.fsum(trajectory.reward for trajectory in trajectories) / n,
         cohorts=by_cohort(trajectories),
         envs=by_env(trajectories),

@@ -28,3 +28,4 @@ def test_one_run_of_128_tasks_cannot_tell_neighbouring_methods_apart() -> None:
 def test_variance_inside_groups_to_its_digits() -> None:
     found = reward_variance([[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
     assert round(found.within, 4) == 0.0833
+    assert round(found.between, 4) == 0.1667

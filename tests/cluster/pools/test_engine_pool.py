@@ -47,7 +47,7 @@ class Handle:
         if self.dead:
             raise RayActorError
         await self.silent.wait()
-        return EngineHealth(busy_s=2.5, unanswered=self.unanswered)
+        return EngineHealth(busy_s=2.5, unanswered=self.unanswered, metrics_port=9000)
 
     def _method(self, answer: object) -> SimpleNamespace:
         async def call(*_: object) -> object:
@@ -66,7 +66,7 @@ class Delivered:
     def __init__(self) -> None:
         self.spoil: Callable[[Handle], None] = lambda _: None
 
-    async def deliver(self, engines: list[Handle], _timeout_s: float) -> list[dict[str, str]]:
+    async def deliver(self, engines: list[Handle], _timeout_s: float, _: dict[str, float]) -> list[dict[str, str]]:
         for engine in engines:
             self.spoil(engine)
         return [{"weight": "digest"} for _ in engines]
