@@ -14,7 +14,7 @@ import yaml
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 RULES = sorted((MONITORING / "rules").glob("*.yml"))
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="no promtool: as root 'make prometheus' brings it by apt"
+    shutil.which("promtool") is None, reason="no promtool: 'make prometheus' brings it by apt"
 )
 PLACE = 'job="milepost",run="r",instance="driver"'
 

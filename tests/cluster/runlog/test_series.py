@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from milepost.cluster.replay.buffer import Depth
 from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.runlog.metrics import Metrics
+from milepost.cluster.runlog.records import EnvRecord
 from milepost.cluster.runlog.system_view import SystemView
 from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 from tests.cluster.runlog.test_metrics import scrape
@@ -37,6 +39,27 @@ def view(**changes: Any) -> SystemView:
         "unsaved_updates": 4,
     }
     return SystemView(**(values | changes))
+
+
+def plenty(metrics: Metrics) -> None:
+    """Records in which everything is measured, of a run of named environments."""
+    found = cohort(8, 6)
+    part = EnvRecord(
+        episodes=8, success=found.success, success_low=found.success_low, success_high=found.success_high,
+        reward_mean=0.7, reward_std_within=0.3, zero_variance_share=0.25, turns_mean=4.0, invalid_share=0.1,
+        groups_trained=1, groups_filtered=1,
+    )  # fmt: skip
+    metrics.begin({"staleness_versions": 2})
+    metrics.record(
+        iteration_record(
+            1, cohorts={"easy": found}, envs={"lake": part}, verdicts={"selected": 6}, update={"mismatch_k3": 0.1},
+            update_s={"pack": 0.1}, selection_bias={"turns": 0.1}, transfer_s={"pause": 0.1},
+        )
+    )  # fmt: skip
+    line = msgspec.structs.replace(
+        eval_record(1, "ood", 0.5), turns_p50=3, turns_p99=9, sampled_tokens_mean=20.0, prompt_tokens_mean=100.0
+    )
+    metrics.record_eval(msgspec.structs.replace(line, cohorts={"easy": found}, envs={"lake": found}))
 
 
 def test_engines_are_told_apart_by_their_place_and_a_lost_one_keeps_the_version_it_served(metrics: Metrics) -> None:
