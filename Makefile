@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults browser prometheus monitor dashboards check bench bench-recording agent-tokens models clean
+.PHONY: setup train test faults browser prometheus monitor monitoring dashboards check bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -45,6 +45,10 @@ prometheus:
 
 monitor: setup prometheus
 	$(BIN)/python -m deploy.monitoring.monitor
+
+# Real runs under a real Prometheus: every panel, a healthy run, faults. Half an hour.
+monitoring: setup prometheus
+	$(BIN)/python -m pytest -m sweep tests/monitoring
 
 dashboards: setup
 	$(BIN)/python -m deploy.monitoring.dashboards
