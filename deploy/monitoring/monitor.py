@@ -150,7 +150,8 @@ def monitor(runs_dir: Path, place: Path) -> None:
 
 def main() -> int:
     """Returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # one that a shell started in the background would not hear the first
+        signal.signal(number, signal.default_int_handler)
     try:
         monitor(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"), Path(".cache/monitoring").resolve())
     except Exit as end:
