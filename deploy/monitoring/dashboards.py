@@ -99,7 +99,12 @@ def path_of(table: dict[str, Any]) -> Path:
 
 def text(table: dict[str, Any]) -> str:
     """The file's content."""
-    return json.dumps(dashboard(table), cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+    made = json.loads(json.dumps(dashboard(table), cls=JSONEncoder))
+    made.pop("style")  # this and the variables' are defaults of the builders that @grafana/schema does not know
+    for variable in made["templating"]["list"]:
+        for name in ("auto", "auto_count", "auto_min"):
+            variable.pop(name)
+    return json.dumps(made, indent=1, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

@@ -150,7 +150,10 @@ def monitor(runs_dir: Path, place: Path) -> None:
 
 def main() -> int:
     """Returns the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # one that a shell started in the background would not hear the first
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # one that a shell started in the background would not hear the first
         signal.signal(number, signal.default_int_handler)
     try:
         monitor(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"), Path(".cache/monitoring").resolve())
