@@ -102,7 +102,7 @@ def text(table: dict[str, Any]) -> str:
     made = json.loads(json.dumps(dashboard(table), cls=JSONEncoder))
     made.pop("style")  # this and the variables' are defaults of the builders that @grafana/schema does not know
     for variable in made["templating"]["list"]:
-        for name in ("auto", "auto_count", "auto_min"):
+        for name in ("auto", "auto_count", "auto_min", "id"):
             variable.pop(name)
     return json.dumps(made, indent=1, sort_keys=True) + "\n"
 
