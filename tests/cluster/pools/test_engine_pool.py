@@ -116,12 +116,15 @@ def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_an
     async def lose_at_commit() -> None:
         pool, weights = EnginePool(SPEC), Delivered()
         await pool.start()
-        await pool.publish(weights)
+        assert (await pool.publish(weights)).keys() == {"commit"}, "the rest is the delivery's"
+        await pool.probe()
+        assert (pool.served, pool.metrics_ports) == ({0: 1}, {0: 9000})
         weights.spoil = die
         spawned[0].dead = True
         await pool.probe()
         await settled()
         assert pool.handles == []
+        assert (pool.served, pool.metrics_ports) == ({0: None}, {})
         weights.spoil = lambda _: None
         await pool.probe()
         await settled()
