@@ -4,6 +4,7 @@
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording   what the record of 100,000 episodes costs
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
+# make monitoring  panels and alerts on real runs under a real Prometheus
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
