@@ -20,6 +20,8 @@ from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.runs import RunFolder, Status
 from tests.cluster.runlog.example_records import iteration_record
+from tests.cluster.runlog.test_series import plenty, view
+from tests.monitoring.queries import queries
 
 ROOT = Path(__file__).parents[2]
 _START_S = 120.0
@@ -55,6 +57,12 @@ def going_on(runs_dir: Path, ports: dict[str, int]) -> RunFolder:
     return folder
 
 
+def panels_without_a_series(port: int) -> list[str]:
+    """Of those that show the driver's own numbers, by name and query."""
+    own = [(name, query) for name, query in queries() if "vllm:" not in query and "ray_" not in query]
+    return [f"{name}: {query}" for name, query in own if not ask(port, "query", query=query)["result"]]
+
+
 def test_without_a_run_it_says_in_one_line_what_to_do(tmp_path: Path) -> None:
     going_on(tmp_path / "runs", {"metrics": 1})  # nobody holds it: that run has ended
     process = begin(tmp_path / "runs", tmp_path)
@@ -64,9 +72,10 @@ def test_without_a_run_it_says_in_one_line_what_to_do(tmp_path: Path) -> None:
 
 
 @needs_prometheus
-def test_it_scrapes_the_run_evaluates_the_rules_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+def test_it_scrapes_the_run_so_that_panels_show_it_evaluates_the_rules_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     with Metrics(tmp_path / "metrics.jsonl") as metrics:
-        metrics.record(iteration_record(3))
+        plenty(metrics)
+        metrics.see(view())
         folder = going_on(tmp_path / "runs", {"metrics": metrics.port})
         with folder.lock():
             process = begin(tmp_path / "runs", tmp_path)
@@ -75,11 +84,12 @@ def test_it_scrapes_the_run_evaluates_the_rules_and_ends_with_ctrl_c(tmp_path: P
             assert first.startswith("Prometheus  http://127.0.0.1:"), process.communicate()
             port = int(first.split(":")[2].split("/")[0])
             deadline = time.monotonic() + _START_S
-            while not (seen := ask(port, "query", query="milepost_iteration")["result"]):
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            assert seen[0]["value"][1] == "3"
-            labels = {name: seen[0]["metric"][name] for name in ("job", "run", "instance")}
+            while empty := panels_without_a_series(port):
+                assert time.monotonic() < deadline, empty
+                metrics.record(iteration_record(2, verdicts={"selected": 6}, transfer_s={"pause": 0.1}))
+                time.sleep(1)
+            [seen] = ask(port, "query", query="milepost_iteration")["result"]
+            labels = {name: seen["metric"][name] for name in ("job", "run", "instance")}
             assert labels == {"job": "milepost", "run": folder.run_id, "instance": "driver"}
             groups = ask(port, "rules")["groups"]
             assert sum(len(group["rules"]) for group in groups) > 20

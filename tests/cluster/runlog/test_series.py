@@ -49,17 +49,21 @@ def plenty(metrics: Metrics) -> None:
         reward_mean=0.7, reward_std_within=0.3, zero_variance_share=0.25, turns_mean=4.0, invalid_share=0.1,
         groups_trained=1, groups_filtered=1,
     )  # fmt: skip
-    metrics.begin({"staleness_versions": 2})
+    metrics.begin(dict.fromkeys(("staleness_versions", "parity_nats", "buffer_bytes", "iterations"), 2.0))
     metrics.record(
         iteration_record(
             1, cohorts={"easy": found}, envs={"lake": part}, verdicts={"selected": 6}, update={"mismatch_k3": 0.1},
             update_s={"pack": 0.1}, selection_bias={"turns": 0.1}, transfer_s={"pause": 0.1},
         )
     )  # fmt: skip
-    line = msgspec.structs.replace(
-        eval_record(1, "ood", 0.5), turns_p50=3, turns_p99=9, sampled_tokens_mean=20.0, prompt_tokens_mean=100.0
-    )
-    metrics.record_eval(msgspec.structs.replace(line, cohorts={"easy": found}, envs={"lake": found}))
+    for split in ("heldout", "ood"):
+        line = eval_record(1, split, 0.5)
+        metrics.record_eval(
+            msgspec.structs.replace(
+                line, turns_p50=3, turns_p99=9, sampled_tokens_mean=20.0, prompt_tokens_mean=100.0,
+                cohorts={"easy": found}, envs={"lake": found},
+            )
+        )  # fmt: skip
 
 
 def test_engines_are_told_apart_by_their_place_and_a_lost_one_keeps_the_version_it_served(metrics: Metrics) -> None:
