@@ -64,7 +64,7 @@ class System:
     redis_process: RedisServer | None = None
     note: Callable[[str], None] = logger.warning  # is told of what this waits for
     record: Callable[[Batch], None] | None = None  # is given what workers tell of their episodes
-    _ray_metrics_port: int | None = None
+    _ray_metrics_port: int | None = field(default=None, init=False)
     _failing: FailureStreak = field(init=False)
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)  # of what was started so far, last started first
 
