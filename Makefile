@@ -4,14 +4,17 @@
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording   what the record of 100,000 episodes costs
+# make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
+# make monitoring  panels and alerts on real runs under a real Prometheus
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
 PIP := HOME="$$(test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)/.venv")" $(BIN)/pip
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
+export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser check bench bench-recording agent-tokens models clean
+.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -27,7 +30,7 @@ train: setup
 	$(BIN)/milepost train deploy/configs/local.toml
 
 # Two files at a time, for tests with services wait more than they compute; tests/conftest.py says in which order.
-test: setup browser
+test: setup browser prometheus
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The graph page of 'milepost credit' is looked at in a browser; where there is none, apt brings one if it may.
@@ -36,8 +39,24 @@ browser:
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 		|| echo "milepost: no chromium, and apt could not bring it: the browser tests are skipped"
 
+# Prometheus and its promtool, unpacked beside the environment: installed, Debian's package would start a server at once.
+prometheus:
+	@command -v promtool >/dev/null || { mkdir -p .cache/prometheus && cd .cache/prometheus \
+		&& { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .; } \
+		>/dev/null 2>&1 || echo "milepost: no promtool, and apt could not bring it: the tests of the alert rules are skipped"
+
+monitor: setup prometheus
+	$(BIN)/python -m deploy.monitoring.monitor
+
+# Real runs under a real Prometheus: every panel, a healthy run, faults. Half an hour.
+monitoring: setup prometheus
+	$(BIN)/python -m pytest -m sweep tests/monitoring
+
+dashboards: setup
+	$(BIN)/python -m deploy.monitoring.dashboards
+
 faults: setup
-	$(BIN)/python -m pytest -m sweep --ignore tests/families
+	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/monitoring
 
 # A minute a family: a tiny model of each kind makes two updates in a run.
 families: setup

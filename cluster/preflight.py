@@ -24,7 +24,7 @@ from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
-from milepost.cluster.runlog.metrics import require_port
+from milepost.cluster.runlog.endpoint import require_port
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.credit_basis import credit_basis
 from milepost.cluster.settings.environments import with_path

@@ -213,6 +213,7 @@ class Recovery:
         saved = await system.learners.save(iteration=progress.iteration, version=progress.version, consumed=consumed)
         system.folder.keep_policy(saved / "policy", progress.version)
         progress.saved, progress.unsettled_bytes = progress.version, 0
+        self._reporter.saved()
 
     async def _settle(self) -> None:
         """The checkpoint of this version holds everything so far: buffer and histories forget its groups."""

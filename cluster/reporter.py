@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from milepost.cluster.base.exits import Exit
@@ -22,7 +22,9 @@ from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import Record, iterations, read_records
 from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
+from milepost.cluster.runlog.system_view import SystemView
 from milepost.cluster.runlog.wasted import last_word, nothing_learnt
+from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.system import System
 from milepost.cluster.trajectories.judgement import judgements
 from milepost.cluster.trajectories.recorder import Recorder
@@ -31,6 +33,7 @@ from milepost.learner.loop import UpdateReport
 
 logger = logging.getLogger(__name__)
 _SAY_EVERY_S = 60.0
+_LOOK_EVERY_S = 2.0
 
 
 class Reporter:
@@ -146,7 +149,36 @@ class Reporter:
         self._iteration = iteration
         self._failed = failed_of(await self._system.ledger.balance())
         self._began = time.monotonic()
+        self._metrics.begin(limits_of(self._system.config))
         self.phase("training")
+
+    async def watch_system(self, unsaved_updates: Callable[[], int]) -> None:
+        """Show Prometheus what the parts are, every few seconds and without end, also while an iteration waits."""
+        system = self._system
+        while True:
+            with self.measuring("the state of the parts"):
+                view = SystemView(
+                    engines=system.engines.served,
+                    workers=system.workers.running,
+                    restarts=self._restarts(),
+                    depth=await system.buffer.depth(),
+                    balance=await system.ledger.balance(),
+                    unsaved_updates=unsaved_updates(),
+                )
+                self._metrics.see(view)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _restarts(self) -> dict[str, int]:
+        system = self._system
+        return {
+            "engine": system.engines.restarts,
+            "worker": system.workers.restarts,
+            "learner": system.learners.restarts,
+        }
+
+    def saved(self) -> None:
+        """A checkpoint was written."""
+        self._metrics.saved()
 
     @property
     def seconds(self) -> float:
@@ -178,9 +210,7 @@ class Reporter:
                 groups_stale=len(taken.stale),
                 episodes_failed=fresh,
                 nonfinite_total=self._nonfinite,
-                engine_restarts=system.engines.restarts,
-                worker_restarts=system.workers.restarts,
-                learner_restarts=system.learners.restarts,
+                **{f"{part}_restarts": count for part, count in self._restarts().items()},
                 ledger={str(state): count for state, count in balance.counts.items()},
                 selection_bias=bias,
                 failures=[failure for failure, _ in failures],
@@ -240,7 +270,7 @@ class Reporter:
                 self.note(f"{self._recorder.lost} episodes are not among the recorded trajectories: no room on the way")
 
     def _write_status(self, phase: str) -> None:
-        ports = {"metrics": self._metrics.port}
+        ports = {"metrics": self._metrics.port, **self._system.metrics_ports}
         status = Status(
             pid=os.getpid(),
             phase=phase,
@@ -250,6 +280,19 @@ class Reporter:
         )
         with self.measuring("the status file"):
             self._folder.write_status(status)
+
+
+def limits_of(config: RunConfig) -> dict[str, float]:
+    """What alerts compare with, by name."""
+    return {
+        "staleness_versions": config.run.max_staleness,
+        "parity_nats": config.learner.parity_limit,
+        "buffer_bytes": config.buffer.high_water_bytes,
+        "iterations": config.run.iterations,
+        "checkpoint_updates": config.run.checkpoint_every,
+        "engines": config.engine.num_engines,
+        "workers": config.actors.num_workers,
+    }
 
 
 def failed_of(balance: Balance) -> int:

@@ -78,15 +78,16 @@ class Run:
         self._recovery = Recovery(system, self.reporter, self.progress, self._histories)
         await self._recovery.begin(start)
         training, tending = asyncio.create_task(self._train()), asyncio.create_task(system.tend())
+        watching = asyncio.create_task(self.reporter.watch_system(lambda: self.progress.unsaved))
         try:
-            done, _ = await asyncio.wait({training, tending}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({training, tending, watching}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except Exception as end:
             await self._recovery.save_before(end, training)
             raise
         finally:
-            await _end(training, tending)
+            await _end(training, tending, watching)
 
     async def _train(self) -> None:
         if self.progress.iteration == 0:
@@ -127,7 +128,7 @@ class Run:
             self.reporter.consumed(taken, report, self._group_log)
         self.reporter.activity("publishing weights")
         with timed(clock.seconds, "publish"):
-            await system.publish(progress.version)
+            clock.transfer_s = await system.publish(progress.version)
         with timed(clock.seconds, "check"):
             checks = await check_policy(system, groups, progress, self.reporter.measuring)
         await self.reporter.iteration(taken, report, clock, progress.iteration, checks)

@@ -22,7 +22,7 @@ from milepost.cluster.pools.learner_process import LearnerSpec
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.cluster.pools.ray_start import RayStart
 from milepost.cluster.pools.trial import Trial, require_updates
-from milepost.cluster.pools.weights import WeightFolder
+from milepost.cluster.pools.weights import Seconds, WeightFolder
 from milepost.cluster.pools.worker_process import WorkerSpec
 from milepost.cluster.pools.workers import WorkerPool
 from milepost.cluster.preflight import check_dialogue, judge_model
@@ -39,6 +39,7 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.learner.loss.objective import Objective
 from milepost.learner.recipe import Recipe
+from milepost.learner.timing import timed
 
 logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
@@ -63,6 +64,7 @@ class System:
     redis_process: RedisServer | None = None
     note: Callable[[str], None] = logger.warning  # is told of what this waits for
     record: Callable[[Batch], None] | None = None  # is given what workers tell of their episodes
+    _ray_metrics_port: int | None = field(default=None, init=False)
     _failing: FailureStreak = field(init=False)
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)  # of what was started so far, last started first
 
@@ -97,6 +99,7 @@ class System:
             restarts=self.config.restarts,
         )
         self.engines = EnginePool(spec)
+        self._ray_metrics_port = ray.metrics_port
         self._ending.push_async_callback(self.engines.stop)
         if learner:
             self.weights = WeightFolder(self.folder.run_id)
@@ -162,14 +165,26 @@ class System:
             restarts=self.config.restarts,
         )
 
-    async def publish(self, version: int, *, rollback: bool = False) -> None:
+    @property
+    def metrics_ports(self) -> dict[str, int]:
+        """Where a Ray of our own and its engines serve metrics of their own, on loopback; empty before they run."""
+        if self._ray_metrics_port is None:
+            return {}
+        engines = {f"engine-{index}": port for index, port in self.engines.metrics_ports.items()}
+        return {"ray": self._ray_metrics_port, **engines}
+
+    async def publish(self, version: int, *, rollback: bool = False) -> Seconds:
         """Bring the learner's weights, called `version`, into every engine; then groups are admitted for them.
 
-        `rollback`: the version may be older than what the engines hold.
+        `rollback`: the version may be older than what the engines hold. Returns the seconds of the parts.
         """
-        await self.engines.publish(await self.learners.delivery(version), rollback=rollback)
+        seconds: Seconds = {}
+        with timed(seconds, "gather"):
+            delivery = await self.learners.delivery(version)
+        seconds |= await self.engines.publish(delivery, rollback=rollback)
         await self.ledger.set_versions(published=version)
         self.weights.keep_only(version)
+        return seconds
 
     async def tend(self) -> None:
         """Care without end: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -136,13 +137,11 @@ def test_the_command_table_of_the_readme_names_every_command_and_its_options() -
 
 def test_the_metrics_of_the_readme_are_served(tmp_path: Path) -> None:
     told = set(re.findall(r"`milepost_(\w+)", README))
-    with Metrics(tmp_path / "metrics.jsonl") as metrics:
-        served = {gauge._name for gauge in metrics._gauges.values()}
-        served |= {f"{c._name}_total" for c in (metrics._restarts, metrics._nonfinite, metrics._verdicts)}
-        served |= {gauge._name for gauge in (metrics._ledger, metrics._eval, metrics._cohorts)}
-        served |= {gauge._name for gauge in (metrics._env_success, *metrics._envs.values())}
-        served.add(f"{metrics._env_episodes._name}_total")
-        served |= {gauge._name for gauge in (metrics._selection_bias, metrics._update, metrics._update_s)}
+    with (
+        Metrics(tmp_path / "metrics.jsonl") as metrics,
+        urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics", timeout=5) as answer,
+    ):
+        served = set(re.findall(r"^# TYPE (\w+)", answer.read().decode(), re.M))
     assert told
     assert {f"milepost_{name}" for name in told} <= served
 

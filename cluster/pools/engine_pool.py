@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -19,9 +19,11 @@ from ray.exceptions import RayError
 from milepost.actors.engine import Completion, environment
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartBudget
-from milepost.cluster.pools.engines import EngineActor, EngineHealth, EngineSpec, Rotation, last_line, sampling_seed
-from milepost.cluster.pools.weights import Delivery
+from milepost.cluster.pools.engine_slot import EngineSlot
+from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation, last_line, sampling_seed
+from milepost.cluster.pools.weights import Delivery, Seconds
 from milepost.envs.types import Turn
+from milepost.learner.timing import timed
 
 logger = logging.getLogger(__name__)
 _MAX_CALLS = 100_000
@@ -35,29 +37,12 @@ _UNANSWERED = 8
 """Requests in a row without an answer: the engine serves nobody, whatever its core says."""
 
 
-@dataclass(slots=True)
-class _Slot:
-    index: int
-    version: int
-    handle: Any = None
-    starts: int = 0
-    serving: bool = False
-    waits_for_weights: bool = False
-    """Up, but on old weights that only the next publication can replace."""
-    rests: bool = False
-    """Lost, with no restart left for the time being."""
-    restart: asyncio.Task[None] | None = None
-    probe: asyncio.Future[EngineHealth] | None = None
-    probed_at: float = 0.0
-    busy_s: float = 0.0
-
-
 class EnginePool:
     """All engines of a run: start, publish weights to them, probe them, replace the dead."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
-        self._slots: list[_Slot] = []
+        self._slots: list[EngineSlot] = []
         self._published: Delivery | None = None
         self._updating = asyncio.Lock()
         self._budget = RestartBudget(spec.restarts.max_per_engine, spec.restarts.window_s)
@@ -69,19 +54,19 @@ class EnginePool:
 
     async def start(self) -> None:
         """Start all engines side by side. Raises DependencyLost with the cause if one does not serve in time."""
-        slots = [_Slot(index, self._spec.version) for index in range(self._spec.config.num_engines)]
+        slots = [EngineSlot(index, self._spec.version) for index in range(self._spec.config.num_engines)]
         for slot in slots:
             slot.handle = self._spawn(slot)
         self._slots = slots
         await asyncio.gather(*(self._begin(slot) for slot in slots))
 
-    async def _begin(self, slot: _Slot) -> None:
+    async def _begin(self, slot: EngineSlot) -> None:
         try:
             await self._bring_up(slot)
         except DependencyLost as error:
             raise DependencyLost(f"engine {slot.index} {error}") from error
 
-    def _spawn(self, slot: _Slot) -> Any:
+    def _spawn(self, slot: EngineSlot) -> Any:
         seed = sampling_seed(self._spec.seed, engine=slot.index, start=slot.starts, version=self._spec.version)
         slot.starts += 1
         return self._launch(replace(self._spec, seed=seed))
@@ -96,7 +81,7 @@ class EnginePool:
         )
         return actor.remote(spec)
 
-    async def _bring_up(self, slot: _Slot) -> None:
+    async def _bring_up(self, slot: EngineSlot) -> None:
         timeout = self._spec.config.start_timeout_s
         try:
             async with asyncio.timeout(timeout):
@@ -119,31 +104,45 @@ class EnginePool:
         """Engines in rotation."""
         return [slot.handle for slot in self._slots if slot.serving]
 
-    async def publish(self, weights: Delivery, *, rollback: bool = False) -> None:
+    @property
+    def served(self) -> dict[int, int | None]:
+        """The policy version that each engine serves, by its index; None while it is not in rotation."""
+        return {slot.index: slot.version if slot.serving else None for slot in self._slots}
+
+    @property
+    def metrics_ports(self) -> dict[int, int]:
+        """Where engines in rotation serve vLLM's own metrics, on the loopback interface of their host."""
+        return {slot.index: slot.metrics_port for slot in self._slots if slot.serving and slot.metrics_port}
+
+    async def publish(self, weights: Delivery, *, rollback: bool = False) -> Seconds:
         """Move every engine to `weights`: deliver, compare digests, commit, resume. Failing engines are replaced.
 
-        `rollback`: the learner went back to a checkpoint, so the version may be an older one. Raises DependencyLost
-        if no engine is left in rotation.
+        `rollback`: the learner went back to a checkpoint, so the version may be an older one. Returns the seconds of
+        the parts. Raises DependencyLost if no engine is left in rotation.
         """
+        seconds: Seconds = {}
         async with self._updating:
             self._published = weights
             slots = [slot for slot in self._slots if slot.serving or slot.waits_for_weights]
-            delivered = await weights.deliver([slot.handle for slot in slots], self._spec.config.update_timeout_s)
+            handles = [slot.handle for slot in slots]
+            delivered = await weights.deliver(handles, self._spec.config.update_timeout_s, seconds)
             reference = next((digests for digests in delivered if digests is not None), None)
             for slot, digests in zip(slots, delivered, strict=True):
                 if digests is None or digests != reference:
                     self._quarantine(slot, f"its weights of version {weights.version} could not be verified")
                 else:
-                    await self._commit(slot, weights, rollback)
+                    with timed(seconds, "commit"):
+                        await self._commit(slot, weights, rollback)
         if not self.handles and not self.is_replacing:
             raise DependencyLost(f"no engine took the weights of version {weights.version}")
+        return seconds
 
     @property
     def is_replacing(self) -> bool:
         """Whether an engine is being started again."""
         return any(slot.restart is not None for slot in self._slots)
 
-    async def _commit(self, slot: _Slot, weights: Delivery, rollback: bool) -> None:
+    async def _commit(self, slot: EngineSlot, weights: Delivery, rollback: bool) -> None:
         try:
             async with asyncio.timeout(self._spec.config.update_timeout_s):
                 slot.version = await slot.handle.commit.remote(weights.version, rollback)
@@ -179,7 +178,7 @@ class EnginePool:
             self._judge(slot)
         return [slot.busy_s for slot in asked if slot.serving]
 
-    def _judge(self, slot: _Slot) -> None:
+    def _judge(self, slot: EngineSlot) -> None:
         probe, config = slot.probe, self._spec.config
         if probe is None or not slot.serving:
             return
@@ -194,7 +193,7 @@ class EnginePool:
         except RayError as error:
             self._quarantine(slot, f"died: {last_line(error)}")
             return
-        slot.busy_s = health.busy_s
+        slot.busy_s, slot.metrics_port = health.busy_s, health.metrics_port
         if health.unanswered >= _UNANSWERED:
             self._quarantine(
                 slot,
@@ -218,10 +217,10 @@ class EnginePool:
             elif slot.rests:
                 self._restart(slot)
 
-    def _quarantine(self, slot: _Slot, reason: str) -> None:
+    def _quarantine(self, slot: EngineSlot, reason: str) -> None:
         """Out of rotation at once, and replaced. Raises DependencyLost where that leaves too few engines."""
         slot.serving = slot.waits_for_weights = False
-        slot.probe, slot.busy_s = None, 0.0
+        slot.probe, slot.busy_s, slot.metrics_port = None, 0.0, None
         if slot.restart is not None and not slot.restart.done():
             return  # `_replace` itself is told by `serving`
         logger.warning("engine %d out of rotation: %s", slot.index, reason)
@@ -235,14 +234,14 @@ class EnginePool:
                 f"{config.window_s:g} s is used up, and {there} engines are left"
             )
 
-    def _restart(self, slot: _Slot) -> None:
+    def _restart(self, slot: EngineSlot) -> None:
         pause_s = self._budget.spend(slot.index)
         if pause_s is not None:
             slot.rests = False
             logger.warning("engine %d is started again in %g s", slot.index, pause_s)
             slot.restart = asyncio.create_task(self._replace(slot, pause_s))
 
-    async def _replace(self, slot: _Slot, pause_s: float) -> None:
+    async def _replace(self, slot: EngineSlot, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
         slot.handle, slot.waits_for_weights = self._spawn(slot), False
         await self._bring_up(slot)
@@ -255,7 +254,7 @@ class EnginePool:
             return
         async with self._updating:
             latest = self._published or published
-            (digests,) = await latest.deliver([slot.handle], self._spec.config.update_timeout_s)
+            (digests,) = await latest.deliver([slot.handle], self._spec.config.update_timeout_s, {})
             if digests is None:
                 raise DependencyLost(f"was replaced but refuses the weights of version {latest.version}")
             await self._commit(slot, latest, rollback=True)

@@ -57,6 +57,8 @@ class EngineHealth:
     """Seconds since its start with at least one request under way and no pause."""
     unanswered: int
     """Requests in a row, up to now, that ran into `engine.request_timeout_s` while it was not paused."""
+    metrics_port: int
+    """Where vLLM's own metrics are served, on the loopback interface of its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class EngineActor:
         self._busy_s = 0.0
         self._unanswered = 0
         self._since = time.monotonic()
+        self._metrics_port = self._engine.serve_metrics()
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -148,7 +151,7 @@ class EngineActor:
         if not self._paused:
             await self._engine.check()
         self._tick()
-        return EngineHealth(busy_s=self._busy_s, unanswered=self._unanswered)
+        return EngineHealth(busy_s=self._busy_s, unanswered=self._unanswered, metrics_port=self._metrics_port)
 
     async def shutdown(self) -> None:
         """End vLLM's processes in order."""

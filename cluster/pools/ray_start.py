@@ -49,6 +49,11 @@ class RayStart:
         # Ray's core has put a handler of its own in front of ours, which ends the process 3 s after a SIGTERM
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
+    @property
+    def metrics_port(self) -> int | None:
+        """Where a Ray of our own serves its metrics, on loopback; of one that was joined, its head tells."""
+        return ray.nodes()[0]["MetricsExportPort"] if self._is_own.result() else None
+
     async def end(self) -> None:
         """Shut down a Ray of our own. A start that is given up is waited for, though not for ever: see above."""
         try:

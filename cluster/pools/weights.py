@@ -24,8 +24,12 @@ from typing import Any, ClassVar, Protocol
 
 from ray.exceptions import RayError
 
+from milepost.learner.timing import timed
+
 logger = logging.getLogger(__name__)
 Digests = dict[str, str]
+Seconds = dict[str, float]
+"""Wall time by part of a transfer."""
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -42,8 +46,11 @@ class Delivery(Protocol):
         """Whether a single engine can be served later."""
         ...
 
-    async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
-        """Pause the engines and load the weights; digests per engine, None for one that failed and stays paused."""
+    async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
+        """Pause the engines and load the weights; digests per engine, None for one that failed and stays paused.
+
+        Notes in `seconds` what the slowest engine took to pause, load and verify.
+        """
         ...
 
 
@@ -56,16 +63,24 @@ class FileDelivery:
     version: int
     repeatable: ClassVar[bool] = True
 
-    async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
+    async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
         """As `Delivery.deliver`; engines succeed or fail one by one."""
-        return list(await asyncio.gather(*(self._one(engine, timeout_s) for engine in engines)))
+        each: list[Seconds] = [{} for _ in engines]
+        digests = await asyncio.gather(
+            *(self._one(engine, timeout_s, spent) for engine, spent in zip(engines, each, strict=True))
+        )
+        seconds.update({part: max(spent.get(part, 0.0) for spent in each) for part in set().union(*each)})
+        return list(digests)
 
-    async def _one(self, engine: Any, timeout_s: float) -> Digests | None:
+    async def _one(self, engine: Any, timeout_s: float, seconds: Seconds) -> Digests | None:
         try:
             async with asyncio.timeout(timeout_s):
-                await engine.pause.remote()
-                await engine.load.remote(str(self.path), self.sha256)
-                digests: Digests = await engine.digests.remote()
+                with timed(seconds, "pause"):
+                    await engine.pause.remote()
+                with timed(seconds, "load"):
+                    await engine.load.remote(str(self.path), self.sha256)
+                with timed(seconds, "verify"):
+                    digests: Digests = await engine.digests.remote()
                 return digests
         except (RayError, TimeoutError) as error:
             logger.error("an engine refused version %d: %s", self.version, str(error).strip().splitlines()[-1:])
@@ -81,13 +96,16 @@ class NcclDelivery:
     version: int
     repeatable: ClassVar[bool] = False
 
-    async def deliver(self, engines: list[Any], timeout_s: float) -> list[Digests | None]:
+    async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
         """As `Delivery.deliver`; engines succeed or fail together."""
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.gather(*(engine.pause.remote() for engine in engines))
-                await self.send(engines)
-                return list(await asyncio.gather(*(engine.digests.remote() for engine in engines)))
+                with timed(seconds, "pause"):
+                    await asyncio.gather(*(engine.pause.remote() for engine in engines))
+                with timed(seconds, "load"):
+                    await self.send(engines)
+                with timed(seconds, "verify"):
+                    return list(await asyncio.gather(*(engine.digests.remote() for engine in engines)))
         except (RayError, TimeoutError) as error:
             logger.error("the broadcast of version %d failed: %s", self.version, error)
             return [None] * len(engines)

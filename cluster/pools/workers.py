@@ -73,6 +73,11 @@ class WorkerPool:
         """Replacements so far."""
         return self._budget.total
 
+    @property
+    def running(self) -> int:
+        """Workers that are not waiting for their restart."""
+        return len(self._slots)
+
     def _launch(self, name: str) -> Any:
         actor = ray.remote(WorkerActor).options(
             num_cpus=1,

@@ -43,9 +43,14 @@ class Balance:
     counts: Mapping[State, int]
 
     @property
+    def missing(self) -> int:
+        """Issued episodes that are in no state; negative: episodes in a state that were never issued."""
+        return self.issued_total - sum(self.counts.values())
+
+    @property
     def holds(self) -> bool:
         """Whether every issued episode is in exactly one state."""
-        return self.issued_total == sum(self.counts.values()) and min(self.counts.values()) >= 0
+        return self.missing == 0 and min(self.counts.values()) >= 0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class Clock:
 
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase: wait (for groups), train, commit (with the checkpoint where one is due), publish, check."""
+    transfer_s: dict[str, float] = field(default_factory=dict)
+    """Of `publish`, by part; see `IterationRecord.transfer_s`."""
     overlap_s: float = 0.0
     """Of `train`: with generation under way as well; may be off where an engine was replaced meanwhile."""
 
@@ -95,6 +97,7 @@ def iteration_record(
         success=summary.success_rate,
         reward_mean=summary.mean_reward,
         reward_std_within=math.sqrt(variance.within),
+        reward_std_between=math.sqrt(variance.between),
         zero_variance_share=variance.zero_share,
         episodes=len(trajectories),
         turns_mean=summary.mean_turns,
@@ -126,6 +129,7 @@ def iteration_record(
         train_s=spent["train"],
         commit_s=spent["commit"],
         publish_s=spent["publish"],
+        transfer_s={**clock.transfer_s},
         check_s=spent["check"],
         both_busy_share=min(max(clock.overlap_s, 0.0), spent["train"]) / wall_s,
         samples=report.num_samples,

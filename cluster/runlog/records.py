@@ -59,6 +59,8 @@ class IterationRecord(
     reward_mean: Number
     reward_std_within: Number
     """Root of the mean variance of the return inside a group."""
+    reward_std_between: Number = None
+    """Root of the variance of the groups' mean returns."""
     zero_variance_share: Number
     episodes: int
     """Finished episodes."""
@@ -105,6 +107,10 @@ class IterationRecord(
     """Seconds to commit the update, with its checkpoint where one was due."""
     publish_s: Number
     """Seconds to bring the new weights into every engine."""
+    transfer_s: dict[str, Number] = {}
+    """Seconds of `publish_s` by part: gather (to a file), pause, load (hash, stage), verify (digests), commit; of the
+    engines, the slowest.
+    """
     check_s: Number = None
     """Seconds to measure parity and mutual information on them."""
     both_busy_share: Number
@@ -168,6 +174,12 @@ class EvalRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cut_share: Number = None
     context_full_share: Number = None
     """These three as in `IterationRecord`."""
+    turns_p50: int | None = None
+    turns_p99: int | None = None
+    """Nearest-rank quantiles of the turns of an episode, however it ended."""
+    sampled_tokens_mean: Number = None
+    prompt_tokens_mean: Number = None
+    """Tokens of an episode: sampled, and read as prompts over all its turns, cached ones included."""
     cohorts: dict[str, CohortSuccess] = {}
     """Of the episodes that have a cohort, by its name."""
     envs: dict[str, CohortSuccess] = {}

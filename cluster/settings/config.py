@@ -25,7 +25,7 @@ from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.replay.buffer import BufferConfig
-from milepost.cluster.runlog.metrics import MetricsConfig
+from milepost.cluster.runlog.endpoint import MetricsConfig
 from milepost.cluster.settings.complaints import complaints, source
 from milepost.cluster.settings.environments import Environments, with_path
 from milepost.cluster.settings.keys import unset

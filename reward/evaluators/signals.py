@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
 from milepost.reward.evaluators.episode import Episode
+
+Number = TypeVar("Number", int, float)
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +32,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     response: int
 
 
-def nearest_rank(values: Sequence[float], share: float) -> float:
+def nearest_rank(values: Sequence[Number], share: float) -> Number:
     """The value at rank ceil(share * n) of n sorted ones: one that was seen, where interpolation would invent one.
 
     Raises ValueError without values, or unless 0 < share <= 1.

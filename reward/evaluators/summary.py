@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from milepost.envs.types import Trajectory
+from milepost.reward.evaluators.signals import nearest_rank
 from milepost.reward.evaluators.wilson import wilson_interval
 
 MAX_COHORTS: Final = 32
@@ -45,6 +46,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the responses that were cut at their length limit."""
     context_full_share: float
     """Share of the episodes that ended because their next prompt had no room in the engine's context."""
+    turns_p50: int
+    turns_p99: int
+    """Nearest-rank quantiles of the turns of an episode, however it ended."""
+    sampled_tokens_mean: float
+    prompt_tokens_mean: float
+    """Tokens of an episode: sampled, and read as prompts over all its turns, cached ones included."""
     mean_reward: float
     """Mean undiscounted return."""
     cohorts: dict[str, CohortSuccess] = {}
@@ -63,6 +70,7 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
     successes = sum(trajectory.outcome == "success" for trajectory in trajectories)
     low, high = wilson_interval(successes, n)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    lengths = [len(trajectory.turns) for trajectory in trajectories]
     return Summary(
         episodes=n,
         success_rate=successes / n,
@@ -72,6 +80,10 @@ def summarize(trajectories: Sequence[Trajectory]) -> Summary:
         invalid_share=sum(turn.action is None for turn in turns) / len(turns),
         cut_share=sum(not turn.stopped for turn in turns) / len(turns),
         context_full_share=sum(trajectory.context_full for trajectory in trajectories) / n,
+        turns_p50=nearest_rank(lengths, 0.5),
+        turns_p99=nearest_rank(lengths, 0.99),
+        sampled_tokens_mean=sum(trajectory.num_tokens for trajectory in trajectories) / n,
+        prompt_tokens_mean=sum(len(turn.prompt_ids) for turn in turns) / n,
         mean_reward=math.fsum(trajectory.reward for trajectory in trajectories) / n,
         cohorts=by_cohort(trajectories),
         envs=by_env(trajectories),

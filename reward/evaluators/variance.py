@@ -13,6 +13,8 @@ class RewardVariance(msgspec.Struct, frozen=True, kw_only=True):
 
     within: float
     """Mean population variance inside a group, weighted by group size."""
+    between: float
+    """Population variance of the group means, weighted by group size; with `within` it is that of all rewards."""
     zero_share: float
     """Share of the groups in which all rewards are equal."""
 
@@ -28,5 +30,7 @@ def reward_variance(groups: Sequence[Sequence[float]]) -> RewardVariance:
     means = [math.fsum(group) / len(group) for group in groups]
     pairs = list(zip(groups, means, strict=True))
     within = math.fsum((reward - mean) ** 2 for group, mean in pairs for reward in group) / n
+    centre = math.fsum(reward for group in groups for reward in group) / n
+    between = math.fsum(len(group) * (mean - centre) ** 2 for group, mean in pairs) / n
     flat = sum(max(group) == min(group) for group in groups)
-    return RewardVariance(within=within, zero_share=flat / len(groups))
+    return RewardVariance(within=within, between=between, zero_share=flat / len(groups))

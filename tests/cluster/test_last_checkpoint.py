@@ -29,7 +29,7 @@ class Parts:
         self.progress = Progress(runs.create(folder, "last"), iteration=7, version=7, saved=5)
         nothing = SimpleNamespace(settle=self.nothing, commit=self.nothing, remember=self.nothing)
         system: Any = SimpleNamespace(config=config, folder=self, learners=self, buffer=nothing)
-        reporter: Any = SimpleNamespace(activity=lambda _: None, note=lambda _: None)
+        reporter: Any = SimpleNamespace(activity=lambda _: None, note=lambda _: None, saved=lambda: None)
         histories: Any = nothing
         self.recovery = Recovery(system, reporter, self.progress, histories)
 

@@ -23,6 +23,7 @@ from milepost.learner.credit.filter import Verdict
 from milepost.learner.loop import UpdateReport
 from milepost.learner.update_metrics import measured
 from tests.cluster.replay.buffer_rig import Rig, failure, rig, task, trajectory
+from tests.cluster.runlog.test_metrics import scrape
 
 KEPT = (Verdict(keep=True, reason="unfiltered", score=1.0, weight=1.0),)
 
@@ -53,7 +54,7 @@ async def two_iterations(
 ) -> None:
     config = RunConfig()
     system: Any = SimpleNamespace(config=config, folder=runs.create(folder, "meters"), ledger=run.ledger)
-    system.buffer = run.buffer
+    system.buffer, system.metrics_ports = run.buffer, {}
     system.engines = system.workers = system.learners = SimpleNamespace(restarts=0)
     shown: Any = view
     reporter = Reporter(system, shown, metrics, Watch(config, []))
@@ -90,6 +91,30 @@ def test_a_meter_that_breaks_is_said_once_and_the_iterations_go_on(
         assert view.notes[0].endswith("training goes on without it, the log has the details")
 
     asyncio.run(check())
+
+
+def test_prometheus_sees_the_parts_of_a_run_also_while_no_iteration_ends(redis_url: str, tmp_path: Path) -> None:
+    async def check() -> dict[str, float]:
+        with Metrics(tmp_path / "metrics.jsonl") as metrics:
+            async with rig(redis_url) as run:
+                await run.fill("ready")
+                parts: Any = SimpleNamespace(config=RunConfig(), folder=None, buffer=run.buffer, ledger=run.ledger)
+                parts.engines = SimpleNamespace(served={0: 3, 1: None}, restarts=1)
+                parts.workers = SimpleNamespace(running=2, restarts=0)
+                parts.learners = SimpleNamespace(restarts=0)
+                view: Any = View()
+                reporter = Reporter(parts, view, metrics, Watch(RunConfig(), []))
+                watching = asyncio.create_task(reporter.watch_system(lambda: 4))
+                while (seen := scrape(metrics))["milepost_workers_up"] == 0:
+                    await asyncio.sleep(0.05)
+                watching.cancel()
+                return seen
+
+    seen = asyncio.run(check())
+    assert (seen["milepost_buffer_groups"], seen["milepost_unsaved_updates"]) == (1, 4)
+    assert seen["milepost_ledger_issued_episodes"] > seen["milepost_ledger_imbalance_episodes"] == 0
+    assert (seen['milepost_engine_up{engine="0"}'], seen['milepost_engine_up{engine="1"}']) == (1, 0)
+    assert seen['milepost_restarts_total{where="engine"}'] == 1
 
 
 def test_a_failed_episode_that_nobody_can_decode_is_left_out_of_the_meters(redis_url: str) -> None:

@@ -63,7 +63,9 @@ def test_reward_variance_computed_by_hand() -> None:
 def test_the_variance_of_all_rewards_is_that_inside_groups_and_that_of_their_means(groups: list[list[float]]) -> None:
     pooled = np.var([reward for group in groups for reward in group])
     of_means = np.var([np.mean(group) for group in groups for _ in group])
-    assert reward_variance(groups).within + of_means == pytest.approx(pooled, rel=1e-9, abs=1e-9)
+    found = reward_variance(groups)
+    assert found.between == pytest.approx(of_means, rel=1e-9, abs=1e-9)
+    assert found.within + of_means == pytest.approx(pooled, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("groups", [[], [[1.0], []]])
@@ -84,6 +86,7 @@ def test_a_summary_computed_by_hand() -> None:
     assert (summary.episodes, summary.success_rate) == (4, 0.5)
     assert (summary.success_low, summary.success_high) == wilson_interval(2, 4)
     assert (summary.mean_turns, summary.invalid_share) == (2.5, 0.2)
+    assert (summary.turns_p50, summary.turns_p99) == (2, 5), "of 1, 2, 2, 5 turns"
     assert (summary.cut_share, summary.context_full_share) == (0.0, 0.0)
     assert summary.mean_reward == pytest.approx((1.0 + 0.0 - 0.1 + 1.0) / 4)
 

@@ -54,10 +54,13 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     )
     a_plain_folder_holds_the_policy(driver.folder.policy)
     every_episode_is_recorded(driver, records[-1])
+    assert (status := driver.folder.read_status()) is not None
+    assert status.ports.keys() == {"metrics", "ray", "engine-0"}
+    assert records[-1].transfer_s.keys() == {"gather", "pause", "load", "verify", "commit"}
     eval_prints_one_object(driver)
-    status = _milepost("status", "latest", "--runs-dir", str(driver.runs_dir))
-    assert "finished" in status
-    assert f"{_ITERATIONS} of {_ITERATIONS}" in status
+    told = _milepost("status", "latest", "--runs-dir", str(driver.runs_dir))
+    assert "finished" in told
+    assert f"{_ITERATIONS} of {_ITERATIONS}" in told
 
 
 @pytest.mark.timeout(720)

@@ -20,6 +20,10 @@ SUMMARY = Summary(
     mean_reward=0.5,
     cut_share=0,
     context_full_share=0,
+    turns_p50=3,
+    turns_p99=4,
+    sampled_tokens_mean=20,
+    prompt_tokens_mean=100,
 )
 pytestmark = pytest.mark.usefixtures("own_folder")
 

@@ -47,7 +47,7 @@ class Handle:
         if self.dead:
             raise RayActorError
         await self.silent.wait()
-        return EngineHealth(busy_s=2.5, unanswered=self.unanswered)
+        return EngineHealth(busy_s=2.5, unanswered=self.unanswered, metrics_port=9000)
 
     def _method(self, answer: object) -> SimpleNamespace:
         async def call(*_: object) -> object:
@@ -66,7 +66,7 @@ class Delivered:
     def __init__(self) -> None:
         self.spoil: Callable[[Handle], None] = lambda _: None
 
-    async def deliver(self, engines: list[Handle], _timeout_s: float) -> list[dict[str, str]]:
+    async def deliver(self, engines: list[Handle], _timeout_s: float, _: dict[str, float]) -> list[dict[str, str]]:
         for engine in engines:
             self.spoil(engine)
         return [{"weight": "digest"} for _ in engines]
@@ -116,12 +116,15 @@ def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_an
     async def lose_at_commit() -> None:
         pool, weights = EnginePool(SPEC), Delivered()
         await pool.start()
-        await pool.publish(weights)
+        assert (await pool.publish(weights)).keys() == {"commit"}, "the rest is the delivery's"
+        await pool.probe()
+        assert (pool.served, pool.metrics_ports) == ({0: 1}, {0: 9000})
         weights.spoil = die
         spawned[0].dead = True
         await pool.probe()
         await settled()
         assert pool.handles == []
+        assert (pool.served, pool.metrics_ports) == ({0: None}, {})
         weights.spoil = lambda _: None
         await pool.probe()
         await settled()

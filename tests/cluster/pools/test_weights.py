@@ -1,12 +1,16 @@
 """The folder in memory through which weights reach the engines."""
 
+import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from milepost.cluster.pools import weights as weights_module
-from milepost.cluster.pools.weights import WeightFolder
+from milepost.cluster.pools.weights import FileDelivery, WeightFolder
+from milepost.learner import timing
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +39,25 @@ def test_only_the_published_version_stays_until_the_folder_is_closed(tmp_path: P
     assert [file.name for file in weights.path.iterdir()] == ["v2.safetensors"]
     weights.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_seconds_of_a_delivery_are_those_of_its_slowest_engine_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+
+    def engine(**seconds: float) -> Any:
+        def call(part: str) -> SimpleNamespace:
+            async def spend(*_: object) -> dict[str, str]:
+                nonlocal now
+                now += seconds[part]
+                return {}
+
+            return SimpleNamespace(remote=spend)
+
+        return SimpleNamespace(**{part: call(part) for part in ("pause", "load", "digests")})
+
+    spent: dict[str, float] = {}
+    delivery = FileDelivery(path=Path("weights"), sha256="", version=1)
+    engines = [engine(pause=1.0, load=4.0, digests=0.5), engine(pause=2.0, load=3.0, digests=0.25)]
+    assert asyncio.run(delivery.deliver(engines, 60, spent)) == [{}, {}]
+    assert spent == {"pause": 2.0, "load": 4.0, "verify": 0.5}

@@ -45,7 +45,7 @@ def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytes
         await starting
         probing = asyncio.create_task(pool.probe())
         await asyncio.sleep(0.01)
-        handle.health.answers[0].set_result(EngineHealth(busy_s=2.5, unanswered=0))
+        handle.health.answers[0].set_result(EngineHealth(busy_s=2.5, unanswered=0, metrics_port=9000))
         probing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await probing

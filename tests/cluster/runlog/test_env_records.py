@@ -111,9 +111,15 @@ def test_records_of_environments_read_back_equal_and_are_served_by_name(tmp_path
     assert read_records(tmp_path / "m.jsonl") == [line, evaluated]
     assert seen == {
         'milepost_env_success_ratio{env="lake",split="rollouts"}': 0.75,
+        'milepost_env_success_low_ratio{env="lake",split="rollouts"}': env_record().success_low,
+        'milepost_env_success_high_ratio{env="lake",split="rollouts"}': env_record().success_high,
         'milepost_env_success_ratio{env="lake",split="ood"}': 0.25,
+        'milepost_env_success_low_ratio{env="lake",split="ood"}': cohort(8, 2).success_low,
+        'milepost_env_success_high_ratio{env="lake",split="ood"}': cohort(8, 2).success_high,
         'milepost_env_reward_mean{env="lake"}': 0.75,
         'milepost_env_reward_within_group_std{env="lake"}': 0.3,
+        'milepost_env_zero_variance_groups_ratio{env="lake"}': env_record().zero_variance_share,
+        'milepost_env_episode_turns_mean{env="lake"}': env_record().turns_mean,
         'milepost_env_invalid_actions_ratio{env="lake"}': 0.125,
         'milepost_env_episodes_total{env="lake",state="finished"}': 16,
         'milepost_env_episodes_total{env="lake",state="failed"}': 0,

@@ -8,7 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.runlog.metrics import Metrics, MetricsConfig
+from milepost.cluster.runlog.endpoint import MetricsConfig
+from milepost.cluster.runlog.gauges import ITERATION
+from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import evals, iterations, read_records
 from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 
@@ -79,12 +81,15 @@ def test_success_is_served_by_split_and_cohort_and_reads_back(tmp_path):
         metrics.record(iteration_record(1, cohorts={"easy": cohort(4, 3)}))
         metrics.record_eval(evaluated)
         seen = scrape(metrics)
-    shown = {name: value for name, value in seen.items() if name.startswith("milepost_cohort")}
+    shown = {name: value for name, value in seen.items() if name.startswith("milepost_cohort_success_ratio")}
     assert shown == {
         'milepost_cohort_success_ratio{cohort="easy",split="rollouts"}': 0.75,
         'milepost_cohort_success_ratio{cohort="easy",split="ood"}': 0.75,
         'milepost_cohort_success_ratio{cohort="hard",split="ood"}': 0.25,
     }
+    hard = evaluated.cohorts["hard"]
+    assert seen['milepost_cohort_success_low_ratio{cohort="hard",split="ood"}'] == hard.success_low
+    assert seen['milepost_cohort_success_high_ratio{cohort="hard",split="ood"}'] == hard.success_high
     assert read_records(tmp_path / "m.jsonl")[1] == evaluated
 
 
@@ -99,7 +104,9 @@ def test_cohorts_without_end_make_33_series_of_a_split_at_most(tmp_path):
     with Metrics(tmp_path / "m.jsonl") as metrics:
         for start in range(0, 300, 30):
             metrics.record(iteration_record(1, cohorts={str(n): cohort(2, n % 2) for n in range(start, start + 30)}))
-        seen = {name: value for name, value in scrape(metrics).items() if name.startswith("milepost_cohort")}
+        seen = {
+            name: value for name, value in scrape(metrics).items() if name.startswith("milepost_cohort_success_ratio")
+        }
     assert len(seen) == 33
     assert seen['milepost_cohort_success_ratio{cohort="other",split="rollouts"}'] == 0.25
 
@@ -107,11 +114,11 @@ def test_cohorts_without_end_make_33_series_of_a_split_at_most(tmp_path):
 def test_every_measured_field_is_served(tmp_path):
     counted = {"time_s", "episodes", "tokens", "groups_trained", "groups_filtered", "groups_stale", "episodes_failed"}
     counted |= {"nonfinite_total", "engine_restarts", "worker_restarts", "learner_restarts", "ledger"}
-    counted |= {"verdicts", "selection_bias", "update", "update_s", "cohorts", "envs"}
+    counted |= {"verdicts", "selection_bias", "update", "update_s", "transfer_s", "cohorts", "envs"}
     fields = set(iteration_record(1).__struct_fields__)
+    assert {field for field, _, _ in ITERATION} == fields - counted
     with Metrics(tmp_path / "m.jsonl") as metrics:
-        served = {name for name in scrape(metrics) if "{" not in name and not name.endswith(("_created", "_total"))}
-    assert len(served) == len(fields - counted)
+        assert {f"milepost_{name}" for _, name, _ in ITERATION} <= scrape(metrics).keys()
 
 
 def test_groups_are_counted_by_the_filters_reason_and_bias_is_shown_by_field(tmp_path):

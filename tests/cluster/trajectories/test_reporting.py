@@ -39,7 +39,7 @@ class View:
 def reporter(path: Path, view: View, **settings: int) -> Reporter:
     path.mkdir(parents=True, exist_ok=True)
     config = RunConfig(trajectories=TrajectoriesConfig(**settings))
-    system: Any = SimpleNamespace(config=config, folder=RunFolder(path))
+    system: Any = SimpleNamespace(config=config, folder=RunFolder(path), metrics_ports={})
     shown: Any = view
     metrics: Any = SimpleNamespace(port=0)
     return Reporter(system, shown, metrics, Watch(config, []))
