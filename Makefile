@@ -1,6 +1,7 @@
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
 # make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
+# make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording   what the record of 100,000 episodes costs
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ PIP := HOME="$$(test -w "$$HOME" && echo "$$HOME" || echo "$(CURDIR)/.venv")" $(
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test faults browser check bench bench-recording agent-tokens models clean
+.PHONY: setup train test faults browser check worlds bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -36,7 +37,18 @@ browser:
 		|| echo "milepost: no chromium, and apt could not bring it: the browser tests are skipped"
 
 faults: setup
-	$(BIN)/python -m pytest -m sweep
+	$(BIN)/python -m pytest -m sweep --ignore tests/worlds
+
+# Their packages lie in an environment of their own, which sees that of Milepost behind it.
+worlds: .venv-worlds/ready
+	.venv-worlds/bin/python -m pytest -m sweep tests/worlds
+
+.venv-worlds/ready: .venv/ready deploy/requirements-worlds.lock
+	$(PYTHON) -m venv --without-pip .venv-worlds
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-worlds/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
+	@echo 'installing what deploy/requirements-worlds.lock names into .venv-worlds: a few minutes'
+	@$(PIP) --python .venv-worlds/bin/python install --quiet --no-deps --no-build-isolation --requirement deploy/requirements-worlds.lock
+	@touch $@
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -59,4 +71,4 @@ models: setup
 	$(BIN)/python -m tests.families.table
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-worlds

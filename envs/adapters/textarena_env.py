@@ -104,7 +104,6 @@ class TextArenaGame(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
     def _begin(self, seed: int) -> None:
         with _OwnLuck(seed):
             self._game.reset(num_players=self._players, seed=seed)
-        self._board = ""
 
     def _heard(self) -> str:
         """What the policy has not been told yet, without its own words."""
