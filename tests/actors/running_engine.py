@@ -54,8 +54,10 @@ def running_engine(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(config).items():
             patch.setenv(name, value)
-        running = RunningEngine(asyncio.run_coroutine_threadsafe(make(), loop).result(240), loop, config, sampling)
-    running.run(running.engine.start(), timeout_s=120)
+        running = RunningEngine(
+            asyncio.run_coroutine_threadsafe(make(), loop).result(config.start_timeout_s), loop, config, sampling
+        )
+    running.run(running.engine.start(), timeout_s=config.start_timeout_s)
     yield running
     running.run(running.shutdown())
     loop.call_soon_threadsafe(loop.stop)

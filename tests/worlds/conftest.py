@@ -65,6 +65,7 @@ def world_dialogue(world_policy: Path) -> Dialogue:
 
 @pytest.fixture(scope="session")
 def world_engine(world_policy: Path, world_dialogue: Dialogue) -> Iterator[RunningEngine]:
-    config, sampling = EngineConfig(max_model_len=CONTEXT, max_num_seqs=20), SamplingConfig(max_tokens=24)
+    config = EngineConfig(max_model_len=CONTEXT, max_num_seqs=20, start_timeout_s=900, request_timeout_s=300)
+    sampling = SamplingConfig(max_tokens=24)
     with running_engine(world_policy, world_dialogue, config, sampling) as running:
         yield running

@@ -15,7 +15,7 @@ from tests.actors.episode_rig import play, resources, trajectory
 from tests.actors.running_engine import RunningEngine
 from tests.worlds.conftest import CONTEXT
 
-pytestmark = [pytest.mark.sweep, pytest.mark.services, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.sweep, pytest.mark.services, pytest.mark.timeout(2400)]
 HERE = "milepost.envs.adapters"
 WORLDS: dict[str, tuple[str, dict[str, OptionValue]]] = {
     "reasoning-gym": (f"{HERE}.reasoning_gym_env:ReasoningGym", {"dataset": "chain_sum", "config": {"max_terms": 3}}),
