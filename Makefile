@@ -2,6 +2,7 @@
 # make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
 # make families  a run of every model family
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
+# make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording   what the record of 100,000 episodes costs
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
@@ -14,7 +15,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check bench bench-recording agent-tokens models clean
+.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -56,11 +57,22 @@ dashboards: setup
 	$(BIN)/python -m deploy.monitoring.dashboards
 
 faults: setup
-	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/monitoring
+	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/monitoring --ignore tests/worlds
 
 # A minute a family: a tiny model of each kind makes two updates in a run.
 families: setup
 	$(BIN)/python -m pytest -m sweep tests/families
+
+# Their packages lie in an environment of their own, which sees that of Milepost behind it.
+worlds: .venv-worlds/ready
+	.venv-worlds/bin/python -m pytest -m sweep tests/worlds
+
+.venv-worlds/ready: .venv/ready deploy/requirements-worlds.lock
+	$(PYTHON) -m venv --without-pip .venv-worlds
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-worlds/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
+	@echo 'installing what deploy/requirements-worlds.lock names into .venv-worlds: a few minutes'
+	@$(PIP) --python .venv-worlds/bin/python install --quiet --no-deps --no-build-isolation --requirement deploy/requirements-worlds.lock
+	@touch $@
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -83,4 +95,4 @@ models: setup
 	$(BIN)/python -m tests.families.table
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-worlds

@@ -1,8 +1,6 @@
 """What the whole suite shares: one small policy as a model folder, and one real engine that serves it."""
 
-import asyncio
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +13,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from milepost.actors.engine import EngineConfig, SamplingConfig, environment
+from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.cluster.base.surroundings import make_usable
 from milepost.envs.answer import write_answer
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.frozen_lake import MOVES, FrozenLakeText
-from tests.actors.running_engine import RunningEngine
+from tests.actors.running_engine import RunningEngine, running_engine
 
 list(make_usable())  # as a run does: engines of the tests make sockets too
 
@@ -94,23 +92,6 @@ def dialogue(tiny_policy: Path) -> Dialogue:
 @pytest.fixture(scope="session")
 def engine(tiny_policy: Path, dialogue: Dialogue) -> Iterator[RunningEngine]:
     """One real vLLM engine for the session, at version 0 of `tiny_policy`; a test that updates it puts it back."""
-    from milepost.actors.vllm import VLLMEngine  # heavy: loaded by the first test that needs an engine
-
     config, sampling = EngineConfig(max_model_len=512, max_num_seqs=32), SamplingConfig(temperature=0.8, max_tokens=96)
-
-    async def make() -> VLLMEngine:
-        return VLLMEngine(tiny_policy, config, sampling, version=0, stop_token_ids=dialogue.stop_token_ids, seed=0)
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="engine", daemon=True)
-    thread.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(config).items():
-            patch.setenv(name, value)
-        running = RunningEngine(asyncio.run_coroutine_threadsafe(make(), loop).result(240), loop, config, sampling)
-    running.run(running.engine.start(), timeout_s=120)
-    yield running
-    running.run(running.shutdown())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(timeout=30)
-    loop.close()
+    with running_engine(tiny_policy, dialogue, config, sampling) as running:
+        yield running

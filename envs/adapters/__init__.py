@@ -1,0 +1,1 @@
+"""Environments of other packages, one file per package; docs/worlds.md tells how to install and configure them."""
