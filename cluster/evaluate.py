@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import msgspec
 import torch
 
 from milepost.actors.acting import begin_tools
-from milepost.actors.tool_reading import ToolLayout, ToolReaders
+from milepost.actors.tool_reading import ToolReaders
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
@@ -34,14 +35,12 @@ from milepost.cluster.runlog.saved_policy import digest, pinned_policy, version_
 from milepost.cluster.settings.config import RunConfig, load
 from milepost.cluster.settings.environments import with_path
 from milepost.cluster.system import System
-from milepost.envs.contract import Reset
-from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Failure, Split, Task, Trajectory
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import samples
 from milepost.learner.first_policy.config import ResponseLimits
-from milepost.learner.first_policy.measure import Act, BeginTools
+from milepost.learner.first_policy.measure import ToolUse
 from milepost.learner.first_policy.model import resolve
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.reward.evaluators.signals import Prices
@@ -242,22 +241,15 @@ def first_policy(config: RunConfig, progress: Callable[[str], None]) -> Path:
     )
     try:
         imitated, cache = with_path(config.env, config.model.warmup.env), Path(config.run.runs_dir) / "models"
-        return resolve(config.model, imitated, cache, limits, progress, _tools_begin(config.actors))
+        return resolve(config.model, imitated, cache, limits, progress, _tool_use(config.actors))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def _tools_begin(actors: ActorConfig) -> BeginTools:
-    """How tool calls of the policy that is made become steps: as in the run's workers."""
-    made: list[ToolReaders] = []
-
-    def begin(tokenizer: Any, dialogue: Dialogue, reset: Reset) -> tuple[ToolLayout, Act]:
-        if not made:
-            names = {"tool_parser": actors.tool_parser, "reasoning_parser": actors.reasoning_parser}
-            made.append(ToolReaders(tokenizer, dialogue, **names))
-        return begin_tools(made[0], reset)
-
-    return begin
+def _tool_use(actors: ActorConfig) -> ToolUse:
+    """How the policy that is made uses tools: as in the run's workers."""
+    names = {"tool_parser": actors.tool_parser, "reasoning_parser": actors.reasoning_parser}
+    return lambda tokenizer, dialogue: partial(begin_tools, ToolReaders(tokenizer, dialogue, **names))
 
 
 def parity_sample(config: RunConfig) -> float:

@@ -49,8 +49,10 @@ class Layout(Protocol):
 
 Act = Callable[[Any, list[int], bool], Step]
 """What an environment makes of a response, which ended by itself or not."""
-BeginTools = Callable[[PreTrainedTokenizerFast, Dialogue, Reset], tuple[Layout, Act]]
+Begin = Callable[[Reset], tuple[Layout, Act]]
 """The layout that tells of the tools that were declared at a reset, and what becomes of responses: as in a run."""
+ToolUse = Callable[[PreTrainedTokenizerFast, Dialogue], Begin]
+"""How a policy with this tokenizer uses tools."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,13 +99,14 @@ def measure(
     tokenizer: PreTrainedTokenizerFast,
     tasks: Sequence[Task],
     limits: ResponseLimits,
-    begin_tools: BeginTools | None = None,
+    tool_use: ToolUse | None = None,
 ) -> Measured:
     """Play up to 64 episodes, sampled at `limits.temperature`; fewer where that takes longer than a minute.
 
-    `begin_tools` may be None where no environment has tools.
+    `tool_use` may be None where no environment has tools.
     """
-    table = _Table(model, tokenizer, Dialogue(tokenizer), limits, begin_tools)
+    dialogue = Dialogue(tokenizer)
+    table = _Table(model, tokenizer, dialogue, limits, tool_use(tokenizer, dialogue) if tool_use else None)
     played: list[_Episode] = []
     latest = time.monotonic() + _MOST_S
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
@@ -128,7 +131,7 @@ class _Table:
     tokenizer: PreTrainedTokenizerFast
     dialogue: Dialogue
     limits: ResponseLimits
-    begin_tools: BeginTools | None
+    begin: Begin | None
 
     def play(self, episodes: list[_Episode]) -> list[_Episode]:
         """Play `episodes` side by side, a turn of all of them at a time."""
@@ -159,8 +162,8 @@ class _Table:
         reset = observe_reset(chance.reset(one.env, seed=one.task.seed, later=later), one.env)
         one.layout, one.act = self.dialogue, self._say
         if reset.tools:
-            assert self.begin_tools is not None
-            one.layout, one.act = self.begin_tools(self.tokenizer, self.dialogue, reset)
+            assert self.begin is not None
+            one.layout, one.act = self.begin(reset)
         one.ids = one.layout.opening(reset.said)
 
     def _say(self, env: Any, response: list[int], _: bool) -> Step:

@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.learner.first_policy.config import ModelConfig, ResponseLimits
-from milepost.learner.first_policy.measure import BeginTools
+from milepost.learner.first_policy.measure import ToolUse
 from milepost.learner.first_policy.model_check import require_model
 from milepost.learner.first_policy.smollm2 import convert
 from milepost.learner.first_policy.warmup import warm_up
@@ -21,17 +21,17 @@ def resolve(
     cache_dir: Path,
     limits: ResponseLimits,
     progress: Callable[[str], None] = lambda _: None,
-    begin_tools: BeginTools | None = None,
+    tool_use: ToolUse | None = None,
 ) -> Path:
     """The Hugging Face folder a run starts from; made under `cache_dir` where it is not the user's own.
 
-    `begin_tools` may be None where no environment has tools.
+    `tool_use` may be None where no environment has tools.
 
     Raises `ModelError` if the folder is missing or not complete, and what `warm_up` and `convert` raise.
     """
     disable_progress_bar()  # `progress` tells how it goes; a bar would end up in logs
     if config.source == "warmup":
-        folder = warm_up(config.warmup, scenarios, cache_dir, limits, progress, begin_tools)
+        folder = warm_up(config.warmup, scenarios, cache_dir, limits, progress, tool_use)
     elif config.source == "smollm2":
         progress("model: SmolLM2-135M-Instruct (the first time it is converted, half a minute)")
         folder = convert(cache_dir)

@@ -24,13 +24,14 @@ from milepost.envs import chance, chat_template
 from milepost.envs import dialogue as dialogue_module
 from milepost.envs.contract import load_env_class
 from milepost.envs.dialogue import Dialogue
+from milepost.envs.messages import text_of
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.envs.types import Task
 from milepost.learner.first_policy import byte_tokenizer, demonstrations, imitation
 from milepost.learner.first_policy import layouts as layouts_module
 from milepost.learner.first_policy.config import ResponseLimits, WarmupConfig
 from milepost.learner.first_policy.layouts import Layouts
-from milepost.learner.first_policy.measure import BeginTools, Measured, measure
+from milepost.learner.first_policy.measure import Measured, ToolUse, measure
 from milepost.learner.first_policy.model_cache import build_once
 
 _FACTS = "warmup.json"
@@ -54,18 +55,18 @@ def warm_up(
     cache_dir: Path,
     limits: ResponseLimits,
     progress: Callable[[str], None] = lambda _: None,
-    begin_tools: BeginTools | None = None,
+    tool_use: ToolUse | None = None,
 ) -> Path:
     """A Hugging Face folder (safetensors, tokenizer, chat template) under `cache_dir`, made if it is not there yet.
 
-    `progress` gets a line of text now and then, and at the end what the policy is worth; `begin_tools` reads its calls
-    there, and may be None where no environment has tools. Raises `DemonstrationError`
-    for an environment without demonstrations, and for one that takes more tokens than `limits.max_tokens`,
-    `EnvPathError` and `ContractError` for a broken one, `ModelCacheError` if the cache cannot be used.
+    `progress` gets a line of text now and then, and at the end what the policy is worth; `tool_use` may be None where
+    no environment has tools. Raises `DemonstrationError` for an environment without demonstrations, and for one that
+    takes more tokens than `limits.max_tokens`, `EnvPathError` and `ContractError` for a broken one, `ModelCacheError`
+    if the cache cannot be used.
     """
     tasks = ScenarioSet(scenarios).by_share(config.episodes)
     folder = cache_dir / f"warmup-{_fingerprint(config, tasks)}"
-    build_once(folder, lambda partial: _make(config, tasks, limits, partial, progress, begin_tools))
+    build_once(folder, lambda partial: _make(config, tasks, limits, partial, progress, tool_use))
     facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=Facts)
     _require_room(facts.longest_answer, facts.longest_answer_tokens, limits)
     for line in _worth(facts):
@@ -79,7 +80,7 @@ def _make(
     limits: ResponseLimits,
     folder: Path,
     progress: Callable[[str], None],
-    begin_tools: BeginTools | None,
+    tool_use: ToolUse | None,
 ) -> None:
     transcripts = demonstrations.demonstrate(
         tasks,
@@ -98,7 +99,7 @@ def _make(
     tokenizer.save_pretrained(folder)
     progress("warm-up: playing a few episodes with the policy")
     with _threads(config.num_threads):
-        measured = measure(model, tokenizer, tasks, limits, begin_tools)
+        measured = measure(model, tokenizer, tasks, limits, tool_use)
     facts = Facts(
         longest_answer=longest,
         longest_answer_tokens=tokens,
@@ -136,7 +137,7 @@ def _tokenizer(
     """Trained on what was said; where there are tools, on that as the chat template writes it, tools and calls too."""
     turns = [turn for transcript in transcripts for turn in transcript]
     if not any(turn.tools for turn in turns):
-        texts = (text for turn in turns for text in (turn.observation, *turn.answers))
+        texts = (text for turn in turns for text in (text_of(turn.observation), *turn.answers))
         return byte_tokenizer.train_tokenizer(texts, vocab_size=config.vocab_size)
     bytewise = byte_tokenizer.train_tokenizer([], vocab_size=config.vocab_size, has_tools=True)
     layouts = Layouts(Dialogue(bytewise))

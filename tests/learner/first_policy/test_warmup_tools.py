@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from milepost.learner.first_policy.demonstrations import DemonstrationError, dem
 from milepost.learner.first_policy.imitation import encode_transcripts
 from milepost.learner.first_policy.measure import Measured, measure
 from milepost.learner.first_policy.warmup import warm_up
-from tests.actors.tools.tool_envs import Door
+from tests.actors.tools.tool_envs import Door, Talks
 
 HERE = "tests.learner.first_policy.test_warmup_tools"
 DESK = "examples.order_desk.env:OrderDesk"
@@ -43,6 +44,13 @@ class OpensTheDoor(Door):
         return "It is open." if self.open else AssistantMessage(tool_calls=(CALL,))
 
 
+class TalksToNobody(Talks):
+    """Speaks in messages, the first of them a system prompt, and has no tools."""
+
+    def demonstration(self, rng: random.Random, noise: float) -> str:
+        return "open"
+
+
 class SaysNothing(Door):
     def demonstration(self, rng: random.Random, noise: float) -> AssistantMessage:
         return AssistantMessage(content=" ")
@@ -54,11 +62,12 @@ class CallsWithoutTools(OpensTheDoor):
         self.tools = []
 
 
+ASKED = "Open the door."
 CALL = ToolCall(id="call00000", name="open", arguments={})
 
 
-def reading(tokenizer: Any, dialogue: Dialogue, reset: Any) -> Any:
-    return begin_tools(ToolReaders(tokenizer, dialogue), reset)
+def reading(tokenizer: Any, dialogue: Dialogue) -> Any:
+    return partial(begin_tools, ToolReaders(tokenizer, dialogue))
 
 
 def demonstrated(name: str) -> Any:
@@ -168,6 +177,15 @@ def test_a_value_is_the_same_tokens_in_a_result_and_in_a_call() -> None:
     result, call = (tokenizer.tokenize(text) for text in ('{"order": 4, "state": "open"}', '{"order": 4}}\n'))
     assert result[:4] == call[:4]
     assert [tokenizer.convert_tokens_to_string([token]) for token in call] == ['{"', "order", '":', " 4", "}}\n"]
+
+
+def test_messages_without_tools_are_laid_out_as_in_a_run(tmp_path: Path) -> None:
+    tiny = WarmupConfig(hidden_size=32, num_layers=1, intermediate_size=32, max_positions=512, episodes=2, draws=1)
+    folder = warm_up(tiny, ScenarioConfig(path=f"{HERE}:TalksToNobody", train_size=2), tmp_path, LIMITS)
+    dialogue = Dialogue(AutoTokenizer.from_pretrained(folder))
+    (example,) = encode_transcripts([demonstrated("TalksToNobody")], dialogue, max_positions=2000)
+    opening = dialogue.opening([Message(role="system", content="Be quick."), Message(role="user", content=ASKED)])
+    assert example.token_ids[: len(opening)] == opening
 
 
 def config(**warmup: Any) -> RunConfig:
