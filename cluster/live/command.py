@@ -71,10 +71,12 @@ def play(
     if human:
         _play_by_hand(plan)
     elif model and not _is_url(model):
+        if not (folder := Path(model).expanduser()).is_dir():
+            raise ConfigError(f"play --model {model}: there is no such folder; a run's policy is runs/<id>/policy")
         with own_terminal() as stdout:
             view = _view(stdout)
             view.note(f"{_title(plan)}; {model} answers, once an engine serves it ...")
-            _tell(view, asyncio.run(playing.play_sampled(plan, Path(model).expanduser(), view)))
+            _tell(view, asyncio.run(playing.play_sampled(plan, folder, view)))
     elif model or plan.has_expert:
         view = _view(sys.stdout)
         view.note(f"{_title(plan)}; {model or 'its own expert (demonstration)'} answers")

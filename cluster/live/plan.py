@@ -95,8 +95,11 @@ def _of_name(path: str, overrides: Sequence[str], seed: int) -> Plan:
     for override in overrides:
         apply(options, override)
     is_agent = asyncio.iscoroutinefunction(resolve(path))
-    if not is_agent:
-        load_env_class(path)
+    try:
+        if not is_agent:
+            load_env_class(path)
+    except EnvPathError as error:
+        raise ConfigError(f"play: {error}, and no agent program: that is an 'async def run(task, client)'") from error
     task = Task(env=path, seed=seed, split="train", options=options)
     return Plan(task=task, agent=AgentConfig(path=path * is_agent), settings=unsaid(), reward_path="")
 

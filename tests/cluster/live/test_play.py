@@ -126,8 +126,9 @@ def test_a_server_that_knows_no_such_model_is_told_of_with_the_way_out(call):
         ((LAKE, "--model-name", "x"), "--model-name is for a server"),
         (("nowhere:Env",), "no module named 'nowhere'"),
         (("tests.broken_envs:ROOT",), "has no 'ROOT'"),
+        (("tests.cluster.live.answering:answering",), "and no agent program: that is an 'async def run"),
         (("none.toml",), "none.toml: No such file"),
-        ((LAKE, "--model", "no-such-folder"), "there is no folder no-such-folder"),
+        ((LAKE, "--model", "no-such-folder"), "there is no such folder; a run's policy is"),
         (("tests.broken_envs:RaisesInStep", "--human"), "turn 0 failed with"),
     ],
 )
