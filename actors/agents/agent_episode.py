@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from milepost.actors.agents.calls import EpisodeCalls, Read
+from milepost.actors.agents.calls import CONTEXT_FULL, EpisodeCalls, Read
 from milepost.actors.agents.endpoint import Endpoint
 from milepost.actors.agents.lineages import ConversationLayout, Lineages
 from milepost.actors.agents.program import Access, AgentFailed, Program, Result, result_of, task_of
@@ -64,6 +64,7 @@ async def run_agent_episode(
             seconds=time.monotonic() - started,
             cohort=task.cohort,
             success_reported=result is not None and result.success is not None,
+            context_full=result is None and calls.cut_by == CONTEXT_FULL,
         )
         scored = await user.score(trajectory, calls.texts())
         return resources.recorded(scored, scored.turns, None)
@@ -100,7 +101,7 @@ async def _play(
     except Exception as error:  # what a program says may be anything
         if calls.engine_error is not None:
             raise BoundaryError("engine", calls.engine_error) from error
-        if not (calls.is_cut and calls.count):
+        if not (calls.cut_by and calls.count):
             raise BoundaryError("env", error) from error
         return None
     finally:

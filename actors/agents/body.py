@@ -28,7 +28,14 @@ def request(
     """What a body asks for that shows `messages` and offers `tools`. Raises CallRefused where it shows none."""
     if not messages:
         raise refused("messages is empty: there is nothing to answer")
-    return Request(messages=messages, tools=tools, stream=bool(body.get("stream")), anchor=_anchor(body, header))
+    options = body.get("stream_options")
+    return Request(
+        messages=messages,
+        tools=tools,
+        stream=bool(body.get("stream")),
+        stream_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        anchor=_anchor(body, header),
+    )
 
 
 def mapping(value: object, where: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from milepost.envs.plain_values import ContractError
 from milepost.envs.types import Turn
 from milepost.reward.reward import TurnText
 
+CONTEXT_FULL = "context_length_exceeded"
+"""Why a call is refused whose prompt leaves no room for an answer; clients know the word."""
 _END = "end of the episode"
 """The state that the last call leads to."""
 
@@ -47,6 +49,8 @@ class Request:
     messages: list[ChatMessage]
     tools: list[dict[str, Any]] = field(default_factory=list)
     stream: bool = False
+    stream_usage: bool = False
+    """Whether a stream is to end with what the call used."""
     anchor: str | None = None
     """The state as the program names it."""
 
@@ -93,8 +97,8 @@ class EpisodeCalls:
     max_prompt_tokens: int
     max_tokens: int
     """Of all answers together; 0: no bound."""
-    is_cut: bool = False
-    """Whether a call was refused for the episode's limits, and none was answered since."""
+    cut_by: str = ""
+    """The code of the limit for which a call was refused, if none was answered since."""
     engine_error: EngineError | None = None
     """The last call's, where it failed in the engine."""
     _made: list[_Made] = field(default_factory=list)
@@ -123,7 +127,7 @@ class EpisodeCalls:
             if isinstance(error, ToolParserError | ContractError | ObservationError | TemplateError):
                 raise CallRefused(400, "invalid_request", str(error)) from error
             raise
-        self.is_cut = False
+        self.cut_by = ""
         self._tool_calls += len(said.tool_calls)
         message = chat_message(said)
         self.lineages.answered(place, message, response_ids=completion.response_ids, stopped=completion.stopped)
@@ -177,13 +181,13 @@ class EpisodeCalls:
         """Raises CallRefused where the episode has used up its calls or its tokens."""
         sampled = sum(len(call.completion.response_ids) for call in self._made)
         if self._asked >= self.max_calls:
-            self.is_cut = True
-            raise CallRefused(400, "turn_limit", f"the episode has made actors.max_turns = {self.max_calls} calls")
+            raise self._cut("turn_limit", f"the episode has made actors.max_turns = {self.max_calls} calls")
         if 0 < self.max_tokens <= sampled:
-            self.is_cut = True
-            raise CallRefused(
-                400, "token_limit", f"the episode has sampled agent.max_tokens = {self.max_tokens} tokens"
-            )
+            raise self._cut("token_limit", f"the episode has sampled agent.max_tokens = {self.max_tokens} tokens")
+
+    def _cut(self, code: str, message: str) -> CallRefused:
+        self.cut_by = code
+        return CallRefused(400, code, message)
 
     def texts(self) -> list[TurnText]:
         """What was said in each of `turns`; the observation after a call is what the next one was shown."""
@@ -207,10 +211,8 @@ class EpisodeCalls:
                 raise
         if len(place.prompt_ids) > self.max_prompt_tokens:
             self.lineages.withdrawn(place)
-            self.is_cut = True
-            raise CallRefused(
-                400,
-                "context_length_exceeded",
+            raise self._cut(
+                CONTEXT_FULL,
                 f"the messages have {len(place.prompt_ids)} tokens, the maximum context length leaves room for "
                 f"{self.max_prompt_tokens}",
             )

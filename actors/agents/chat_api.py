@@ -46,14 +46,16 @@ def answer(answer: Answer, model: str) -> dict[str, Any]:
     return {**_head(model, "chat.completion"), "choices": [choice], "usage": _usage(answer)}
 
 
-def events(answer: Answer, model: str) -> Iterator[Event]:
-    """The response as a stream: the message, then its end with the usage."""
+def events(answer: Answer, model: str, request: Request) -> Iterator[Event]:
+    """The response as a stream: the message, its end, and the usage where the request asks for it."""
     head = _head(model, "chat.completion.chunk")
     calls = [{"index": k, **call} for k, call in enumerate(answer.message.get("tool_calls") or [])]
     delta = {**answer.message, **({"tool_calls": calls} if calls else {})}
     yield None, {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
     end = {"index": 0, "delta": {}, "finish_reason": answer.finish_reason}
-    yield None, {**head, "choices": [end], "usage": _usage(answer)}
+    yield None, {**head, "choices": [end]}
+    if request.stream_usage:
+        yield None, {**head, "choices": [], "usage": _usage(answer)}
 
 
 def _message(item: dict[str, Any], where: str) -> ChatMessage:

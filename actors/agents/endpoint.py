@@ -31,7 +31,7 @@ _HOST = "127.0.0.1"
 class _Api:
     request: Callable[[dict[str, Any], str | None], Request]
     answer: Callable[[Answer, str], dict[str, Any]]
-    events: Callable[[Answer, str], Iterator[chat_api.Event]]
+    events: Callable[[Answer, str, Request], Iterator[chat_api.Event]]
     ends_with_done: bool
     """Whether a stream ends with OpenAI's `[DONE]`."""
 
@@ -105,7 +105,7 @@ class Endpoint:
             answer = await calls.answer(request)
             if not request.stream:
                 return web.json_response(api.answer(answer, MODEL))
-            return await _stream(http, api, answer)
+            return await _stream(http, api, api.events(answer, MODEL, request))
 
         return handle
 
@@ -141,10 +141,10 @@ async def _body(http: web.Request) -> dict[str, Any]:
         raise refused(f"the body is not JSON: {error}") from error
 
 
-async def _stream(http: web.Request, api: _Api, answer: Answer) -> web.StreamResponse:
+async def _stream(http: web.Request, api: _Api, events: Iterator[chat_api.Event]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(http)
-    for name, data in api.events(answer, MODEL):
+    for name, data in events:
         head = f"event: {name}\n" if name else ""
         await response.write(f"{head}data: {json.dumps(data)}\n\n".encode())
     if api.ends_with_done:

@@ -6,7 +6,8 @@ what came after. Anything else (an edited or shortened history, a sub-agent's ow
 begins a lineage. So no sampled token is ever encoded again.
 
 A message is what its role, text and tool calls say. Not compared: thoughts, which clients do not send back; how the
-JSON of arguments is spaced or ordered; fields of no meaning to a model (`refusal`, `annotations`, a name of null).
+JSON of arguments is spaced or ordered, and 1.0 from 1, which JavaScript does not tell apart; fields of no meaning to a
+model (`refusal`, `annotations`, a name of null).
 """
 
 from __future__ import annotations
@@ -227,6 +228,11 @@ def _tool_call(call: Mapping[str, Any]) -> tuple[str, str]:
     function = call["function"]
     arguments = function["arguments"]
     try:
-        return function["name"], json.dumps(json.loads(arguments), sort_keys=True)
+        return function["name"], json.dumps(json.loads(arguments, parse_float=_number), sort_keys=True)
     except (ValueError, RecursionError):  # a model or a client wrote it
         return function["name"], arguments
+
+
+def _number(text: str) -> float | int:
+    number = float(text)
+    return int(number) if number.is_integer() else number

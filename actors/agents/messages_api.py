@@ -42,7 +42,7 @@ def answer(answer: Answer, model: str) -> dict[str, Any]:
     }
 
 
-def events(answer_: Answer, model: str) -> Iterator[Event]:
+def events(answer_: Answer, model: str, _request: Request) -> Iterator[Event]:
     """The response as a stream of named events."""
     whole = answer(answer_, model)
     usage = {**whole["usage"], "output_tokens": 0}

@@ -62,13 +62,19 @@ class Access:
 
     def variables(self, known: Mapping[str, str]) -> dict[str, str]:
         """The environment variables by which clients find it, past any proxy that the `known` ones name."""
-        past = {name: ",".join(filter(None, (known.get(name), _LOOPBACK))) for name in ("NO_PROXY", "no_proxy")}
-        return past | {
+        return past_proxies(known) | {
+            "OPENAI_AGENTS_DISABLE_TRACING": "1",  # else the Agents SDK sends what is said to OpenAI, with our key
             "OPENAI_BASE_URL": f"{self.url}/v1",
             "OPENAI_API_KEY": self.key,
             "ANTHROPIC_BASE_URL": self.url,
             "ANTHROPIC_API_KEY": self.key,
         }
+
+
+def past_proxies(known: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables by which clients reach loopback directly, whatever proxy the `known` ones name."""
+    named = {name: [*known.get(name, "").split(","), _LOOPBACK] for name in ("NO_PROXY", "no_proxy")}
+    return {name: ",".join(dict.fromkeys(filter(None, hosts))) for name, hosts in named.items()}
 
 
 class Program(Protocol):
@@ -129,6 +135,7 @@ def load_program(config: AgentConfig, left_behind: Callable[[Future[Any]], None]
         raise AgentPathError(f"agent {error}") from error
     if not asyncio.iscoroutinefunction(found):
         raise AgentPathError(f"agent.path = {config.path!r} is {found!r}, not an 'async def run(task, client)'")
+    os.environ.update(past_proxies(os.environ))  # for clients that it makes itself
     return FunctionProgram(found, left_behind)
 
 

@@ -12,8 +12,6 @@ from milepost.actors.agents.calls import Answer, Request
 from milepost.actors.agents.chat_api import Event
 from milepost.actors.agents.lineages import ChatMessage, tool_call
 
-_LEFT_OUT = ("reasoning", "item_reference")
-
 
 def request(body: dict[str, Any], anchor: str | None) -> Request:
     """What `body` asks for. Raises CallRefused."""
@@ -25,8 +23,9 @@ def request(body: dict[str, Any], anchor: str | None) -> Request:
         conversation=(),
         background=(False,),
         prompt=(),
-        text=({}, {"format": {"type": "text"}}),
     )
+    form = bodies.mapping(body.get("text") or {}, "text").get("format")
+    bodies.require_only({"text.format": form}, **{"text.format": ({"type": "text"},)})
     messages: list[ChatMessage] = []
     if body.get("instructions"):
         messages.append({"role": "system", "content": bodies.string(body, "instructions", "body")})
@@ -57,7 +56,7 @@ def answer(answer: Answer, model: str) -> dict[str, Any]:
     }
 
 
-def events(answer_: Answer, model: str) -> Iterator[Event]:
+def events(answer_: Answer, model: str, _request: Request) -> Iterator[Event]:
     """The response as a stream of named, numbered events."""
     whole = answer(answer_, model)
     created = {**whole, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
@@ -109,7 +108,11 @@ def _add(messages: list[ChatMessage], item: dict[str, Any], where: str) -> None:
     elif kind == "function_call_output":
         content = bodies.text(item.get("output"), f"{where}.output")
         messages.append({"role": "tool", "content": content, "tool_call_id": bodies.string(item, "call_id", where)})
-    elif kind not in _LEFT_OUT:
+    elif kind == "item_reference":
+        raise bodies.refused(
+            f"{where} refers to an item by its id, and nothing is stored; send it whole (store = false)"
+        )
+    elif kind != "reasoning":
         raise bodies.refused(f"{where}.type is {kind!r}, which is not served here")
 
 

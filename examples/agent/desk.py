@@ -39,31 +39,49 @@ TOOLS = [
 
 
 class Desk:
-    """The database, and what the tools do with it."""
+    """The database, the tools, and what is right."""
 
     def __init__(self, seed: int, orders: int) -> None:
         rng = random.Random(seed)
         rows = [(k, rng.choice(NAMES), rng.randrange(1, 100)) for k in range(1, orders + 1)]
-        self.database = sqlite3.connect(":memory:")
+        self.database = sqlite3.connect(":memory:", check_same_thread=False)  # some packages call tools on threads
         self.database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, cents INTEGER)")
         self.database.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
         self.customer = rows[0][1]
         self.sum = sum(cents for _, customer, cents in rows if customer == self.customer)
+        self.question = f"How many cents did {self.customer} spend in all?"
+
+    def customers(self) -> str:
+        """The names of all customers."""
+        return self._found("SELECT DISTINCT customer FROM orders ORDER BY customer")
+
+    def orders_of(self, customer: str) -> str:
+        """The numbers of a customer's orders."""
+        return self._found("SELECT id FROM orders WHERE customer = ?", customer)
+
+    def price_of(self, order: int) -> str:
+        """What an order costs, in cents."""
+        return self._found("SELECT cents FROM orders WHERE id = ?", order)
+
+    def judged(self, answer: str) -> dict[str, Any]:
+        """The result of an episode that ends with `answer`: 1 for the right number."""
+        right = answer.strip() == str(self.sum)
+        return {"reward": float(right), "success": right}
 
     def call(self, name: str, arguments: str) -> str:
         """The result of a tool, or what is wrong with the call."""
+        tools = {"customers": self.customers, "orders_of": self.orders_of, "price_of": self.price_of}
+        if name not in tools:
+            return f"there is no tool {name}"
         try:
-            given = json.loads(arguments)
-            if name == "customers":
-                found = self.database.execute("SELECT DISTINCT customer FROM orders ORDER BY customer")
-            elif name == "orders_of":
-                found = self.database.execute("SELECT id FROM orders WHERE customer = ?", (given["customer"],))
-            elif name == "price_of":
-                found = self.database.execute("SELECT cents FROM orders WHERE id = ?", (given["order"],))
-            else:
-                return f"there is no tool {name}"
-            return json.dumps([row[0] for row in found])
-        except (ValueError, KeyError, TypeError, OverflowError, sqlite3.Error) as error:
+            return tools[name](**json.loads(arguments))
+        except (ValueError, TypeError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _found(self, query: str, *values: object) -> str:
+        try:
+            return json.dumps([row[0] for row in self.database.execute(query, values)])
+        except (OverflowError, sqlite3.Error) as error:
             return f"{type(error).__name__}: {error}"
 
 
@@ -72,7 +90,7 @@ async def run(task: dict[str, Any], client: AsyncOpenAI) -> dict[str, Any]:
     desk = Desk(task["seed"], **{"orders": 6} | task["options"])
     asked = [
         {"role": "system", "content": RULES},
-        {"role": "user", "content": f"How many cents did {desk.customer} spend in all?"},
+        {"role": "user", "content": desk.question},
     ]
     messages: list[Any] = list(asked)
     for _ in range(MOST_ANSWERS):
@@ -80,15 +98,14 @@ async def run(task: dict[str, Any], client: AsyncOpenAI) -> dict[str, Any]:
         said = reply.choices[0].message
         messages.append(said.model_dump(exclude_none=True))
         if not said.tool_calls:
-            answer = (said.content or "").strip()
-            return {"reward": float(answer == str(desk.sum)), "success": answer == str(desk.sum)}
+            return desk.judged(said.content or "")
         for call in said.tool_calls:
             assert call.type == "function"
             content = desk.call(call.function.name, call.function.arguments)
             messages.append({"role": "tool", "tool_call_id": call.id, "content": content})
         if len(messages) > MOST_MESSAGES:
             messages = [*asked, {"role": "user", "content": f"So far: {await summary(client, messages)}"}]
-    return {"reward": 0.0, "success": False}
+    return desk.judged("")
 
 
 async def summary(client: AsyncOpenAI, messages: list[Any]) -> str:

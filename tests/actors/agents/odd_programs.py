@@ -5,6 +5,8 @@ import sys
 import threading
 from typing import Any
 
+from openai import AsyncOpenAI
+
 
 async def ask(client: Any, text: str) -> str:
     reply = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
@@ -14,6 +16,11 @@ async def ask(client: Any, text: str) -> str:
 async def echo(task: dict[str, Any], client: Any) -> dict[str, Any]:
     answer = await ask(client, f"seed {task['seed']} level {task['options']['level']}")
     return {"reward": 0.75, "success": "seed 7" in answer}
+
+
+async def with_a_client_of_its_own(_task: dict[str, Any], client: Any) -> float:
+    async with AsyncOpenAI(base_url=str(client.base_url), api_key=client.api_key, max_retries=0) as own:
+        return float(len(await ask(own, "x")))
 
 
 async def number_only(task: dict[str, Any], client: Any) -> float:
@@ -71,6 +78,12 @@ async def blocking(_task: dict[str, Any], client: Any) -> float:
 async def greedy(_task: dict[str, Any], client: Any) -> float:
     while True:
         await ask(client, "more")
+
+
+async def greedy_for_context(_task: dict[str, Any], client: Any) -> float:
+    text = "more"
+    while True:
+        text = await ask(client, text)
 
 
 async def not_enough(_task: dict[str, Any], client: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def play(
         given: dict[str, Any] = {
             "max_turns": 3,
             "env_timeout_s": 0.2,
-            "episode_timeout_s": 30.0,
+            "episode_timeout_s": 120.0,
             "max_prompt_tokens": 10_000,
             "max_observation_chars": 10_000,
         }
@@ -154,6 +154,15 @@ def test_a_program_that_is_stopped_by_a_limit_is_truncated_with_the_turns_it_had
     assert (trajectory.outcome, len(trajectory.turns), trajectory.reward) == ("truncated", 3, 0.0)
 
 
+def test_an_episode_that_ends_because_its_context_is_full_says_so():
+    def more(prompt: str) -> str:
+        return f"you said {prompt}"
+
+    trajectory = played(function("greedy_for_context", engine=SayingEngine(more), max_prompt_tokens=20))
+    assert (trajectory.outcome, trajectory.context_full, len(trajectory.turns)) == ("truncated", True, 1)
+    assert not played(function("greedy")).context_full
+
+
 def test_a_program_that_copes_with_a_limit_keeps_its_result():
     trajectory = played(function("not_enough", max_turns=2))
     assert (trajectory.outcome, len(trajectory.turns), trajectory.reward) == ("success", 2, 0.25)
@@ -171,8 +180,9 @@ def test_a_program_that_fails_because_the_engine_does_is_a_failure_of_the_engine
 def test_a_command_gets_the_task_on_its_input_and_the_endpoint_in_its_environment():
     trajectory = played(
         command(
-            "import json, sys, openai",
+            "import json, os, sys, openai",
             "task = json.load(sys.stdin)",
+            "assert os.environ['OPENAI_AGENTS_DISABLE_TRACING'] == '1'",
             "said = [{'role': 'user', 'content': f\"seed {task['seed']}\"}]",
             "openai.OpenAI().chat.completions.create(model='m', messages=said)",
             "print('thinking')",
@@ -218,8 +228,10 @@ def test_a_command_that_leaves_a_server_behind_ends_with_its_own_process(tmp_pat
 
 def test_a_proxy_of_the_machine_does_not_stand_before_the_endpoint(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "elsewhere")  # which the test puts back as it was
     assert played(function("echo")).reward == 0.75
+    assert played(function("with_a_client_of_its_own")).reward == len("you said user:x")
     ask_by_command = [
         "import openai",
         "said = [{'role': 'user', 'content': 'x'}]",

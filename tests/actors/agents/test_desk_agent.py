@@ -1,7 +1,6 @@
 """The example program: what it does with good answers and with too many, as turns, lineages and credit."""
 
 import asyncio
-import json
 from typing import Any
 
 from openai import AsyncOpenAI
@@ -12,22 +11,9 @@ from milepost.envs.types import Group, Task, Trajectory
 from milepost.learner.credit.assignment import from_group
 from milepost.learner.credit.strategies.crbc import CRBC, CRBCConfig
 from tests.actors.agents.agent_rig import SayingEngine, episode_calls, serving
+from tests.actors.agents.clerk import Clerk
 
 TASK = {"seed": 3, "options": {"orders": 3}}
-
-
-class Clerk:
-    """A policy that looks every order up, and then answers `answer`; or looks the customers up for ever."""
-
-    def __init__(self, answer: str | None) -> None:
-        desk = Desk(TASK["seed"], 3)
-        orders = json.loads(desk.call("orders_of", json.dumps({"customer": desk.customer})))
-        calls = [("orders_of", {"customer": desk.customer}), *(("price_of", {"order": order}) for order in orders)]
-        said = [f"CALL {name} {json.dumps(arguments)}" for name, arguments in calls]
-        self.left = [*said, answer] if answer else ["CALL customers {}"] * 20
-
-    def __call__(self, prompt: str) -> str:
-        return "they are three" if "one line" in prompt else self.left.pop(0)
 
 
 def play(answer: str | None) -> tuple[dict[str, Any], EpisodeCalls]:
@@ -35,7 +21,7 @@ def play(answer: str | None) -> tuple[dict[str, Any], EpisodeCalls]:
         async with serving(calls) as (url, key), AsyncOpenAI(base_url=f"{url}/v1", api_key=key) as client:
             return await run(TASK, client)
 
-    calls = episode_calls(SayingEngine(Clerk(answer)))
+    calls = episode_calls(SayingEngine(Clerk(Desk(3, 3), answer)))
     return asyncio.run(go()), calls
 
 
@@ -68,7 +54,7 @@ def test_a_good_call_and_a_bad_one_of_the_same_episode_differ_in_credit():
         outcome = "success" if reward else "failure"
         return Trajectory(task=task, group_id="g", index=index, turns=calls.turns(reward), outcome=outcome)
 
-    right = Clerk(str(Desk(3, 3).sum)).left
+    right = Clerk(Desk(3, 3), str(Desk(3, 3).sum)).left
     group = [trajectory(0, list(right), 1.0), trajectory(1, [right[0], "0"], 0.0), trajectory(2, ["0"], 0.0)]
     credit = CRBC(CRBCConfig()).assign(from_group(Group(group_id="g", task=group[0].task, trajectories=group)))
     looked_up, guessed = credit.total[1]

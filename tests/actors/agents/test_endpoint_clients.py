@@ -170,11 +170,48 @@ def test_what_cannot_be_served_as_asked_is_refused_by_name(field: dict[str, Any]
 
 
 @pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {}}}}, "text.format"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, r"input\[0\] refers to an item by its id"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ],
+)
+def test_what_the_responses_api_cannot_serve_is_refused_by_name(field: dict[str, Any], shown: str):
+    async def use(client: AsyncOpenAI) -> None:
+        await client.responses.create(**{"model": "m", "input": "x"} | field)  # type: ignore[call-overload]
+
+    with pytest.raises(BadRequestError, match=shown):
+        with_openai(episode_calls(SayingEngine(say)), use)
+
+
+def test_what_the_agents_sdk_says_of_a_response_by_default_is_no_reason_to_refuse_it():
+    async def use(client: AsyncOpenAI) -> str:
+        said: Any = {"text": {"verbosity": "low"}, "reasoning": {"effort": "low"}, "store": False, "include": []}
+        return str((await client.responses.create(model="m", input="x", **said)).output_text)
+
+    assert with_openai(episode_calls(SayingEngine(say)), use) == WEATHER
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_stream_ends_with_the_usage_if_it_was_asked_for(wanted: bool):
+    async def use(client: AsyncOpenAI) -> list[tuple[int, int | None]]:
+        asked: Any = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        options = {"stream_options": {"include_usage": True}} if wanted else {}
+        chunks = [chunk async for chunk in await client.chat.completions.create(**asked, **options)]
+        return [(len(chunk.choices), chunk.usage and chunk.usage.total_tokens) for chunk in chunks]
+
+    total = len("user:x") + 2 + len(WEATHER) + 1
+    expected = [(1, None), (1, None), (0, total)] if wanted else [(1, None), (1, None)]
+    assert with_openai(episode_calls(SayingEngine(say)), use) == expected
+
+
+@pytest.mark.parametrize(
     ("limits", "code"),
     [
         ({"max_calls": 1}, "turn_limit"),
         ({"max_tokens": 1}, "token_limit"),
-        ({"max_prompt_tokens": 9}, "context_length"),
+        ({"max_prompt_tokens": 9}, "context_length_exceeded"),
     ],
 )
 def test_a_call_beyond_a_limit_of_the_episode_is_refused_with_its_name(limits: dict[str, int], code: str):
@@ -185,8 +222,8 @@ def test_a_call_beyond_a_limit_of_the_episode_is_refused_with_its_name(limits: d
     calls = episode_calls(SayingEngine(say), **limits)
     with pytest.raises(BadRequestError) as refusal:
         with_openai(calls, use)
-    assert str(refusal.value.code).startswith(code)
-    assert calls.is_cut
+    assert refusal.value.code == code
+    assert calls.cut_by == refusal.value.code
     assert calls.count == 1
 
 
@@ -201,7 +238,7 @@ def test_an_engine_that_fails_is_said_to_be_unavailable_and_its_call_is_none_of_
     calls = episode_calls(Failing(say))
     with pytest.raises(InternalServerError, match="no engine is in rotation"):
         with_openai(calls, use)
-    assert (calls.count, calls.is_cut) == (0, False)
+    assert (calls.count, calls.cut_by) == (0, "")
 
 
 def test_without_the_key_of_an_episode_under_way_nothing_is_answered():

@@ -87,7 +87,7 @@ def test_a_client_that_writes_arguments_in_its_own_way_still_goes_on():
     lineages = Lineages(Letters())
     reply = said("") | {"tool_calls": [tool_call("1", "add", '{"b":2,"a":1}')]}
     play(lineages, [user("a")], reply)
-    echoed = said("") | {"tool_calls": [tool_call("1", "add", json.dumps({"a": 1, "b": 2}, indent=1))]}
+    echoed = said("") | {"tool_calls": [tool_call("1", "add", json.dumps({"a": 1, "b": 2.0}, indent=1))]}
     result = {"role": "tool", "content": "3", "tool_call_id": "1"}
     assert not lineages.place([user("a"), echoed, result], []).begins
 
