@@ -85,7 +85,7 @@ class BfclMultiTurn(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
     def close(self) -> None:
         """Forget the episode's instances, which the package keeps for ever."""
         held = vars(self._executor)
-        for name in [name for name in held if self._owner and name.startswith(self._owner)]:
+        for name in [name for name in list(held) if self._owner and name.startswith(self._owner)]:
             del held[name]
 
     def _called(self, message: AssistantMessage) -> tuple[Said, float, bool, bool, dict[str, Any]]:
