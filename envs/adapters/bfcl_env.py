@@ -33,7 +33,8 @@ class BfclMultiTurn(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
 
     An answer without a call ends the request at hand and brings the next one; after the last one, the package's checker
     says whether the task is solved, and the reward is 1 or 0. A request on which 20 rounds of calls were made, the
-    package's own limit, ends the episode. The cohort is the category. Raises ImportError without the package, ValueError for an unknown category.
+    package's own limit, ends the episode. The cohort is the category. Raises ImportError without the package, and
+    ValueError for an unknown category.
     """
 
     def __init__(self, *, category: Category = "base") -> None:
