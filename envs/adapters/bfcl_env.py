@@ -14,7 +14,7 @@ import json
 import string
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 from gymnasium.spaces import Text
@@ -33,10 +33,13 @@ class BfclMultiTurn(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
 
     An answer without a call ends the request at hand and brings the next one; after the last one, the package's checker
     says whether the task is solved, and the reward is 1 or 0. A request on which 20 rounds of calls were made, the
-    package's own limit, ends the episode. The cohort is the category. Raises ImportError without the package.
+    package's own limit, ends the episode. The cohort is the category. Raises ImportError without the package, and
+    ValueError for an unknown category.
     """
 
     def __init__(self, *, category: Category = "base") -> None:
+        if category not in get_args(Category):
+            raise ValueError(f"category must be one of {', '.join(get_args(Category))}, it is {category!r}")
         self.observation_space = self.action_space = _SPACE
         self._executor = foreign(f"{_MULTI_TURN}.multi_turn_utils", INSTALL)
         self._check = foreign(f"{_MULTI_TURN}.multi_turn_checker", INSTALL).multi_turn_checker
@@ -48,8 +51,6 @@ class BfclMultiTurn(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
         self._data = Path(foreign("bfcl_eval", INSTALL).__file__).parent / "data"
         self._category = category
         file = f"BFCL_v4_multi_turn_{category}.json"
-        if not (self._data / file).is_file() or category == "miss_func":
-            raise ValueError(f"category must be base, miss_param or long_context, it is {category!r}")
         self._tasks = _lines(self._data / file)
         self._solutions = _lines(self._data / "possible_answer" / file)
         self._owner = ""
@@ -85,7 +86,7 @@ class BfclMultiTurn(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
     def close(self) -> None:
         """Forget the episode's instances, which the package keeps for ever."""
         held = vars(self._executor)
-        for name in [name for name in held if self._owner and name.startswith(self._owner)]:
+        for name in [name for name in list(held) if self._owner and name.startswith(self._owner)]:
             del held[name]
 
     def _called(self, message: AssistantMessage) -> tuple[Said, float, bool, bool, dict[str, Any]]:

@@ -94,5 +94,5 @@ def test_a_request_takes_as_many_rounds_of_calls_as_the_package_allows() -> None
 
 
 def test_a_category_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="category must be base, miss_param or long_context, it is 'miss_func'"):
+    with pytest.raises(ValueError, match="category must be one of base, miss_param, long_context, it is 'miss_func'"):
         BfclMultiTurn(category="miss_func")  # type: ignore[arg-type]
