@@ -65,7 +65,7 @@ def compare_outcomes(first: Sequence[bool], second: Sequence[bool]) -> Differenc
     ('better', 0.0078)
     """
     changes = _changes(first, second)
-    mean, differing = float(np.mean(changes)), float(np.mean(np.abs(changes)))
+    mean, differing = _mean(changes), float(np.mean(np.abs(changes)))
     gained, lost = changes.count(1.0), changes.count(-1.0)
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     if p < LEVEL:
@@ -80,7 +80,7 @@ def compare_scores(first: Sequence[float], second: Sequence[float], *, higher_is
     Raises ValueError for another length, or no pair.
     """
     changes = _changes(first, second)
-    mean, spread = float(np.mean(changes)), float(np.std(changes))
+    mean, spread = _mean(changes), float(np.std(changes))
     low, high = mean_interval(changes) or (mean, mean)
     if len(changes) >= FEWEST_PAIRS and not low <= 0 <= high:
         return _difference(changes, "better" if (mean > 0) == higher_is_better else "worse")
@@ -124,13 +124,19 @@ def _changes(first: Sequence[float], second: Sequence[float]) -> list[float]:
     return [float(b) - float(a) for a, b in zip(first, second, strict=True)]
 
 
+def _mean(changes: Sequence[float]) -> float:
+    """Without what rounding makes of equal scores."""
+    mean = float(np.mean(changes))
+    return 0.0 if abs(mean) < _ROUNDING else mean
+
+
 def _difference(
     changes: Sequence[float], verdict: Verdict, needed: int | None = None, *, p: float | None = None
 ) -> Difference:
     low, high = mean_interval(changes) or (None, None)
     return Difference(
         pairs=len(changes),
-        mean=float(np.mean(changes)),
+        mean=_mean(changes),
         low=low,
         high=high,
         p=p,

@@ -67,6 +67,11 @@ def test_five_pairs_decide_nothing_however_they_differ() -> None:
     assert (five.verdict, five.more_pairs, six.verdict) == ("undecided", 1, "better")
 
 
+def test_what_rounding_makes_of_equal_scores_is_no_difference() -> None:
+    found = compare_scores([0.1 + 0.2] * 8, [0.3] * 8)
+    assert (found.verdict, found.mean, found.more_pairs) == ("undecided", 0.0, None)
+
+
 def test_equal_values_have_no_interval_and_others_have_one_within_their_range() -> None:
     assert mean_interval([]) is None
     assert mean_interval([0.3] * 4) is None

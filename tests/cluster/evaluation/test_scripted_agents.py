@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from milepost.actors.checks.check import check_env
 from milepost.cluster.evaluation.episodes import judged, without_texts
 from milepost.cluster.evaluation.reference import reference_of
 from milepost.cluster.evaluation.suite import load
@@ -48,6 +49,10 @@ def scores() -> dict[str, tuple[NativeScores, dict[str, float]]]:
 @pytest.fixture(scope="module")
 def found() -> dict[str, tuple[NativeScores, dict[str, float]]]:
     return scores()
+
+
+def test_the_desk_keeps_the_contract() -> None:
+    assert {finding.level for finding in check_env("examples.refund_desk:RefundDesk").findings} == {"ok"}
 
 
 def test_the_agents_do_what_their_names_say() -> None:
