@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from milepost.actors.agents.program import AgentPathError, check_program
+from milepost.actors.architectures import is_served
 from milepost.actors.checks.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.tool_reading import ToolReaders
@@ -108,6 +109,7 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
         )
     except (ModelError, TemplateError) as error:
         raise ConfigError(str(error)) from error
+    _require_engine(folder, found)
     wide = 2 if config.learner.dtype == "bfloat16" else 4
     needed, free = 2 * wide * found.parameters, shutil.disk_usage(_SHARED_MEMORY).free
     if trained and config.engine.transfer == "file" and needed > free:
@@ -117,6 +119,21 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
             "container more (docker run --shm-size), or take a smaller model"
         )
     return found
+
+
+def _require_engine(folder: Path, found: CheckedModel) -> None:
+    """Raises ConfigError for a model that the engine has no code for."""
+    path = folder / "config.json"
+    if not found.architectures:
+        raise ConfigError(
+            f'model: {path} lacks "architectures", by which the engine chooses its code for a {found.family}; copy it '
+            "again, or save the model with save_pretrained"
+        )
+    if not any(map(is_served, found.architectures)):
+        raise ConfigError(
+            f"model: {path} names {', '.join(found.architectures)} (model type {found.family!r}), which the engine, "
+            "vLLM, does not serve; docs/models.md lists the families that work"
+        )
 
 
 def check_world(config: RunConfig) -> ScenarioSet:

@@ -40,6 +40,8 @@ class CheckedModel:
 
     family: str
     """transformers' model type, e.g. `qwen3`."""
+    architectures: tuple[str, ...]
+    """Classes that config.json names, e.g. `Qwen3ForCausalLM`; by them an engine chooses its code."""
     parameters: int
     appends: bool
     """Whether its chat template leaves earlier turns as they were."""
@@ -61,7 +63,12 @@ def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -
     dialogue = Dialogue(tokenizer, system_prompt)
     _require_rows(tokenizer, dialogue, rows)
     parameters = sum(tensor.numel() for tensor in model.parameters())
-    return CheckedModel(family=config.model_type, parameters=parameters, appends=dialogue.appends)
+    return CheckedModel(
+        family=config.model_type,
+        architectures=tuple(config.architectures or ()),
+        parameters=parameters,
+        appends=dialogue.appends,
+    )
 
 
 def require_model(folder: Path) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
-from milepost.envs.chat_template import TemplateError
-from milepost.learner.first_policy.model_check import ModelError, check_model
-from tests.families.tiny_models import CHATML, FAMILIES, write
+from milepost.actors.engine import EngineConfig, SamplingConfig
+from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.preflight import judge_model
+from milepost.cluster.settings.config import RunConfig
+from tests.families.tiny_models import CHATML, FAMILIES, Family, write
 
 Spoil = Callable[[Path], None]
+_CONFIG = RunConfig(engine=EngineConfig(max_model_len=256), sampling=SamplingConfig(max_tokens=64))
 
 
 def _config(**changed: object) -> Spoil:
@@ -39,6 +43,11 @@ def _two_more_tokens(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _instead(stem: str, **config: Any) -> Spoil:
+    """A whole and sound model of another family."""
+    return lambda folder: write(Family(stem, config=config), folder) and None
+
+
 def _foreign_code(folder: Path) -> None:
     _config(model_type="mine", auto_map={"AutoConfig": "mine.Config"})(folder)
 
@@ -55,6 +64,12 @@ REFUSED: list[tuple[str, Spoil]] = [
     ("quantised weights", _config(quantization_config={"quant_method": "gptq", "bits": 4})),
     ("a model type that transformers does not know", _config(model_type="mine")),
     ("no causal language model", _config(model_type="t5")),
+    ("GPT-Neo, which vLLM has no code for", _instead(
+        "GPTNeo", hidden_size=64, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]])),
+    ("CodeGen, which vLLM has no code for", _instead("CodeGen", n_embd=64, n_layer=2, n_head=4, rotary_dim=8)),
+    ("MPT, which vLLM had code for", _instead("Mpt", d_model=64, n_layers=2, n_heads=2)),
+    ("RWKV, which has no attention", _instead("Rwkv", hidden_size=64, num_hidden_layers=2)),
+    ("a configuration that names no architecture", _config(architectures=None)),
     ("weights cut short", _cut_short),
     ("weights of another model", _config(num_hidden_layers=3)),
     ("tokens that the model has no rows for", _two_more_tokens),
@@ -67,7 +82,7 @@ def refusal(spoil: Spoil, place: Path) -> str:
     folder = write(FAMILIES["qwen2"], place)
     spoil(folder)
     try:
-        check_model(folder, context_tokens=256)
-    except (ModelError, TemplateError) as error:
+        judge_model(_CONFIG, folder, trained=True)
+    except ConfigError as error:
         return str(error).replace(str(folder), "FOLDER").replace("\n", " ").replace("|", "\\|")
     raise AssertionError(f"{place} is not refused")

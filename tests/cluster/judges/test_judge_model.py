@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.system import System
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
 from milepost.learner.first_policy.config import ModelConfig
-from tests.families.tiny_models import DROPS_THOUGHTS
+from tests.families.refused import REFUSED
+from tests.families.tiny_models import DROPS_THOUGHTS, FAMILIES, write
+
+Call = Callable[..., tuple[object, str, str]]
 
 
 def about_the_model(folder: Path) -> Finding:
@@ -70,3 +74,23 @@ def test_only_a_model_that_is_trained_needs_shared_memory(tiny_policy: Path, mon
         else:
             with pytest.raises(ConfigError, match="give the container more"):
                 judge_model(config, tiny_policy, trained=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("GPT-Neo, which vLLM has no code for", "names GPTNeoForCausalLM (model type 'gpt_neo'), which the engine"),
+        ("RWKV, which has no attention", "names RwkvForCausalLM (model type 'rwkv'), which the engine"),
+        ("a configuration that names no architecture", 'lacks "architectures", by which the engine chooses'),
+    ],
+)
+def test_what_the_engine_has_no_code_for_is_refused_by_name_before_anything_starts(
+    call: Call, own_folder: Path, what: str, named: str
+) -> None:
+    model = write(FAMILIES["qwen2"], own_folder / "model")
+    dict(REFUSED)[what](model)
+    (own_folder / "run.toml").write_text(f'[model]\nsource = "folder"\npath = "{model}"\n')
+    code, out, err = call("train", "run.toml")
+    assert (code, out) == (2, "")
+    assert f"milepost: model: {model / 'config.json'} {named}" in err.splitlines()[-1]
+    assert not (own_folder / "runs").exists()
