@@ -67,7 +67,7 @@ class _Quoted:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         inner = options.update(width=max(1, options.max_width - 2))
         for line in console.render_lines(_plain(self._text, self._style), inner, pad=False):
-            yield Segment(f"{self._bar} ", console.get_style("cyan"))
+            yield Segment("| " if options.ascii_only else f"{self._bar} ", console.get_style("cyan"))
             yield from line
             yield Segment.line()
 
