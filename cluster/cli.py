@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from milepost.cluster.base.examples import EXAMPLES
+from milepost.cluster.base.examples import CREDIT_EXAMPLES, EXAMPLES
 from milepost.cluster.base.exits import ConfigError, Exit, Stopped, exit_of
 from milepost.cluster.base.output import logging_to, own_stdout, readers_may_leave
 from milepost.cluster.runlog import runs
@@ -92,9 +92,11 @@ def evaluate(
         print(json.dumps(result, allow_nan=False) if as_json else evaluation.sentence(result), file=stdout, flush=True)
 
 
-@app.command()
+@app.command(epilog=CREDIT_EXAMPLES)
 def credit(  # noqa: PLR0913  the options of the command
-    name: Annotated[str, typer.Argument(metavar="FILE|RUN", help="Groups, one per line of JSON; or a run's.")],
+    name: Annotated[
+        str, typer.Argument(metavar="FILE|DIR|RUN", help="Groups, one per line; or ATIF trajectories; or a run's.")
+    ],
     strategy: Annotated[
         str, typer.Option(metavar="A,B", help="Strategies to score with; also package.module:Class.")
     ] = "crbc,starpo",

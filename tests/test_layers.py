@@ -53,7 +53,8 @@ DOORS = {
         "cluster/trajectories",
     },
     "cluster/workbench": {
-        "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/settings",
+        "envs", "actors/agents", "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog",
+        "cluster/settings",
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster": {

@@ -1,4 +1,4 @@
-"""The examples that `milepost --help` ends with."""
+"""The examples that `milepost --help` and `milepost credit --help` end with."""
 
 EXAMPLES = """Examples:
 
@@ -25,4 +25,16 @@ EXAMPLES = """Examples:
   milepost clean latest
 
   milepost doctor deploy/configs/local.toml --parity
+"""
+CREDIT_EXAMPLES = """Examples:
+
+  milepost credit latest
+
+  milepost credit latest --strategy crbc,gigpo --set credit.w_step=2 --group g00000012
+
+  milepost credit groups.jsonl --json
+
+  milepost credit jobs/2026-01-01__12-00-00 --html credit.html
+
+  milepost show latest --count 100 --atif > episodes.jsonl; milepost credit episodes.jsonl
 """

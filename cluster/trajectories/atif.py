@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import milepost
 from milepost.cluster.trajectories.reader import Episode
+from milepost.cluster.trajectories.recording import EVALUATION
 
 SCHEMA: Final = "ATIF-v1.8"
 _NOTES: Final = "Messages are the text of the token ids, control tokens of the chat template included."
 _ABOUT_A_TURN: Final = (
-    "anchor", "next_anchor", "action", "reward", "progress", "tool", "credit", "step_credit", "compared", "advantage",
+    "anchor", "next_anchor", "reward", "progress", "tool", "credit", "step_credit", "compared", "advantage",
     "token_advantages", "trained", "versions", "generate_s", "env_s",
 )  # fmt: skip
 
@@ -37,10 +38,17 @@ def document(episode: Episode, run_id: str) -> dict[str, Any]:
             "total_prompt_tokens": sum(metrics["prompt_tokens"] for metrics in asked),
             "total_completion_tokens": sum(metrics["completion_tokens"] for metrics in asked),
             "total_steps": max(1, len(steps)),
-            "extra": {"reward": row["reward"], "outcome": row["outcome"]},
+            "extra": {name: row[name] for name in ("reward", "outcome", "success_reported")},
         },
-        "extra": {"milepost": row | {"recorded_at": row["recorded_at"].isoformat()}},
+        "extra": {"task_id": _task_id(row), "milepost": row | {"recorded_at": row["recorded_at"].isoformat()}},
     }
+
+
+def _task_id(row: dict[str, Any]) -> str:
+    """What the episodes that may be compared have in common: their group, or the task that was evaluated."""
+    if row["group_id"] != EVALUATION:
+        return str(row["group_id"])
+    return " ".join(filter(None, (EVALUATION, row["env_name"], row["split"], str(row["seed"]))))
 
 
 def _steps(turns: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -61,5 +69,10 @@ def _steps(turns: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                     "completion_token_ids": turn["response_ids"],
                     "logprobs": turn["logprobs"],
                 },
-                "extra": {name: turn[name] for name in _ABOUT_A_TURN if turn[name] is not None},
+                "extra": {name: turn[name] for name in _ABOUT_A_TURN if turn[name] is not None} | _action(turn),
             }
+
+
+def _action(turn: dict[str, Any]) -> dict[str, Any]:
+    """Of a turn that was played to its end: null where the response held no valid action."""
+    return {} if turn["reward"] is None else {"action": turn["action"]}

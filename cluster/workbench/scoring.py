@@ -1,7 +1,7 @@
-"""Scores files of recorded groups under one or several strategies: which ones, with which settings, on which lines.
+"""Scores recorded groups under one or several strategies: which ones, with which settings, on which lines.
 
-Every group is scored alone. What belongs to a batch stays out: filter, modulators and scaling. A file is read twice,
-once to check all of it and once to score it, and is never held whole.
+Every group is scored alone. What belongs to a batch stays out: filter, modulators and scaling. A source is read twice,
+once to check all of it and once to score it; a file of groups is never held whole.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pydantic import ValidationError
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.settings.overrides import apply
 from milepost.cluster.settings.own_credit import check_credit
+from milepost.cluster.workbench import atif_groups
+from milepost.cluster.workbench.atif_groups import Unfinished
 from milepost.cluster.workbench.credit_page import ScoredGroup
 from milepost.learner.credit import interchange
 from milepost.learner.credit.assignment import Credit, CreditGroup, CreditTurn, Need, Strategy
-from milepost.learner.credit.interchange import Malformed
+from milepost.learner.credit.interchange import Malformed, Numbered
 from milepost.learner.credit.strategies import registry as strategies
 
 SHOWN_FAULTS = 10
@@ -29,18 +31,30 @@ _SHOWN_TASKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of groups."""
+    """A file of groups, or a file or folder of ATIF documents."""
 
     path: Path
     name: str
     """For people: the file or the run."""
     is_growing: bool
     """Whether a run writes it, and may have been killed in a line."""
+    is_atif: bool = False
 
     @property
     def page(self) -> Path:
         """Where the graph page goes unless told otherwise."""
-        return self.path.with_name("credit.html")
+        return self.path / "credit.html" if self.path.is_dir() else self.path.with_name("credit.html")
+
+    @property
+    def unit(self) -> str:
+        """What is counted where something is wrong, for people."""
+        return "documents and groups" if self.is_atif else "lines"
+
+    def told(self, found: Numbered | Malformed) -> str:
+        """Where it stands and, of what is malformed, what is wrong with it."""
+        if isinstance(found, Malformed):
+            return str(found) if self.is_atif else f"{self.path}, {found}"
+        return f"{self.path}, {f'group {found.group.task_id}' if self.is_atif else f'line {found.line}'}"
 
 
 @dataclass(slots=True)
@@ -48,6 +62,9 @@ class Checked:
     """What the first reading of a source found."""
 
     num_lines: int = 0
+    """Of groups, and of what is malformed."""
+    unfinished: list[str] = field(default_factory=list)
+    """ATIF documents of episodes that broke off: they are left out."""
     faults: dict[int, str] = field(default_factory=dict)
     """Line -> the first thing that is wrong with it."""
     first_tasks: list[str] = field(default_factory=list)
@@ -82,9 +99,12 @@ def check(source: Source, chosen: dict[str, Strategy], *, task: str | None = Non
     """
     checked = Checked()
     for found in _read(source):
+        if isinstance(found, Unfinished):
+            checked.unfinished.append(found.where)
+            continue
         checked.num_lines += 1
         if isinstance(found, Malformed):
-            checked.faults[found.line] = f"{source.path}, {found}"
+            checked.faults[found.line] = source.told(found)
             continue
         checked.has_task |= found.group.task_id == task
         if len(checked.first_tasks) <= _SHOWN_TASKS:
@@ -93,7 +113,7 @@ def check(source: Source, chosen: dict[str, Strategy], *, task: str | None = Non
             missing = _missing(found.group, strategy.requires)
             if missing:
                 checked.faults.setdefault(
-                    found.line, f"{source.path}, line {found.line}: strategy {name} needs {missing}, which is not there"
+                    found.line, f"{source.told(found)}: strategy {name} needs {missing}, which is not there"
                 )
     return checked
 
@@ -113,7 +133,7 @@ def refuse(checked: Checked, source: Source, *, task: str | None, skip_bad: bool
     if not lines or (skip_bad and len(lines) < checked.num_lines):
         return
     hidden = len(lines) - SHOWN_FAULTS
-    rest = [f"... and {hidden} more lines"] if hidden > 0 else []
+    rest = [f"... and {hidden} more {source.unit}"] if hidden > 0 else []
     way_out = "nothing is left to score" if skip_bad else "nothing was scored; mend them, or add --skip-bad"
     raise ConfigError("\n".join([*lines[:SHOWN_FAULTS], *rest, way_out]))
 
@@ -125,14 +145,14 @@ def scored(source: Source, chosen: dict[str, Strategy], checked: Checked, *, ski
     Raises ConfigError otherwise.
     """
     for found in _read(source):
-        if isinstance(found, Malformed) or found.line in checked.faults:
+        if not isinstance(found, Numbered) or found.line in checked.faults:
             continue
         credits: dict[str, Credit] = {}
         for name, strategy in chosen.items():
             try:
                 credits[name] = strategy.assign(found.group)
             except ValueError as error:
-                fault = f"{source.path}, line {found.line}: strategy {name}: {error}"
+                fault = f"{source.told(found)}: strategy {name}: {error}"
                 if not skip_bad:
                     raise ConfigError(f"{fault}; mend it, or add --skip-bad") from error
                 checked.faults[found.line] = fault
@@ -186,9 +206,12 @@ def _built(name: str, values: dict[str, Any]) -> Strategy:
         raise ConfigError("\n".join(lines)) from error
 
 
-def _read(source: Source) -> Iterator[interchange.Numbered | Malformed]:
+def _read(source: Source) -> Iterator[Numbered | Malformed | Unfinished]:
     try:
-        yield from interchange.read(source.path, is_growing=source.is_growing)
+        if source.is_atif:
+            yield from atif_groups.read(source.path)
+        else:
+            yield from interchange.read(source.path, is_growing=source.is_growing)
     except OSError as error:
         raise ConfigError(f"{source.path}: {error.strerror}; give a file that can be read") from error
 

@@ -16,6 +16,7 @@ import msgspec
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.runlog import runs
+from milepost.cluster.workbench.atif_groups import is_atif
 from milepost.cluster.workbench.credit_page import ScoredGroup, write_page
 from milepost.cluster.workbench.scoring import SHOWN_FAULTS, Source, check, refuse, scored
 from milepost.cluster.workbench.shown import Shown
@@ -24,21 +25,32 @@ from milepost.learner.credit.assignment import Credit, CreditGroup, Strategy
 
 
 def locate(wanted: str, runs_dir: Path) -> Source:
-    """The file of groups that `wanted` names: a file, or a run by id, path or `latest`.
+    """What `wanted` names: a file of groups, a file or folder of ATIF documents, or a run by id, path or `latest`.
 
     Raises ConfigError if there is none.
     """
     path = Path(wanted)
+    if path.is_dir() and not (path / "resolved.toml").is_file():
+        if not _is_atif(path):
+            raise ConfigError(f"{wanted}: no run's folder, and it holds no ATIF document; give one of both, or a file")
+        return Source(path, str(path), is_growing=False, is_atif=True)
     if path.exists() and not path.is_dir():
         if not path.is_file():
             raise ConfigError(f"{wanted}: not a regular file; it is read twice, so give one that stays")
-        return Source(path, str(path), is_growing=False)
-    if path.suffix == ".jsonl":
-        raise ConfigError(f"{wanted}: no such file; give a file with one group per line, or a run")
+        return Source(path, str(path), is_growing=False, is_atif=_is_atif(path))
+    if path.suffix in (".jsonl", ".json"):
+        raise ConfigError(f"{wanted}: no such file; give one of groups or of ATIF documents, or a run")
     folder = runs.find(runs_dir, wanted)
     if not folder.groups.is_file():
         raise ConfigError(f"run {folder.run_id} has recorded no group yet; they are recorded when it trains on them")
     return Source(folder.groups, folder.run_id, is_growing=True)
+
+
+def _is_atif(path: Path) -> bool:
+    try:
+        return is_atif(path)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path}: {error.strerror}; give what can be read") from error
 
 
 def run(
@@ -75,9 +87,13 @@ def run(
     except BrokenPipeError:  # the reader has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return
+    if checked.unfinished:
+        first, more = checked.unfinished[0], len(checked.unfinished)
+        print(f"milepost: left out {more} episodes that broke off; first: {first}", file=sys.stderr)
     if checked.faults:
         first = next(iter(checked.faults.values()))
-        print(f"milepost: skipped {len(checked.faults)} of {checked.num_lines} lines; first: {first}", file=sys.stderr)
+        count = f"{len(checked.faults)} of {checked.num_lines} {source.unit}"
+        print(f"milepost: skipped {count}; first: {first}", file=sys.stderr)
 
 
 def _summed(groups: Iterator[ScoredGroup], chosen: dict[str, Strategy]) -> Summary:

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, TypeVar
 
 import msgspec
 
 from milepost.envs.types import Outcome
 from milepost.learner.credit.assignment import INVALID, CreditGroup, CreditTrajectory, CreditTurn
 
+T = TypeVar("T")
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is refused unread: it is a file that is not JSON lines, and would fill the memory."""
 
@@ -95,8 +96,18 @@ def decode(line: bytes) -> CreditGroup:
     Traceback (most recent call last):
     milepost.learner.credit.interchange.Refused: trajectories: Expected `array` of length >= 1
     """
+    found = strictly(_DECODER, line)
+    return CreditGroup(found.task_id, tuple(_trajectory(t, i) for i, t in enumerate(found.trajectories)))
+
+
+def strictly(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    """What `decoder` makes of JSON. Raises Refused with the field and the reason.
+
+    >>> strictly(msgspec.json.Decoder(dict[str, int]), b'{"a": 1}')
+    {'a': 1}
+    """
     try:
-        found = _DECODER.decode(line)
+        return decoder.decode(text)
     except UnicodeDecodeError as error:
         raise Refused("", f"not UTF-8: {error.reason} in byte {error.start} of a text") from error
     except msgspec.DecodeError as error:
@@ -104,7 +115,6 @@ def decode(line: bytes) -> CreditGroup:
         raise Refused(path.removesuffix("`").removeprefix("."), reason) from error
     except RecursionError as error:
         raise Refused("", "nested too deeply") from error
-    return CreditGroup(found.task_id, tuple(_trajectory(t, i) for i, t in enumerate(found.trajectories)))
 
 
 def encode(group: CreditGroup) -> bytes:
@@ -139,7 +149,7 @@ def read(path: Path, *, is_growing: bool = False) -> Iterator[Numbered | Malform
         OSError: the file can't be read.
     """
     with path.open("rb") as file:
-        for number, line in enumerate(_lines(file), start=1):
+        for number, line in enumerate(lines(file), start=1):
             if line is None:
                 yield Malformed(number, "", f"longer than {MAX_LINE_BYTES >> 20} MiB; write one group per line")
             elif is_growing and not line.endswith(b"\n"):
@@ -148,15 +158,13 @@ def read(path: Path, *, is_growing: bool = False) -> Iterator[Numbered | Malform
                 yield _numbered(number, line)
 
 
-def _numbered(number: int, line: bytes) -> Numbered | Malformed:
-    try:
-        return Numbered(number, decode(line))
-    except Refused as refused:
-        return Malformed(number, refused.field, refused.reason)
+def lines(file: BinaryIO) -> Iterator[bytes | None]:
+    r"""Lines with their ends; None for one that is longer than `MAX_LINE_BYTES`, which is not read.
 
-
-def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """Lines with their ends; None for one that is too long to be read."""
+    >>> import io
+    >>> list(lines(io.BytesIO(b"[1]\n[2]")))
+    [b'[1]\n', b'[2]']
+    """
     while line := file.readline(MAX_LINE_BYTES):
         if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
             yield line
@@ -164,6 +172,13 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
         yield None
         while line and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE_BYTES)
+
+
+def _numbered(number: int, line: bytes) -> Numbered | Malformed:
+    try:
+        return Numbered(number, decode(line))
+    except Refused as refused:
+        return Malformed(number, refused.field, refused.reason)
 
 
 def _trajectory(found: _TrajectoryLine, index: int) -> CreditTrajectory:
