@@ -18,7 +18,7 @@ _AGENT_ONLY: Final = ("model_name", "reasoning_effort", "reasoning_content", "to
 Extra = dict[str, Any] | None
 
 
-class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pass
 
 

@@ -105,7 +105,7 @@ def read(path: Path) -> Iterator[Numbered | MalformedDocument | Unfinished]:
     for place, (task_id, members) in enumerate(groups.items(), start=1):
         whole = tuple(trajectory for own, trajectory in members if own not in used)
         if whole:
-            yield Numbered(-place, CreditGroup(task_id, whole))
+            yield Numbered(-place, CreditGroup(task_id, whole))  # below 0: documents count from 1
 
 
 def _texts(path: Path) -> Iterator[_Text]:

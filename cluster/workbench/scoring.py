@@ -45,6 +45,11 @@ class Source:
         """Where the graph page goes unless told otherwise."""
         return self.path / "credit.html" if self.path.is_dir() else self.path.with_name("credit.html")
 
+    @property
+    def unit(self) -> str:
+        """What is counted where something is wrong, for people."""
+        return "documents and groups" if self.is_atif else "lines"
+
     def told(self, found: Numbered | Malformed) -> str:
         """Where it stands and, of what is malformed, what is wrong with it."""
         if isinstance(found, Malformed):
@@ -128,7 +133,7 @@ def refuse(checked: Checked, source: Source, *, task: str | None, skip_bad: bool
     if not lines or (skip_bad and len(lines) < checked.num_lines):
         return
     hidden = len(lines) - SHOWN_FAULTS
-    rest = [f"... and {hidden} more lines"] if hidden > 0 else []
+    rest = [f"... and {hidden} more {source.unit}"] if hidden > 0 else []
     way_out = "nothing is left to score" if skip_bad else "nothing was scored; mend them, or add --skip-bad"
     raise ConfigError("\n".join([*lines[:SHOWN_FAULTS], *rest, way_out]))
 

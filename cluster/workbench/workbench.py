@@ -92,7 +92,8 @@ def run(
         print(f"milepost: left out {more} episodes that broke off; first: {first}", file=sys.stderr)
     if checked.faults:
         first = next(iter(checked.faults.values()))
-        print(f"milepost: skipped {len(checked.faults)} of {checked.num_lines} lines; first: {first}", file=sys.stderr)
+        count = f"{len(checked.faults)} of {checked.num_lines} {source.unit}"
+        print(f"milepost: skipped {count}; first: {first}", file=sys.stderr)
 
 
 def _summed(groups: Iterator[ScoredGroup], chosen: dict[str, Strategy]) -> Summary:

@@ -1,6 +1,8 @@
 """`milepost show` on a folder that was recorded: what people read, what programs get, what is not there."""
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +70,17 @@ def test_json_is_one_object_per_episode_the_worst_first(call: Call, run: RunFold
     assert all(len(episode["turns"]) == episode["num_turns"] for episode in found)
     assert found[0]["turns"][0]["response_ids"]
     assert run.trajectories.is_dir()
+
+
+@pytest.mark.usefixtures("run")
+def test_a_terminal_that_does_not_know_a_letter_shows_its_number(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    code, _, err = call("show", "latest", "--fate", "trained")
+    assert (code, err) == (0, "")
+    shown = written.getvalue().decode("ascii")
+    assert r"trained at version 5 \xb7 selected" in shown
+    assert "| down<|im_end|>" in shown
 
 
 @pytest.mark.parametrize(
