@@ -34,7 +34,7 @@ class Watched:
 
     def __init__(self, runs_dir: Path, place: Path) -> None:
         self._runs_dir, self._place = runs_dir, place
-        self.port = monitor._free(0)
+        self.port = monitor.free_port(0)
         place.mkdir()
         self.process = monitor.start_prometheus(place, self.port)
 
