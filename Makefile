@@ -4,7 +4,6 @@
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording   what the record of 100,000 episodes costs
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
-# make monitoring  panels and alerts on real runs under a real Prometheus
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
@@ -13,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults browser prometheus monitor monitoring dashboards check bench bench-recording agent-tokens models clean
+.PHONY: setup train test faults browser prometheus monitor dashboards check bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -46,10 +45,6 @@ prometheus:
 
 monitor: setup prometheus
 	$(BIN)/python -m deploy.monitoring.monitor
-
-# Real runs under a real Prometheus: every panel, a healthy run, faults. Half an hour.
-monitoring: setup prometheus
-	$(BIN)/python -m pytest -m sweep tests/monitoring
 
 dashboards: setup
 	$(BIN)/python -m deploy.monitoring.dashboards
