@@ -17,7 +17,7 @@ class Quoted:
         """For rich."""
         inner = options.update(width=max(1, options.max_width - 2))
         for line in console.render_lines(plain(self._text, self._style), inner, pad=False):
-            yield Segment(f"{self._bar} ", console.get_style("cyan"))
+            yield Segment("| " if options.ascii_only else f"{self._bar} ", console.get_style("cyan"))
             yield from line
             yield Segment.line()
 

@@ -1,4 +1,4 @@
-"""How the fields of records are called in Prometheus: (field, name after the prefix, help). Tables, no code.
+"""How the fields of records are called in Prometheus: (field, name after the prefix, help).
 
 Names follow Prometheus: one prefix, base units, the unit as a suffix, shares in [0, 1] as `_ratio`. Labels come from
 closed sets: states, reasons, phases, indexes of engines, names in the configuration. What names an episode, a task, a
@@ -7,7 +7,7 @@ process or a version is never a label.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 PREFIX: Final = "milepost_"
 ITERATION: Final = (
@@ -83,3 +83,8 @@ EPISODES: Final = {"finished": "episodes", "failed": "episodes_failed"}
 PHASES: Final = {"wait": "wait_s", "train": "train_s", "commit": "commit_s", "publish": "publish_s", "check": "check_s"}
 SECONDS: Final = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Upper bounds of the buckets of all histograms of seconds."""
+
+
+def read(record: object, field: str) -> Any:
+    """The value of a field that a table here names: a number, or None where it was not measured."""
+    return getattr(record, field)

@@ -23,6 +23,7 @@ from milepost.cluster.runlog.gauges import (
     PREFIX,
     RESTARTS,
     SECONDS,
+    read,
 )
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Number, Record
 from milepost.cluster.runlog.system_view import SystemView
@@ -103,23 +104,23 @@ class Series:
         self._progress.set(time.time())
         self._count_nonfinite(record)
         for field, gauge in self._iteration.items():
-            _set(gauge, getattr(record, field))
+            _set(gauge, read(record, field))
         if record.success is not None and math.isfinite(record.success):
             bounds = wilson_interval(round(record.success * record.episodes), record.episodes)
             for gauge, bound in zip(self._success, bounds, strict=True):
                 gauge.set(bound)
         for counter, fields in ((self._groups, GROUPS), (self._episodes, EPISODES)):
             for label, field in fields.items():
-                counter.labels(label).inc(getattr(record, field))
+                counter.labels(label).inc(read(record, field))
         self._tokens.inc(record.tokens)
-        self._count_restarts({part: getattr(record, field) for part, field in RESTARTS.items()})
+        self._count_restarts({part: read(record, field) for part, field in RESTARTS.items()})
         self._nonfinite.labels("learner").inc(self._growth("nonfinite_total", record.nonfinite_total))
         for reason, count in record.verdicts.items():
             self._verdicts.labels(reason).inc(count)
         _set_labelled(self._update, record.update)
         _set_labelled(self._update_s, record.update_s)
         _set_labelled(self._bias, record.selection_bias)
-        _observe(self._phases, {phase: getattr(record, field) for phase, field in PHASES.items()})
+        _observe(self._phases, {phase: read(record, field) for phase, field in PHASES.items()})
         _observe(self._transfer, record.transfer_s)
         self._set_cohorts("rollouts", record.cohorts)
         self._set_envs(record)
@@ -130,7 +131,7 @@ class Series:
         self._progress.set(time.time())
         self._count_nonfinite(record)
         for field, gauge in self._eval.items():
-            _set_labelled(gauge, {record.split: getattr(record, field)})
+            _set_labelled(gauge, {record.split: read(record, field)})
         self._eval_failed.labels(record.split).set(len(record.failed))
         self._set_cohorts(record.split, record.cohorts)
         for name, found in record.envs.items():
@@ -162,13 +163,13 @@ class Series:
         """The names are those of the configuration, so they are few."""
         for name, found in record.envs.items():
             for label, field in EPISODES.items():
-                self._env_episodes.labels(name, label).inc(getattr(found, field))
+                self._env_episodes.labels(name, label).inc(read(found, field))
             interval = (found.success, found.success_low, found.success_high)
             for gauge, value in zip(self._env_success, interval, strict=True):
                 if value is not None:
                     gauge.labels("rollouts", name).set(value)
             for field, gauge in self._envs.items():
-                _set_labelled(gauge, {name: getattr(found, field)})
+                _set_labelled(gauge, {name: read(found, field)})
 
     def _set_cohorts(self, split: str, cohorts: Mapping[str, CohortSuccess]) -> None:
         """Only the first `MAX_COHORTS` names of a run become labels: an environment may make names without end."""

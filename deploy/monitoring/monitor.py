@@ -112,7 +112,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise DependencyLost(f"{log.stem} did not start within {_START_S:g} s: see {log}")
 
 
-def _free(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """The usual port, or any where that one is taken."""
     for port in (wanted, 0):
         try:
@@ -127,7 +127,7 @@ def monitor(runs_dir: Path, place: Path) -> None:
     """Until Ctrl-C. Raises ConfigError where no run is going on, DependencyLost where Prometheus ends."""
     if not targets(runs_dir):
         raise ConfigError(f"no run is going on in {runs_dir}: start one, e.g. with make train")
-    ports = {name: _free(port) for name, port in _PORTS.items()}
+    ports = {name: free_port(port) for name, port in _PORTS.items()}
     prometheus = start_prometheus(place, ports["prometheus"])
     grafana = None
     try:
