@@ -22,7 +22,7 @@ class Desk:
     def draw(self, rng: numpy.random.Generator) -> None:
         """A case: two customers with four orders each, numbered 1 to 8. One of each is open, and never the first."""
         customers: list[str] = rng.choice(CUSTOMERS, 2, replace=False).tolist()
-        self.database = sqlite3.connect(":memory:", check_same_thread=False)
+        self.database = sqlite3.connect(":memory:")
         self.database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, state TEXT)")
         ids = rng.permutation(len(customers) * ORDERS_EACH) + 1
         for customer, own in zip(customers, ids.reshape(-1, ORDERS_EACH).tolist(), strict=True):

@@ -27,7 +27,7 @@ from milepost.learner.first_policy.byte_tokenizer import train_tokenizer
 from milepost.learner.first_policy.config import ResponseLimits, WarmupConfig
 from milepost.learner.first_policy.demonstrations import DemonstrationError, demonstrate
 from milepost.learner.first_policy.imitation import encode_transcripts
-from milepost.learner.first_policy.measure import Measured, measure
+from milepost.learner.first_policy.measure import measure
 from milepost.learner.first_policy.warmup import warm_up
 from tests.actors.tools.tool_envs import Door, Talks
 
@@ -140,14 +140,15 @@ class Says:
         return torch.cat([rows, torch.tensor([self.ids] * len(rows))], dim=1)
 
 
-@pytest.mark.parametrize(("half", "successes"), [(False, 64), (True, 0)])
-def test_calls_of_the_policy_that_was_made_are_read_as_in_a_run(half: bool, successes: int) -> None:
+@pytest.mark.parametrize(("half", "share"), [(False, 1), (True, 0)])
+def test_calls_of_the_policy_that_was_made_are_read_as_in_a_run(half: bool, share: int) -> None:
     """A whole call opens the door; half a call is told so and opens nothing, until the turns are over."""
     ids = Dialogue(TOKENIZER).with_tools(Door().tools).response(AssistantMessage(tool_calls=(CALL,)))
     model: Any = Says([*ids[: len(ids) // 2], ids[-1]] if half else ids)
     task = Task(env=f"{HERE}:OpensAtOnce", seed=0, split="train")
     found = measure(model, TOKENIZER, [task], LIMITS, reading)
-    assert found == Measured(episodes=64, successes=successes, alike=64)
+    assert found.episodes >= 16  # a minute is enough for so many where a machine is busy
+    assert (found.successes, found.alike) == (share * found.episodes, found.episodes)
 
 
 class OpensAtOnce(Door):
