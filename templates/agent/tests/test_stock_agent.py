@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 from stock_agent import TOOLS, Stock, run
@@ -27,14 +27,14 @@ async def played(answers: list[dict[str, Any]]) -> tuple[dict[str, Any], list[st
     """The result, and what the tools said."""
     results: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         newest = json.loads(request.content)["messages"][-1]
         results.extend([newest["content"]] * (newest["role"] == "tool"))
         choice = {"index": 0, "finish_reason": "stop", "message": answers.pop(0)}
         body = {"id": "1", "object": "chat.completion", "created": 0, "model": "policy", "choices": [choice]}
-        return httpx.Response(200, json=body)
+        return httpx2.Response(200, json=body)
 
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     async with AsyncOpenAI(base_url="http://written.down/v1", api_key="none", http_client=http) as client:
         return await run(TASK, client), results
 
