@@ -21,6 +21,7 @@ MAY_IMPORT = {
 """The layers: a folder of the top level and the ones below it."""
 DOORS = {
     "envs": set(),
+    "envs/adapters": {"envs"},
     "reward": {"envs"},
     "actors": {"envs", "reward"},
     "actors/agents": {"envs", "reward", "actors"},
