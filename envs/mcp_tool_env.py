@@ -66,7 +66,10 @@ class McpToolEnv(ToolEnv):
         by_http = self._server.startswith(("http://", "https://"))
         where = self._server if by_http else mcp.StdioServerParameters(command=command, args=arguments)
         portal = self._connection.enter_context(start_blocking_portal())
-        client = self._connection.enter_context(portal.wrap_async_context_manager(mcp.Client(where)))
+        try:
+            client = self._connection.enter_context(portal.wrap_async_context_manager(mcp.Client(where)))
+        except Exception as error:
+            raise ConnectionError(f"MCP server {self._server}: {_first(error)}") from error
         self.offer([McpTool(portal, client, told) for told in portal.call(_all_tools, client)])
         return super().reset(seed=seed, options=options)
 
@@ -77,6 +80,13 @@ class McpToolEnv(ToolEnv):
     def close(self) -> None:
         """End the connection, and a server that was started for it."""
         self._connection.close()
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an exception group says nothing of: its first error."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _all_tools(client: mcp.Client) -> list[mcp.Tool]:

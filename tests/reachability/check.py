@@ -1,9 +1,10 @@
 """Which code nobody reaches: `python -m tests.reachability.check` names it, and exits with 1 if there is any.
 
 Entry points are the command line and the vLLM plug-in (`pyproject.toml`), the `package.module:Name` paths in configs,
-what the code blocks of README and docs import, and the examples. From there names are followed to a fix point, through
-the worked examples in docstrings of what is reached; tests, benchmarks and the Makefile do not count. vulture is no
-replacement: it takes a use in dead code for a use, and does not look at parameters that no caller sets.
+those in the TOML blocks of README and docs, what their code blocks import, and the examples. From there names are
+followed to a fix point, through the worked examples in docstrings of what is reached; tests, benchmarks and the
+Makefile do not count. vulture is no replacement: it takes a use in dead code for a use, and does not look at parameters
+that no caller sets.
 
 Attributes are resolved by name, without types: a method counts as reached if any reached code mentions a method of that
 name. So what is reported is dead, and not all that is dead is reported. A field counts as used where it is read; a
@@ -27,6 +28,7 @@ FOLDERS = ("cluster", "learner", "actors", "envs", "reward", "examples")
 EXCEPTIONS: dict[str, str] = {}
 """Finding -> why it stays; `tests/test_reachability.py` refuses one that is none any more."""
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+_TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 
 class Reached:
@@ -172,8 +174,11 @@ def reached(root: Path, modules: dict[str, Module]) -> Reached:
         for module, name in paths_in(path.read_text(encoding="utf-8")):
             found.path(module, name)
     for path in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/*.md"))]:
-        for block in _PYTHON.findall(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for block in _PYTHON.findall(text):
             found.code(ast.parse(block))
+        for module, name in paths_in("".join(_TOML.findall(text))):
+            found.path(module, name)
     found.settle()
     return found
 
