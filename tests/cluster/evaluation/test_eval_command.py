@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cluster.evaluation.store import write
+from milepost.cluster import evaluate
+from milepost.cluster.evaluation.policies import digest
+from milepost.cluster.evaluation.store import read, write
 from milepost.cluster.settings import config as configs
+from milepost.cluster.trajectories.reader import Wanted
+from milepost.cluster.trajectories.reader import read as read_episodes
 from milepost.envs.scenarios import ScenarioSet
+from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from tests.cluster.evaluation.played_results import SUITE_FILE, results
 
 ENV = '[env]\npath = "tests.broken_envs:CountingEnv"\nheldout_size = 4\n[engine]\nmax_model_len = 512\n'
@@ -54,6 +59,50 @@ def test_a_suite_that_was_trained_on_is_refused_by_the_names_of_its_scenarios(
         f"milepost: suite counts: {tiny_policy} trains on 1 of its scenarios: s1; a policy is not judged by what it "
         "was trained on: give them other seeds, or take them out"
     )
+
+
+@pytest.fixture
+def engineless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system whose workers answer every task at once: one turn, solved where the seed is even."""
+
+    class Started:
+        def __init__(self, config: object, *_: object) -> None:
+            self.config, self.workers = config, self
+
+        async def start(self, *_: object, **__: object) -> None:
+            pass
+
+        async def stop(self) -> None:
+            pass
+
+        async def play(self, tasks: list[tuple[int, Task]], _: float) -> list[Trajectory]:
+            return [self.played(index, task) for index, task in reversed(tasks)]
+
+        def played(self, index: int, task: Task) -> Trajectory:
+            turn = Turn(
+                prompt_ids=[1, 2, 3], response_ids=[4], logprobs=[-1.0], anchor="0", next_anchor="1", action="go",
+                versions=[VersionSpan(version=0, start=0, end=1)], reward=1.0,
+            )  # fmt: skip
+            outcome = "failure" if task.seed % 2 else "success"
+            return Trajectory(task=task, group_id="eval", index=index, turns=[turn], outcome=outcome)
+
+    monkeypatch.setattr(evaluate, "System", Started)
+
+
+@pytest.mark.usefixtures("engineless")
+def test_what_was_played_is_scored_by_scenario_printed_and_kept(call, config, tiny_policy, own_folder) -> None:
+    asked = ("--suite", suite(own_folder, 900000, 900001, created="2026-11-27"), "--episodes", 3, "--prices", "1,1,2")
+    code, out, _ = call("eval", tiny_policy, "--config", config, *asked)
+    assert code == 0
+    path = Path(out.splitlines()[-1].split()[1])
+    assert path.parts[:2] == ("runs", "evaluations")
+    found = read(path)
+    assert [(s.name, [p.number for p in s.episodes]) for s in found.scenarios] == [("s0", [0, 1, 2]), ("s1", [0, 1, 2])]
+    assert [[played.native.success for played in s.episodes] for s in found.scenarios] == [[1, 1, 1], [0, 0, 0]]
+    assert found.buckets["all"].tokens_per_success == 2 * 4
+    assert found.policy.sha256 == digest(tiny_policy)
+    wanted = Wanted(episode=None, fate="evaluation", task="900001", worst=False, count=9)
+    assert len(read_episodes(path.parent / "trajectories", wanted)) == 3
 
 
 @pytest.mark.parametrize("prices", ["1,2", "a,b,c", "1,-1,2", "1,inf,2"])
