@@ -133,8 +133,8 @@ class Step(_Strict):
 
     @property
     def is_turn(self) -> bool:
-        """Whether a model spoke here for the first time: neither a copy of earlier context nor a fixed dispatch."""
-        return self.source == "agent" and not self.is_copied_context and self.llm_call_count != 0
+        """Whether a model spoke here: it is no fixed dispatch."""
+        return self.source == "agent" and self.llm_call_count != 0
 
 
 class Agent(_Strict):

@@ -119,7 +119,7 @@ def test_a_continued_trajectory_goes_on_in_the_next_file_without_what_was_copied
             ASKED, agent("", call("count"), results=[result("3")]), reward=None, continued_trajectory_ref="t.1.json"
         ),
     )
-    copied = agent("I counted.", is_copied_context=True)
+    copied = agent("", call("count"), results=[result("3")], is_copied_context=True)
     write(tmp_path / "t.1.json", document(copied, {"source": "user", "message": "Go on."}, agent("3.")))
     assert walk(only(tmp_path)) == [
         (key(("user", "How many rows?")), "count {}", 0.0),
