@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster import evaluate
-from milepost.cluster.evaluation.policies import digest
 from milepost.cluster.evaluation.store import read, write
+from milepost.cluster.runlog.saved_policy import digest
 from milepost.cluster.settings import config as configs
 from milepost.cluster.trajectories.reader import Wanted
 from milepost.cluster.trajectories.reader import read as read_episodes
