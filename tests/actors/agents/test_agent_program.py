@@ -29,26 +29,21 @@ from tests.actors.agents.odd_programs import FREED
 
 HERE = "tests.actors.agents.odd_programs"
 TASK = Task(env=HERE, seed=7, split="train", options={"level": 2})
+Played = Trajectory | Failure
 
 
-def play(
-    config: AgentConfig, engine: Any = None, *, hung: list[int] | None = None, **limits: Any
-) -> Trajectory | Failure:
-    async def go() -> Trajectory | Failure:
-        given: dict[str, Any] = {
-            "max_turns": 3,
-            "env_timeout_s": 0.2,
-            "episode_timeout_s": 120.0,
-            "max_prompt_tokens": 10_000,
-            "max_observation_chars": 10_000,
-        }
+def play(config: AgentConfig, engine: Any = None, *, hung: list[int] | None = None, **limits: Any) -> Played:
+    limits = {"max_turns": 3, "env_timeout_s": 0.2, "episode_timeout_s": 120.0} | limits
+    limits = {"max_prompt_tokens": 10_000, "max_observation_chars": 10_000} | limits
+
+    async def go() -> Played:
         resources = RolloutResources(
             engine=engine or SayingEngine(lambda prompt: f"you said {prompt}"),
             dialogue=Letters(),  # type: ignore[arg-type]
             decode=text_of,
             places=threading.Semaphore(4),
             readers=ToolReaders(None, Letters()),  # type: ignore[arg-type]
-            limits=Limits(**given | limits),
+            limits=Limits(**limits),
         )
         endpoint = Endpoint()
         await endpoint.start()
@@ -63,7 +58,7 @@ def play(
         try:
             result = await run_agent_episode(host, resources, task=TASK, group_id="g", index=1)
             if hung is not None:
-                await asyncio.sleep(given["env_timeout_s"] + 0.1)
+                await asyncio.sleep(limits["env_timeout_s"] + 0.1)
                 hung.append(resources.hung)
             return result
         finally:
@@ -72,20 +67,20 @@ def play(
     return asyncio.run(go())
 
 
-def function(name: str, **limits: Any) -> Trajectory | Failure:
+def function(name: str, **limits: Any) -> Played:
     return play(AgentConfig(path=f"{HERE}:{name}"), **limits)
 
 
-def command(*lines: str, **limits: Any) -> Trajectory | Failure:
+def command(*lines: str, **limits: Any) -> Played:
     return play(AgentConfig(command=(sys.executable, "-c", textwrap.dedent("\n".join(lines)))), **limits)
 
 
-def played(result: Trajectory | Failure) -> Trajectory:
+def played(result: Played) -> Trajectory:
     assert isinstance(result, Trajectory), result
     return result
 
 
-def failed(result: Trajectory | Failure) -> Failure:
+def failed(result: Played) -> Failure:
     assert isinstance(result, Failure), result
     return result
 
