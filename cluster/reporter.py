@@ -22,7 +22,7 @@ from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import Record, iterations, read_records
 from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
-from milepost.cluster.runlog.system_view import SystemView
+from milepost.cluster.runlog.series import SystemView
 from milepost.cluster.runlog.wasted import last_word, nothing_learnt
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.system import System

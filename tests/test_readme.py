@@ -61,7 +61,7 @@ def played(dialogue: Dialogue, *, seeds: int) -> list[Trajectory | Failure]:
 
 
 def test_the_environment_and_config_of_the_readme_are_those_that_init_writes() -> None:
-    template = ROOT / "templates" / "env"
+    template = ROOT / "deploy" / "templates" / "env"
     assert PYTHON[0] == (template / "higher_lower.py").read_text(encoding="utf-8")
     assert TOML[0] in (template / "train.toml").read_text(encoding="utf-8")
 

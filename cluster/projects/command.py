@@ -1,4 +1,4 @@
-"""`milepost init`: a folder with something to train, a test of it and a config, copied from `templates/`.
+"""`milepost init`: a folder with something to train, a test of it and a config, copied from `deploy/templates/`.
 
 What it writes runs as it is, and is the user's from there on: nothing of it is read again by us.
 """

@@ -16,8 +16,7 @@ from prometheus_client import start_http_server
 
 from milepost.cluster.runlog.endpoint import unusable
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Record
-from milepost.cluster.runlog.series import Series
-from milepost.cluster.runlog.system_view import SystemView
+from milepost.cluster.runlog.series import Series, SystemView
 
 
 class Metrics:

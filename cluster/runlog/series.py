@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from milepost.cluster.replay.buffer import Depth
+from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.runlog.gauges import (
     ENVIRONMENT,
     EPISODES,
@@ -26,11 +29,26 @@ from milepost.cluster.runlog.gauges import (
     read,
 )
 from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Number, Record
-from milepost.cluster.runlog.system_view import SystemView
 from milepost.reward.evaluators.summary import MAX_COHORTS, OTHER, CohortSuccess, together
 from milepost.reward.evaluators.wilson import wilson_interval
 
 _TRANSFER = ("gather", "pause", "load", "verify", "commit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemView:
+    """What the parts of a running system are at one moment: seen every few seconds, written nowhere."""
+
+    engines: Mapping[int, int | None]
+    """Index of an engine -> the policy version it serves; None while it is not in rotation."""
+    workers: int
+    """Workers that run."""
+    restarts: Mapping[str, int]
+    """Restarts so far, by part: engine, worker, learner."""
+    depth: Depth
+    balance: Balance
+    unsaved_updates: int
+    """Updates that no checkpoint holds."""
 
 
 class Series:

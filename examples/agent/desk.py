@@ -14,6 +14,7 @@ import json
 import random
 import sqlite3
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from openai import AsyncOpenAI
@@ -70,7 +71,11 @@ class Desk:
 
     def call(self, name: str, arguments: str) -> str:
         """The result of a tool, or what is wrong with the call."""
-        tools = {"customers": self.customers, "orders_of": self.orders_of, "price_of": self.price_of}
+        tools: dict[str, Callable[..., str]] = {
+            "customers": self.customers,
+            "orders_of": self.orders_of,
+            "price_of": self.price_of,
+        }
         if name not in tools:
             return f"there is no tool {name}"
         try:

@@ -40,7 +40,7 @@ async def run(task: dict[str, Any], client: AsyncOpenAI) -> dict[str, Any]:
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", tools_condition)
     graph.add_edge("tools", "model")
-    asked = {"messages": [SystemMessage(RULES), HumanMessage(desk.question)]}
+    asked = MessagesState(messages=[SystemMessage(RULES), HumanMessage(desk.question)])
     try:
         end = await graph.compile().ainvoke(asked, {"recursion_limit": 2 * MOST_ANSWERS})
     except GraphRecursionError:

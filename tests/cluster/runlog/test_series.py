@@ -16,7 +16,7 @@ from milepost.cluster.replay.buffer import Depth
 from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import EnvRecord
-from milepost.cluster.runlog.system_view import SystemView
+from milepost.cluster.runlog.series import SystemView
 from tests.cluster.runlog.example_records import cohort, eval_record, iteration_record
 from tests.cluster.runlog.test_metrics import scrape
 
