@@ -55,7 +55,7 @@ def test_a_model_folder_plays_an_environment_turn_by_turn(call, tiny_policy, on_
     assert code == 0, out
     assert len(on_session_engine) == 4
     assert out.splitlines()[-1] == "truncated, reward 0, 2 turns"
-    assert out.count("turn 1 · reward 0 · no valid action · state: the text below") == 1
+    assert out.count("turn 1 · reward 0 · progress 0% · no valid action · state: the text below") == 1
 
 
 def test_a_conversation_is_exact_to_the_token_and_reset_forgets_it(call, tiny_policy, on_session_engine, monkeypatch):
