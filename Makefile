@@ -4,7 +4,7 @@
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
 # make bench   asynchrony against lockstep                         make clean   remove the environment
-# make bench-recording   what the record of 100,000 episodes costs
+# make bench-recording, make bench-recording-runs   what the record of 100,000 episodes costs, and that of a whole run
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser prometheus monitor dashboards check worlds bench bench-recording agent-tokens models clean
+.PHONY: setup train test faults families browser prometheus monitor dashboards check worlds bench bench-recording bench-recording-runs agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -81,6 +81,10 @@ bench: setup
 # Compared with the rate of the newest run in runs/.
 bench-recording: setup
 	$(BIN)/python -m tests.benchmarks.recording
+
+# CPU time of the same run with and without its record, in turns; half an hour.
+bench-recording-runs: setup
+	$(BIN)/python -m tests.benchmarks.recording_runs
 
 agent-tokens: setup
 	$(BIN)/python -m tests.actors.agents.test_exact_tokens
