@@ -68,6 +68,7 @@ def test_a_conversation_is_exact_to_the_token_and_reset_forgets_it(call, tiny_po
     assert anew == first
 
 
+@pytest.mark.sweep  # an engine of its own, and a program beside it
 def test_a_served_policy_answers_a_client_and_plays_until_ctrl_c(tiny_policy, tmp_path):
     out = tmp_path / "out"
     with out.open("wb") as file:
@@ -109,3 +110,4 @@ def test_a_served_policy_answers_a_client_and_plays_until_ctrl_c(tiny_policy, tm
     finally:
         if server.poll() is None:
             server.kill()
+            server.wait()
