@@ -11,7 +11,7 @@ import pytest
 
 from milepost.cluster import cli
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.weights import FileDelivery
+from milepost.cluster.pools.weights import FileDelivery, Seconds
 from milepost.cluster.runlog.records import iterations, read_records
 from milepost.cluster.runlog.runs import find
 from milepost.learner.zero import checkpoint
@@ -27,14 +27,14 @@ def test_a_skipped_weight_update_ends_the_run_before_the_next_step(
 ) -> None:
     real_publish, kept = EnginePool.publish, tmp_path / "kept.safetensors"
 
-    async def skipping(pool: EnginePool, weights: FileDelivery, *, rollback: bool = False) -> None:
+    async def skipping(pool: EnginePool, weights: FileDelivery, *, rollback: bool = False) -> Seconds:
         """Version 2 is committed on the engine, but with the weights of version 1."""
         if weights.version == _SKIPPED - 1:
             shutil.copy(weights.path, kept)
             skipping_digest.append(weights.sha256)
         if weights.version == _SKIPPED:
             weights = dataclasses.replace(weights, path=kept, sha256=skipping_digest[0])
-        await real_publish(pool, weights, rollback=rollback)
+        return await real_publish(pool, weights, rollback=rollback)
 
     skipping_digest: list[str] = []
     monkeypatch.chdir(ROOT)
