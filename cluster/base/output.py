@@ -96,7 +96,13 @@ class _Patient(io.TextIOBase):
 
 @contextlib.contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Nobody who stops reading stdout or stderr, or never opened them, changes how a command ends."""
+    """Nobody who stops reading stdout or stderr, or never opened them, changes how a command ends.
+
+    Nor does a terminal that lacks a letter: its number is shown.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # it takes the place of a closed one, which the next file that is opened would get
     os.close(lowest)

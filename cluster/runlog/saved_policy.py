@@ -38,7 +38,7 @@ def pinned_policy(folder: RunFolder) -> Iterator[tuple[Path, int]]:
 
     Raises ConfigError if there is no policy.
     """
-    place = folder.path / f".policy-{os.getpid()}.tmp"
+    place = folder.path / f".pinned-{os.getpid()}.tmp"
     try:
         yield place, _pin(folder.policy, place)
     finally:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -54,8 +52,6 @@ def show(  # noqa: PLR0913  the options of the command
 
     folder = runs.find(runs_dir, name)
     wanted = Wanted(episode=episode, fate="failed" if failed else fate, task=task, worst=worst, count=count)
-    if not (as_atif or as_json) and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # anybody's text on a terminal that does not know its letters
     console = Console()
     for found in read(folder.trajectories, wanted):
         if as_atif:

@@ -28,7 +28,7 @@ from milepost.envs.types import Failure, Split, Task, Trajectory
 from tests.actors.agents.agent_rig import Letters, SayingEngine, read, text_of
 from tests.actors.episode_rig import failure, trajectory
 from tests.actors.running_engine import RunningEngine
-from tests.actors.tools.test_tools_engine import TEMPLATE
+from tests.actors.tools.taught_policy import template
 from tests.worlds.served_worlds import EPISODES
 
 AGENT = "milepost.envs.adapters.verifiers_agent:run"
@@ -118,7 +118,7 @@ PAID = {"single": 20.0, "by_tool": 20.0, "several": 3 * 1.0 + 5 * 0.5 + 12 / 3}
 @with_package
 def test_the_real_engine_plays_20_episodes_of_each_kind(engine: RunningEngine, tiny_policy: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = template("tool | tojson")
     layout = Dialogue(tokenizer)
 
     def decode(ids: list[int]) -> str:

@@ -161,7 +161,7 @@ def test_an_evaluation_of_a_run_without_a_policy_says_so(tmp_path):
     folder = runs.create(tmp_path, "a")
     with pytest.raises(ConfigError, match="holds no policy of ours"), pinned_policy(folder):
         pass
-    assert not list(folder.path.glob(".policy-*"))
+    assert not list(folder.path.glob(".pinned-*"))
 
 
 def test_what_a_full_disk_does_not_take_leaves_no_scratch_file(tmp_path, monkeypatch):

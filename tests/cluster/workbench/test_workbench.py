@@ -264,7 +264,7 @@ def test_a_run_is_found_by_its_name_and_a_torn_last_line_is_left_out(call, tmp_p
 def test_what_is_neither_file_nor_run_is_one_line(call, tmp_path):
     assert (
         call("credit", "none.jsonl")[2]
-        == "milepost: none.jsonl: no such file; give a file with one group per line, or a run\n"
+        == "milepost: none.jsonl: no such file; give one of groups or of ATIF documents, or a run\n"
     )
     assert call("credit", "nobody")[2].startswith("milepost: no run 'nobody' in ")
     os.mkfifo(tmp_path / "pipe")
