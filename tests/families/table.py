@@ -1,7 +1,6 @@
 """`make models`: every family through engine and learner, one after the other; writes the tables of docs/models.md.
 
-It takes half a minute a family, and as much for each that is trained, so the suite runs one of them only
-(tests/actors/test_model_families.py).
+It takes half a minute a family, so the suite runs one of them only (tests/actors/test_model_families.py).
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from milepost.actors.engine import EngineConfig, environment
 from milepost.learner.first_policy.model_check import check_model
 from tests.families.refused import REFUSED, refusal
 from tests.families.tiny_models import FAMILIES, Family, write
-from tests.families.training import TRAINED, UPDATES, train
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "models.md"
@@ -50,32 +48,20 @@ def row(name: str, family: Family, place: Path) -> str:
     return f"| {name} | {engine} | {_shown(before)} | {update} | {_shown(after)} | {'yes' if works else '**no**'} |"
 
 
-def trained_row(name: str, place: Path) -> str:
-    """One line of the table of families that were trained."""
-    found = train(FAMILIES[name], place)
-    gaps = [*(found.parity[version] for version in range(UPDATES + 1)), found.saved, found.moved]
-    return f"| {name} | {' | '.join(map(_shown, gaps))} | {found.largest_change:.1g} |"
-
-
 def _shown(gap: float | str | None) -> str:
     return f"{gap:.0e}" if isinstance(gap, float) else ""
 
 
 def main() -> None:
     """Replace the tables of the page."""
-    rows, trained = [], []
+    rows = []
     with tempfile.TemporaryDirectory(prefix="milepost-models-") as place:
         for name, family in FAMILIES.items():
             rows.append(row(name, family, Path(place) / name))
             print(rows[-1], flush=True)
-        for name in TRAINED:
-            trained.append(trained_row(name, Path(place) / f"trained-{name}"))
-            print(trained[-1], flush=True)
         refused = [f"| {what} | {refusal(spoil, Path(place) / str(k))} |" for k, (what, spoil) in enumerate(REFUSED)]
     head = "| model family | engine | parity at the start | update | parity after it | can be trained |"
     _replace("families", "\n".join([head, "|---|---|---|---|---|---|", *rows]))
-    head = "| model family | version 0 | version 1 | version 2 | as saved | moved by | largest change of a weight |"
-    _replace("trained", "\n".join([head, "|---|---|---|---|---|---|---|", *trained]))
     _replace("refused", "| a folder | is refused with |\n|---|---|\n" + "\n".join(refused))
 
 
