@@ -12,7 +12,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import start_http_server
 from vllm import SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
@@ -79,15 +78,10 @@ class VLLMEngine:
                 weight_transfer_config=WeightTransferConfig(
                     backend=transfer.BACKEND if config.transfer == "file" else "nccl"
                 ),
-                disable_log_stats=False,  # see serve_metrics
+                disable_log_stats=False,  # its own metrics, for whoever serves them
                 **_placement(config),
             )
         )
-
-    def serve_metrics(self) -> int:
-        """Serve vLLM's own metrics to Prometheus, on a free port of the loopback interface; returns the port."""
-        server, _ = start_http_server(0, "127.0.0.1")
-        return server.server_port
 
     async def start(self) -> int:
         """Name the weights it was started from and prove it serves. Returns the policy version."""

@@ -94,7 +94,7 @@ FRONT_DOORS = {
         "cluster/pools/trial.py",
         "cluster/pools/ray_start.py",
     },
-    "prometheus_client": {"actors/vllm.py", "cluster/runlog/metrics.py", "cluster/runlog/series.py"},
+    "prometheus_client": {"cluster/pools/engines.py", "cluster/runlog/metrics.py", "cluster/runlog/series.py"},
     "pyarrow": {
         "cluster/trajectories/table.py",
         "cluster/trajectories/parts.py",

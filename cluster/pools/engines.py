@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import start_http_server
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
 from milepost.cluster.base.restarts import RestartConfig
 
 _RETRY_S = 0.2
+
+
+def serve_metrics() -> int:
+    """Serve this process's metrics to Prometheus, vLLM's own, on a free port of the loopback interface; the port."""
+    server, _ = start_http_server(0, "127.0.0.1")
+    return server.server_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +97,7 @@ class EngineActor:
         self._busy_s = 0.0
         self._unanswered = 0
         self._since = time.monotonic()
-        self._metrics_port = self._engine.serve_metrics()
+        self._metrics_port = serve_metrics()
 
     def _tick(self) -> None:
         now = time.monotonic()

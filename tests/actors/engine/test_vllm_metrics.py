@@ -6,6 +6,7 @@ import urllib.request
 import psutil
 import pytest
 
+from milepost.cluster.pools.engines import serve_metrics
 from milepost.envs.dialogue import Dialogue
 from tests.actors.running_engine import RunningEngine
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.services
 def test_vllms_own_metrics_are_served_on_loopback_and_count_the_prefix_cache(
     engine: RunningEngine, dialogue: Dialogue
 ) -> None:
-    port = engine.engine.serve_metrics()
+    port = serve_metrics()
 
     def counted(name: str) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
