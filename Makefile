@@ -6,6 +6,7 @@
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording, make bench-recording-runs   what the record of 100,000 episodes costs, and that of a whole run
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
+# make monitoring  every panel and alerts on real runs under a real Prometheus
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
@@ -14,7 +15,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser prometheus monitor dashboards check worlds bench bench-recording bench-recording-runs agent-tokens models clean
+.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds bench bench-recording bench-recording-runs agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -48,11 +49,15 @@ prometheus:
 monitor: setup prometheus
 	$(BIN)/python -m deploy.monitoring.monitor
 
+# Real runs under a real Prometheus: every panel, a healthy run, faults. Half an hour.
+monitoring: setup prometheus
+	$(BIN)/python -m pytest -m sweep tests/monitoring
+
 dashboards: setup
 	$(BIN)/python -m deploy.monitoring.dashboards
 
 faults: setup
-	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/worlds
+	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/worlds --ignore tests/monitoring
 
 # A minute a family: a tiny model of each kind makes two updates in a run.
 families: setup
