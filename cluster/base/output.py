@@ -82,6 +82,10 @@ class _Patient(io.TextIOBase):
         return True
 
     @property
+    def closed(self) -> bool:
+        return self._stream.closed
+
+    @property
     def encoding(self) -> str:  # type: ignore[override]
         return self._stream.encoding
 

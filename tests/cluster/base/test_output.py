@@ -1,4 +1,6 @@
+import contextlib
 import errno
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
-from milepost.cluster.base.output import logging_to
+from milepost.cluster.base.output import logging_to, readers_may_leave
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -55,3 +57,11 @@ def test_a_path_without_rights_is_the_users_to_mend(tmp_path: Path) -> None:
     denied = PermissionError(errno.EACCES, "Permission denied", "/run/metrics")
     with pytest.raises(ConfigError, match=r"^/run/metrics: Permission denied"), logging_to(tmp_path / "l" / "log"):
         raise denied
+
+
+def test_a_stream_that_is_closed_says_so_to_those_who_kept_it() -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as behind, readers_may_leave():
+        kept = sys.stdout  # as Ray's colorama does, which looks at it when the process ends
+        assert not kept.closed
+        behind.close()
+        assert kept.closed
