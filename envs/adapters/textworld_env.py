@@ -13,6 +13,7 @@ import hashlib
 import random
 import string
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from milepost.envs.answer import read_answer, write_answer
 
 INSTALL = "pip install 'milepost[textworld]'"
 _GAMES = Path(".cache/textworld")
+_PACKAGE = threading.Lock()
+"""Held in every call of the package: its parsers are one object, which two threads break."""
 _SPACE = Text(min_length=0, max_length=100_000, charset=string.printable)
 
 
@@ -49,9 +52,10 @@ class TextWorldGame(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
         game = _made(self._textworld, self._shape, int(self.np_random.integers(2**31)))
         asked = ("objective", "description", "facts", "admissible_commands", "policy_commands")
         infos = self._textworld.EnvInfos(**dict.fromkeys(asked, True))
-        self._running = self._textworld.start(str(game), request_infos=infos)
-        self._running.seed(0)  # of the interpreter: what the package generates draws nothing
-        self._state, self._steps = self._running.reset(), 0
+        with _PACKAGE:
+            self._running = self._textworld.start(str(game), request_infos=infos)
+            self._running.seed(0)  # of the interpreter: what the package generates draws nothing
+            self._state, self._steps = self._running.reset(), 0
         self._quest = max(1, len(self._state["policy_commands"]))
         info = {"anchor": self._anchor(), "admissible_actions": list(self._state["admissible_commands"])}
         return self._told(f"{self._state['objective']}\n\n{self._state['description']}"), info
@@ -63,7 +67,8 @@ class TextWorldGame(gymnasium.Env):  # type: ignore[misc]  # gymnasium is untype
         answer = read_answer(response, list(commands))
         said = "There is no such command here."
         if answer is not None:
-            self._state = self._running.step(commands[answer])[0]
+            with _PACKAGE:
+                self._state = self._running.step(commands[answer])[0]
             said = str(self._state["feedback"]).split("\n>")[0].strip()
         won, lost = bool(self._state["won"]), bool(self._state["lost"])
         info: dict[str, Any] = {"anchor": self._anchor(), "action_valid": answer is not None, "success": won}
@@ -114,6 +119,7 @@ def _made(textworld: Any, shape: Mapping[str, int], seed: int) -> Path:
                 for name, value in shape.items():
                     setattr(options, name, value)
                 options.seeds, options.path = seed, f"{beside}/made/game.z8"
-                textworld.make(options)
+                with _PACKAGE:
+                    textworld.make(options)
                 Path(beside, "made").rename(folder)
     return folder / "game.z8"

@@ -1,5 +1,7 @@
 """Tasks of tau2-bench, solved as their authors solved them, left alone, and done wrongly."""
 
+import contextlib
+
 import pytest
 
 from milepost.envs.adapters.tau2_env import Domain, Tau2
@@ -37,7 +39,8 @@ def test_what_the_authors_did_is_a_success_with_the_database_that_they_left(doma
         if first is not None:
             gold.set_state(first.initialization_data, first.initialization_actions, [])
         for action in env._task.evaluation_criteria.actions or []:
-            gold.make_tool_call(action.name, requestor=action.requestor, **action.arguments)
+            with contextlib.suppress(ValueError):  # a tool refuses what the authors asked, and their judge goes on
+                gold.make_tool_call(action.name, requestor=action.requestor, **action.arguments)
         assert solve(env)["success"]
         if domain != "telecom":  # there several ways lead to a working telephone, and assertions judge
             assert env._case.database == f"{gold.get_db_hash()}/{gold.get_user_db_hash()}"

@@ -95,7 +95,7 @@ def adds(prompt: str) -> str:
 
 def searches(prompt: str) -> str:
     low, high = 1, 7
-    for guess, word in re.findall(r"assistant:(\d)user:(Higher|Lower)", prompt.replace(chr(0), "")):
+    for guess, word in re.findall(r"(\d)user:(Higher|Lower)", prompt):
         low, high = (int(guess) + 1, high) if word == "Higher" else (low, int(guess) - 1)
     return str((low + high) // 2)
 
@@ -124,7 +124,7 @@ def test_the_real_engine_plays_20_episodes_of_each_kind(engine: RunningEngine, t
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
-    for kind, turns, told in (("single", 1, "Add."), ("several", 3, "1 to 7"), ("by_tool", 3, '"name": "add"')):
+    for kind, turns, told in (("single", 1, "Add."), ("several", 4, "1 to 7"), ("by_tool", 3, '"name": "add"')):
         limits = Limits(
             max_turns=6, env_timeout_s=60, episode_timeout_s=240, max_prompt_tokens=416, max_observation_chars=10_000
         )

@@ -51,7 +51,8 @@ async def found(state: Any) -> float:
     return float(state.get("final_env_response") is not None) / len(state["trajectory"])
 
 
-def several(max_turns: int = 3) -> vf.Environment:
+def several(max_turns: int = 4) -> vf.Environment:
+    """The package ends a rollout before it answers the last turn: the third guess is judged, a fourth is not."""
     return HigherLower(
         dataset=Dataset.from_list([{"question": "1 to 7", "answer": str(k % 7 + 1)} for k in range(20)]),
         max_turns=max_turns,

@@ -18,12 +18,12 @@ from milepost.envs.messages import AssistantMessage, Message, ToolCall
 from milepost.envs.types import Failure, Trajectory
 from tests.actors.episode_rig import play, resources, task, trajectory
 from tests.actors.running_engine import RunningEngine
+from tests.actors.tools.mcp_sums import Sums, server
 from tests.actors.tools.taught_policy import taught, template
-from tests.worlds.mcp_worlds import Sums, server
 from tests.worlds.served_worlds import EPISODES, serving
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
-SUMS = "tests.worlds.mcp_worlds:Sums"
+SUMS = "tests.actors.tools.mcp_sums:Sums"
 
 
 def test_20_episodes_share_a_server_by_http_and_a_sound_player_solves_them_all() -> None:
