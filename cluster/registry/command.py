@@ -87,3 +87,32 @@ def history(registry: RegistryDir = Path("registry"), window: Window = 7.0) -> N
     rate = rollback_rate(state.entries, now=time.time(), window_s=window * _DAY_S)
     for line in tables.history(state, rate, window):
         typer.echo(line)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = 8000,
+    registry: RegistryDir = Path("registry"),
+    start_timeout: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="In which a new version has to answer.")
+    ] = 600.0,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="In which an old one has to end its requests.")
+    ] = 300.0,
+    window: Window = 7.0,
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="For vllm serve.", show_default=False)
+    ] = [],  # noqa: B006  typer copies it
+) -> None:
+    """Serve the champion by vLLM's OpenAI server, and follow promotions and rollbacks, until Ctrl-C."""
+    from milepost.cluster.base.output import logging_to
+    from milepost.cluster.registry import serve as serving  # heavy front doors
+    from milepost.cluster.registry.registry import Registry
+    from milepost.cluster.registry.serving import Limits
+
+    there = Registry(registry.resolve())
+    if there.state().champion is None:
+        raise ConfigError(f"{registry} has no champion; milepost promote RUN --gate FILE makes one")
+    limits = Limits(start_s=start_timeout, drain_s=drain_timeout)
+    with logging_to(registry / "logs" / "serve.log"):
+        serving.run(there, limits, arguments, port=port, window_s=window * _DAY_S)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,17 +16,17 @@ from tests.cluster.evaluation.played_results import results, the_suite
 SAFE = {"metric": "safety", "limit": 1.0}
 
 
-def policy(folder: Path, weights: str) -> Path:
+def policy(folder: Path, weights: str, config: str = "{}") -> Path:
     """A model folder, as far as a registry looks into it."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(config)
     (folder / "model.safetensors").write_text(weights)
     return folder
 
 
-def played(folder: Path, *agents: str, episodes: int = 2, others: Mapping[str, str] = {}) -> Path:
+def played(folder: Path, *agents: str, episodes: int = 2, others: Mapping[str, str] = {}, config: str = "{}") -> Path:
     """The file of results of a policy in `folder`, which is made, that plays as `agents` do."""
-    made = policy(folder, f"{agents} {folder.name}")
+    made = policy(folder, f"{agents} {folder.name}", config)
     found = results(*agents, episodes=episodes, others=others, source=str(made), sha256=digest(made))
     (folder.parent / f"{folder.name}-results").mkdir()
     return write(found, folder.parent / f"{folder.name}-results")
@@ -45,12 +43,3 @@ def promote(registry: Path, file: Path, gate_file: Path, *, champion: Path | Non
     """What `milepost promote` does; the version."""
     with promotion.candidate(str(file), registry.parent / "runs") as found:
         return promotion.promote(Registry(registry), found, gate_file, champion)
-
-
-def wait_for(path: Path, text: str, timeout_s: float) -> str:
-    """What a file says once `text` is in it."""
-    deadline = time.monotonic() + timeout_s
-    while text not in (said := path.read_text() if path.exists() else ""):
-        assert time.monotonic() < deadline, f"no {text!r} in {os.fspath(path)}: {said}"
-        time.sleep(0.1)
-    return said
