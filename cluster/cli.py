@@ -1,4 +1,4 @@
-"""The command line: `milepost init | play | train | talk | eval | compare | show | credit | experiment | config | ...`.
+"""The command line: `milepost init | play | train | talk | eval | compare | promote | serve | show | credit | ...`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.

@@ -25,7 +25,8 @@ from milepost.cluster.base.children import end_with_parent
 MODEL: Final = "policy"
 """What clients call the model, whichever version serves."""
 VERSION_HEADER: Final = "x-milepost-version"
-_PROGRAM = (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
+# What `vllm serve` starts. That command itself wants a package called vllm, and the CPU build is called otherwise.
+_PROGRAM = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model")
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
     | {"upgrade", "host", "date", "server", "content-length"}

@@ -1,6 +1,6 @@
 """A server that starts in no time and takes vLLM's place where only the switching is looked at.
 
-    python stand_in.py MODEL ... --uds SOCKET ...
+    python stand_in.py --model MODEL ... --uds SOCKET ...
 
 MODEL/config.json says what it does: `{"broken": true}` ends it at its start, `{"mute": true}` lets it answer nothing.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-MODEL = Path(sys.argv[1])
+MODEL = Path(sys.argv[2])
 SOCKET = sys.argv[sys.argv.index("--uds") + 1]
 SAID = json.loads((MODEL / "config.json").read_text())
 

@@ -19,9 +19,10 @@ from milepost.cluster.evaluation import store
 from milepost.cluster.registry import registry as registries
 from milepost.cluster.registry import trail
 from milepost.cluster.registry.registry import Evidence, Registry
-from milepost.cluster.registry.trail import Lineage, NotServed, Promoted, Refused, RolledBack
+from milepost.cluster.registry.trail import NotServed, Promoted, Refused, RolledBack
 from milepost.cluster.runlog.saved_policy import digest
 from tests.cluster.registry.promoted import SAFE, gate, played, policy, promote
+from tests.cluster.registry.served_metrics import lineage_of
 
 
 @pytest.fixture
@@ -188,11 +189,7 @@ def test_a_history_only_grows_and_the_champion_is_what_it_comes_to(
     folder = tmp_path_factory.mktemp("steps")
     made, there = policy(folder / "p", "w"), Registry(folder / "registry")
     files = Evidence(results=made / "config.json", gate=made / "config.json", config=None)
-    kept = registries.file_sha256(files.gate)
-    lineage = Lineage(
-        source="p", policy_version=0, policy_sha256=digest(made), config_sha256=None, suite="s", suite_sha256="0" * 64,
-        results_sha256=kept, gate_sha256=kept, measured={},
-    )  # fmt: skip
+    lineage = lineage_of(made, files.gate)
     there.make()
     replaced: dict[int, int | None] = {}
     champion, before = None, b""

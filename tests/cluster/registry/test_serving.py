@@ -27,7 +27,9 @@ WAIT_S = 60.0
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_server, "_PROGRAM", (sys.executable, str(Path(__file__).parent / "stand_in.py")))
+    monkeypatch.setattr(
+        model_server, "_PROGRAM", (sys.executable, str(Path(__file__).parent / "stand_in.py"), "--model")
+    )
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.05)
 
 
