@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,19 @@ def test_a_changed_trail_is_told_with_its_entry(call, own_folder: Path) -> None:
         code, _, err = call(*arguments)
         assert code == 2
         assert err.startswith("milepost: registry/audit.jsonl: entry 1 was changed: audit.head knows another text; ")
+
+
+def test_what_cannot_be_served_is_said_before_an_engine_starts(call, own_folder: Path) -> None:
+    assert call("serve") == (
+        2,
+        "",
+        "milepost: registry has no champion; milepost promote RUN --gate FILE makes one\n",
+    )
+    call("promote", a_run(own_folder, "sound"), "--gate", gate(own_folder))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert call("serve", "--port", port) == (
+            2,
+            "",
+            f"milepost: serve --port {port}: Address already in use; give another one, or 0 for a free one\n",
+        )
