@@ -1,4 +1,4 @@
-"""The command line: `milepost init | play | train | talk | eval | compare | show | credit | experiment | config | ...`.
+"""The command line: `milepost init | play | train | talk | eval | compare | promote | serve | show | credit | ...`.
 
 It parses arguments, finds files, and turns every end of the program into one line and an exit code. What a command does
 stands in the component it calls. Heavy libraries are imported inside the commands: help and usage errors come at once.
@@ -23,6 +23,7 @@ from milepost.cluster.base.exits import ConfigError, Exit, Stopped, exit_of
 from milepost.cluster.base.output import logging_to, readers_may_leave
 from milepost.cluster.live import command as live
 from milepost.cluster.projects import command as projects
+from milepost.cluster.registry import command as registry
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
@@ -45,6 +46,7 @@ app.add_typer(live.app)
 app.add_typer(projects.app)
 app.add_typer(trajectories.app)
 app.add_typer(eval_command.app)
+app.add_typer(registry.app)
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)
 ]

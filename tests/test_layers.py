@@ -68,13 +68,16 @@ DOORS = {
         "envs", "reward/evaluators", "learner/credit", "cluster/base", "cluster/runlog", "cluster/settings",
         "cluster/trajectories",
     },
+    "cluster/registry": {
+        "reward/evaluators", "actors", "cluster/base", "cluster/runlog", "cluster/settings", "cluster/evaluation",
+    },
     "cluster": {
         "envs", "reward", "reward/evaluators", "actors", "actors/agents", "actors/checks", "learner", "learner/batch",
         "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
         "cluster/settings", "cluster/workbench", "cluster/experiment", "cluster/evaluation",
-        "cluster/projects", "cluster/live",
+        "cluster/projects", "cluster/live", "cluster/registry",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
@@ -94,7 +97,12 @@ FRONT_DOORS = {
         "cluster/pools/trial.py",
         "cluster/pools/ray_start.py",
     },
-    "prometheus_client": {"cluster/pools/engines.py", "cluster/runlog/metrics.py", "cluster/runlog/series.py"},
+    "prometheus_client": {
+        "cluster/pools/engines.py",
+        "cluster/registry/metrics.py",
+        "cluster/runlog/metrics.py",
+        "cluster/runlog/series.py",
+    },
     "pyarrow": {
         "cluster/trajectories/table.py",
         "cluster/trajectories/parts.py",

@@ -18,6 +18,12 @@ EXAMPLES = """Examples:
 
   milepost compare RUN-A RUN-B
 
+  milepost promote latest --gate gate.toml
+
+  milepost serve --port 8000
+
+  milepost rollback --reason "answers too long"
+
   milepost talk latest
 
   milepost show latest --worst

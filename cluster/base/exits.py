@@ -51,6 +51,12 @@ class NothingLearnt(Exit):
     code = 7
 
 
+class GateRefused(Exit):
+    """A policy did not meet the limits of a gate, and the champion stays."""
+
+    code = 8
+
+
 def exit_of(error: BaseException, *, folder: object) -> Exit | None:
     """What an error of the file system means for the program, in one line; None for every other error.
 

@@ -66,11 +66,16 @@ def _newest(run: RunFolder) -> Path:
 
 
 def find(name: str, runs_dir: Path) -> Results:
-    """The results that `name` means: a file, its folder, or a run, whose newest ones count.
+    """The results that `name` means. Raises ConfigError."""
+    return read(locate(name, runs_dir))
+
+
+def locate(name: str, runs_dir: Path) -> Path:
+    """The file of the results that `name` means: a file, its folder, or a run, whose newest ones count.
 
     Raises ConfigError.
     """
     path = Path(name)
-    if path.is_file() or (path / FILE).is_file():
-        return read(path)
-    return read(_newest(runs.find(runs_dir, name)))
+    if (path / FILE).is_file():
+        return path / FILE
+    return path if path.is_file() else _newest(runs.find(runs_dir, name))

@@ -51,7 +51,7 @@ def results_table(results: Results) -> str:
     for name, bucket in results.buckets.items():
         lines += [
             "",
-            *_aligned([(f"{name}, {bucket.episodes} episodes", "trainer-native", "lexical"), *_scores(bucket)]),
+            *aligned([(f"{name}, {bucket.episodes} episodes", "trainer-native", "lexical"), *_scores(bucket)]),
         ]
         lines += _far_end(bucket, results.prices)
     lines += [f"scenario {name} is left out: {reason}" for name, reason in results.failed.items()]
@@ -70,7 +70,7 @@ def comparison_table(comparison: Comparison) -> str:
     ]
     head = ("", "metric", "first", "second", "difference", "the second is", "to decide")
     rows = [head, *(_compared(row) for row in comparison.compared)]
-    return "\n".join([*lines, *_aligned(rows), "", "Of twenty verdicts where nothing differs, one is wrong by chance."])
+    return "\n".join([*lines, *aligned(rows), "", "Of twenty verdicts where nothing differs, one is wrong by chance."])
 
 
 def _scores(bucket: Bucket) -> Iterator[Sequence[str]]:
@@ -109,6 +109,7 @@ def _compared(row: Compared) -> Sequence[str]:
     return row.bucket, row.metric, f"{row.first:.{digits}f}", f"{row.second:.{digits}f}", change, verdict, more
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, with its cells below those of the others."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

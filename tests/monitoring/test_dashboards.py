@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from milepost.cluster.runlog.metrics import Metrics
+from tests.cluster.registry.served_metrics import registry_metrics
 from tests.cluster.runlog.test_metrics import scrape
 from tests.cluster.runlog.test_series import plenty, view
 from tests.monitoring.promtool import MONITORING, RULES, needs_promtool
@@ -74,6 +75,7 @@ def test_panels_and_rules_name_only_series_that_a_run_serves(tmp_path: Path) -> 
         plenty(metrics)
         metrics.see(view())
         served = {name.partition("{")[0] for name in scrape(metrics)}
+    served |= set(re.findall(r"^(\w+)", registry_metrics(tmp_path).text(), re.M))
     asked = [expr for _, expr in queries()] + [path.read_text() for path in RULES]
     named = {name for text in asked for name in re.findall(r"\bmilepost_[a-z0-9_]+", text)}
     assert len(named) > 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import start_http_server
 
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.runs import RunFolder, Status
+from tests.cluster.registry.served_metrics import registry_metrics
 from tests.cluster.runlog.example_records import iteration_record
 from tests.cluster.runlog.test_series import plenty, view
 from tests.monitoring.queries import queries
@@ -73,11 +76,20 @@ def test_without_a_run_it_says_in_one_line_what_to_do(tmp_path: Path) -> None:
 
 @needs_prometheus
 def test_it_scrapes_the_run_so_that_panels_show_it_evaluates_the_rules_and_ends_with_ctrl_c(tmp_path: Path) -> None:
-    with Metrics(tmp_path / "metrics.jsonl") as metrics:
+    registry, _ = start_http_server(0, "127.0.0.1", registry_metrics(tmp_path).collectors)
+    with contextlib.ExitStack() as ending, Metrics(tmp_path / "metrics.jsonl") as metrics:
+        ending.callback(registry.server_close)
+        ending.callback(registry.shutdown)
         plenty(metrics)
         metrics.see(view())
         folder = going_on(tmp_path / "runs", {"metrics": metrics.port})
         with folder.lock():
+            (by_hand := tmp_path / ".cache" / "monitoring" / "targets").mkdir(parents=True)
+            target = {
+                "targets": [f"127.0.0.1:{registry.server_port}"],
+                "labels": {"job": "milepost", "instance": "serve"},
+            }
+            (by_hand / "serve.json").write_text(json.dumps([target]))  # as docs/serving.md tells
             process = begin(tmp_path / "runs", tmp_path)
             assert process.stdout is not None
             first = process.stdout.readline()

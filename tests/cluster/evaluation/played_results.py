@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +23,18 @@ def the_suite() -> Suite:
     return load(SUITE_FILE, today=datetime.date(2026, 11, 27))
 
 
-def results(*agents: str, episodes: int, prices: Prices | None = None, **policy: Any) -> Results:
-    """What `agents` did, who take turns from one episode of a scenario to its next."""
+def results(
+    *agents: str, episodes: int, prices: Prices | None = None, others: Mapping[str, str] = {}, **policy: Any
+) -> Results:
+    """What `agents` did, who take turns from one episode of a scenario to its next; `others` play some scenarios."""
     suite = the_suite()
     size = len(suite.scenarios)
     numbers = range(size * episodes)
-    recorded = [played(agents[n // size % len(agents)], seed=suite.scenarios[n % size].seed, luck=n) for n in numbers]
+    recorded = [
+        played(others.get(s.name, agents[n // size % len(agents)]), seed=s.seed, luck=n)
+        for n in numbers
+        for s in [suite.scenarios[n % size]]
+    ]
     found = PlayedSuite(
         policy=msgspec.structs.replace(POLICY, **policy),
         trajectories=[SimpleNamespace(index=n) for n in numbers],  # of an episode only its number is read

@@ -1,0 +1,1 @@
+"""Which policy is in service: versions behind a gate, an audit trail, and a server that follows the champion."""
