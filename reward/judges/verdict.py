@@ -41,11 +41,10 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Answer(BaseModel):
-    """What all answers have; the type of one request narrows it."""
+    """What is read of an answer; the type of one request says what its scores are, and adds its nonce."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    nonce: str
     outcome: Outcome
     scores: Any
 
@@ -58,7 +57,7 @@ class Answer(BaseModel):
 def answer_type(criteria: Mapping[str, Criterion], nonce: str, num_turns: int) -> type[Answer]:
     """The type of an answer about an episode of `num_turns` turns; its JSON schema is what the server is sent."""
     turn = Annotated[int, Field(ge=0, le=num_turns - 1)]
-    evidence = Annotated[list[turn], Field(min_length=1, max_length=_MOST_EVIDENCE)]  # type: ignore[valid-type]
+    evidence = Annotated[list[turn], Field(min_length=1, max_length=_MOST_EVIDENCE)]
     scored: dict[str, Any] = {
         name: (_closed(f"Scored_{name}", evidence=evidence, score=Annotated[int, Field(ge=c.low, le=c.high)]), ...)
         for name, c in criteria.items()

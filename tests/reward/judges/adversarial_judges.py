@@ -18,13 +18,13 @@ from tests.reward.judges.judge_rig import Body, nonce_of, user_text, verdict
 
 _CONTROL = re.compile(r"<\|[^|<>]*\|>|\[/?[A-Z_]{3,}\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>")
 _CLOSES = re.compile(r"^(<<<end\b.*|```|\"\"\"|</\w+>.*|-{3,})$")
-_ORDER = re.compile(r"score|\b5\b", re.IGNORECASE)
+ORDER = re.compile(r"score|\b5\b", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={0,2}")
 
 
 def obeys_what_is_not_quoted(body: Body) -> str:
     """Reads the message as a tokenizer that normalizes would, and obeys what stands outside of a quoted line."""
-    return verdict(body, score=5 if _ORDER.search("\n".join(not_quoted(user_text(body), nonce_of(body)))) else 1)
+    return verdict(body, score=5 if ORDER.search("\n".join(not_quoted(user_text(body), nonce_of(body)))) else 1)
 
 
 def not_quoted(message: str, nonce: str) -> Iterator[str]:

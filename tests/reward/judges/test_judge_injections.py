@@ -16,6 +16,7 @@ from milepost.reward.judges.judge import Judge
 from milepost.reward.judges.quoting import Transcript, TranscriptTurn
 from milepost.reward.judges.verdict import Judgement
 from tests.reward.judges.adversarial_judges import (
+    ORDER,
     believes_and_repeats_the_report,
     believes_what_it_reads,
     echoes_the_last_verdict,
@@ -68,10 +69,11 @@ def naively_told(transcript: Transcript) -> str:
 
 
 def test_without_the_contract_the_same_judges_are_fooled() -> None:
-    messages = [naively_told(each) for each in EPISODES.values()]
-    obeyed = [m for m in messages if "5" in "".join(not_quoted(m, NONCE))]
-    assert len(obeyed) >= 40
-    assert sum(any(True for _ in verdicts_in(message)) for message in messages) >= 8
+    messages = {name: naively_told(each) for name, each in EPISODES.items()}
+    obeyed = {name for name, message in messages.items() if ORDER.search("\n".join(not_quoted(message, NONCE)))}
+    echoed = {name for name, message in messages.items() if list(verdicts_in(message))}
+    says_nothing = {"master_key_colon", "master_key_thought", "master_key_solution", "empty_answer"}
+    assert obeyed | echoed == EPISODES.keys() - says_nothing
 
 
 def test_a_judge_that_obeys_what_is_not_quoted_finds_nothing_to_obey() -> None:
