@@ -10,7 +10,10 @@ import pytest
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.preflight import check_world
+from milepost.cluster.runlog import runs
 from milepost.cluster.settings import config as configs
+from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.start import keep_judge
 from tests.reward.judges.judge_rig import serving, user_text, verdict, write_judge
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -39,6 +42,23 @@ def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(own_folder))
     yield own_folder
     sys.modules.pop("kind_judge", None)
+
+
+def test_a_run_is_not_resumed_with_another_judge(folder: Path) -> None:
+    write_judge(folder, "http://127.0.0.1:9/v1")
+    run, config = runs.create(folder, "judged"), configs.load(folder / "run.toml")
+    keep_judge(config, run)
+    keep_judge(config, run)  # resumed as it was
+    sys.modules.pop("kind_judge")
+    write_judge(folder, "http://127.0.0.1:9/v1", "max_chars = 2000", max_chars=2000)
+    with pytest.raises(ConfigError, match=r"judge tester: the run began with .* and this is .* another reward"):
+        keep_judge(config, run)
+
+
+def test_a_run_without_a_judge_keeps_nothing(own_folder: Path) -> None:
+    run = runs.create(own_folder, "plain")
+    keep_judge(RunConfig(), run)
+    assert not (run.path / "judge.json").exists()
 
 
 def check(folder: Path) -> None:
