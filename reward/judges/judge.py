@@ -10,6 +10,8 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from milepost.reward.judges import server
 from milepost.reward.judges.config import JudgeConfig
 from milepost.reward.judges.prompt import prompt_sha256, request
@@ -25,7 +27,7 @@ class Judge:
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
-        self._prompt_sha256 = prompt_sha256(config)
+        self._none = Judgement(weights_digest=config.weights_digest, prompt_sha256=prompt_sha256(config))
 
     async def judge(self, transcript: Transcript) -> Judgement:
         """Its judgement; asked again where an answer does not come or is not what was asked for.
@@ -43,16 +45,17 @@ class Judge:
                 failure = str(error)
                 await asyncio.sleep(_PAUSE_S if attempt < self.config.retries else 0)
             except server.Unanswerable as error:
-                return self._judgement(failure=str(error))
+                return replace(self._none, failure=str(error))
             else:
                 if wrong := contradiction(answer, transcript, question.shown, self.config.criteria):
-                    return self._judgement(failure=wrong, contradicted=True)
+                    return replace(self._none, failure=wrong, contradicted=True)
                 told = {name: answer.of(name) for name in self.config.criteria}
-                return self._judgement(
+                return replace(
+                    self._none,
                     scores={name: self.config.criteria[name].share(score) for name, (_, score) in told.items()},
                     evidence={name: list(turns) for name, (turns, _) in told.items()},
                 )
-        return self._judgement(failure=f"asked {self.config.retries + 1} times: {failure}")
+        return replace(self._none, failure=f"asked {self.config.retries + 1} times: {failure}")
 
     async def judge_all(self, transcripts: Sequence[Transcript], until: float) -> list[Judgement]:
         """Judgements in the same order, at most `parallel` at a time, until the loop's clock says `until`.
@@ -70,7 +73,7 @@ class Judge:
             if tasks:
                 left = until - asyncio.get_running_loop().time()
                 await asyncio.wait(tasks, timeout=max(0.0, left), return_when=asyncio.FIRST_EXCEPTION)
-            late = self._judgement(failure=f"not judged when total_s = {self.config.total_s:g} were over")
+            late = replace(self._none, failure=f"not judged when total_s = {self.config.total_s:g} were over")
             if refused := next((e for t in tasks if t.done() and (e := t.exception()) is not None), None):
                 raise refused
             return [task.result() if task.done() else late for task in tasks]
@@ -78,7 +81,3 @@ class Judge:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _judgement(self, **found: object) -> Judgement:
-        digests = {"weights_digest": self.config.weights_digest, "prompt_sha256": self._prompt_sha256}
-        return Judgement(**digests, **found)  # type: ignore[arg-type]
