@@ -74,6 +74,7 @@ def test_without_the_contract_the_same_judges_are_fooled() -> None:
     echoed = {name for name, message in messages.items() if list(verdicts_in(message))}
     says_nothing = {"master_key_colon", "master_key_thought", "master_key_solution", "empty_answer"}
     assert obeyed | echoed == EPISODES.keys() - says_nothing
+    assert (len(obeyed), len(echoed)) == (39, 9)  # as docs/judges.md says
 
 
 def test_a_judge_that_obeys_what_is_not_quoted_finds_nothing_to_obey() -> None:
