@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from milepost.cluster.runlog.runs import RunFolder
 from milepost.envs.types import Split
 
 if TYPE_CHECKING:
+    from milepost.cluster.evaluation.judging import OpenedJudge
     from milepost.cluster.settings.config import RunConfig
     from milepost.reward.evaluators.signals import Prices
 
@@ -47,6 +49,10 @@ def evaluate(  # noqa: PLR0913  the options of the command
     prices: Annotated[
         str, typer.Option(metavar="A,B,C", help="Of a million tokens: prompt, cached prompt, response; with --suite.")
     ] = "",
+    judge: Annotated[
+        Path | None,
+        typer.Option(metavar="JUDGE", help="Have the model of this file judge the episodes too; with --suite."),
+    ] = None,
     as_json: AsJson = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
@@ -55,14 +61,24 @@ def evaluate(  # noqa: PLR0913  the options of the command
 
     if config is None and (Path(name) / "config.json").is_file():
         raise ConfigError(f"eval {name}: a model folder is no run; add --config CONFIG, which says what it plays")
-    if (split and suite) or (prices and not suite):
-        which = "--split" if suite else "--prices"
+    if (split and suite) or ((prices or judge) and not suite):
+        which = "--split" if suite else "--prices" if prices else "--judge"
         raise ConfigError(f"eval {name}: {which} {'and' if suite else 'without'} --suite: what it says would not count")
     run = runs.find(runs_dir, name) if config is None else configs.load(config)
     with own_stdout() as stdout, logging_to(run.driver_log if isinstance(run, RunFolder) else runs_dir / "eval.log"):
         if suite is not None:
-            found = (episodes or _SCENARIO_EPISODES, _prices(prices), max_age)
-            print(_on_suite(run, name, suite, found, as_json=as_json, runs_dir=runs_dir), file=stdout, flush=True)
+            asked = _Asked(
+                suite=suite,
+                judge=judge,
+                episodes=episodes or _SCENARIO_EPISODES,
+                prices=_prices(prices),
+                max_age=max_age,
+            )
+            path, opened = _on_suite(run, name, asked, runs_dir)
+            try:
+                _have_judged(path, opened)
+            finally:  # what was played is told, also where the judge fails
+                print(_shown(path, as_json=as_json), file=stdout, flush=True)
             return
         from milepost.cluster import evaluate as evaluation  # heavy front door
         from milepost.cluster.evaluation.tables import sentence
@@ -92,34 +108,54 @@ def compare(
     typer.echo(msgspec.json.encode(found).decode() if as_json else tables.comparison_table(found))
 
 
-def _on_suite(
-    run: RunFolder | RunConfig,
-    name: str,
-    file: Path,
-    asked: tuple[int, Prices | None, int],
-    *,
-    as_json: bool,
-    runs_dir: Path,
-) -> str:
-    """Play a suite; what to print of its results."""
-    from milepost.cluster.evaluation import results, store, suite, tables
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """How a suite is to be played and judged."""
 
-    episodes, prices, max_age = asked
+    suite: Path
+    judge: Path | None
+    episodes: int
+    prices: Prices | None
+    max_age: int
+
+
+def _on_suite(run: RunFolder | RunConfig, name: str, asked: _Asked, runs_dir: Path) -> tuple[Path, OpenedJudge | None]:
+    """Play a suite; where its results are, and the judge that is to be asked about them."""
+    from milepost.cluster.evaluation import judging, suite
+
     today = datetime.date.today()
-    loaded = suite.load(file, today=today)
-    if (age := suite.age_days(loaded, today)) > max_age:
+    loaded = suite.load(asked.suite, today=today)
+    if (age := suite.age_days(loaded, today)) > asked.max_age:
         print(
-            f"milepost: suite {loaded.name} is {age} days old, more than --max-age {max_age}: what is asked of the "
-            "policy may have changed since; look through it, and give it another date",
+            f"milepost: suite {loaded.name} is {age} days old, more than --max-age {asked.max_age}: what is asked of "
+            "the policy may have changed since; look through it, and give it another date",
             file=sys.stderr,
         )
+    model = Path(name).expanduser()
+    policy = run.policy if isinstance(run, RunFolder) else model
+    judge = None if asked.judge is None else judging.open_judge(asked.judge, policy)
     from milepost.cluster import evaluate as evaluation  # heavy front door
 
     if isinstance(run, RunFolder):
-        path = evaluation.suite_of_run(run, loaded, episodes=episodes, prices=prices)
+        path = evaluation.suite_of_run(run, loaded, episodes=asked.episodes, prices=asked.prices)
     else:
-        model = Path(name).expanduser()
-        path = evaluation.suite_of_model(run, model, loaded, episodes=episodes, prices=prices, runs_dir=runs_dir)
+        path = evaluation.suite_of_model(
+            run, model, loaded, episodes=asked.episodes, prices=asked.prices, runs_dir=runs_dir
+        )
+    return path, judge
+
+
+def _have_judged(path: Path, opened: OpenedJudge | None) -> None:
+    if opened is not None:
+        from milepost.cluster.evaluation import judging
+
+        judging.add_judgements(path, *opened)
+
+
+def _shown(path: Path, *, as_json: bool) -> str:
+    """What to print of results."""
+    from milepost.cluster.evaluation import results, store, tables
+
     found = store.read(path)
     if as_json:
         return json.dumps(results.as_json(found) | {"file": str(path)}, allow_nan=False)

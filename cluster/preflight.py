@@ -22,6 +22,7 @@ from milepost.actors.checks.rehearsal import Characters, Rehearsal, rehearse
 from milepost.actors.resources import Limits
 from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.evaluation.judging import require_judge
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.endpoint import require_port
@@ -39,6 +40,8 @@ from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
 from milepost.learner.first_policy.demonstrations import DemonstrationError, require_demonstrator
 from milepost.learner.first_policy.model_check import CheckedModel, ModelError, check_model, load_tokenizer
+from milepost.reward.judges.config import JudgeConfig
+from milepost.reward.judges.reward import JudgeReward
 from milepost.reward.reward import Reward, RewardError, load_reward
 
 T = TypeVar("T")
@@ -160,12 +163,24 @@ def check_world(config: RunConfig) -> ScenarioSet:
         if "progress" in needs(build(config.credit), config.credit.modulators):
             raise ConfigError(f"credit.strategy = {config.credit.strategy!r} reads progress, which no agent reports")
         return scenarios
+    if isinstance(reward, JudgeReward):
+        _require_judge(config, reward.judge.config)
     layout = Characters()
     for env in scenarios.envs:
         rehearsal = Rehearsal(layout=layout, decode=layout.decode)
         _rehearse(config, env, rehearsal, reward=reward)
         _require_progress(config, env, rehearsal)
     return scenarios
+
+
+def _require_judge(config: RunConfig, judge: JudgeConfig) -> None:
+    """Raises ConfigError for a judge that is refused or has no time to answer, DependencyLost without its server."""
+    if judge.longest_s > config.actors.env_timeout_s:
+        raise ConfigError(
+            f"judge {judge.name}: deadline_s x (retries + 1) = {judge.longest_s:g} s is more than a reward may take, "
+            f"actors.env_timeout_s = {config.actors.env_timeout_s:g}: lower the one or raise the other"
+        )
+    require_judge(judge, Path(config.model.path).expanduser() if config.model.source == "folder" else None)
 
 
 def check_dialogue(config: RunConfig, model: Path, scenarios: ScenarioSet) -> Dialogue:

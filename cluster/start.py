@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.evaluate import first_policy
 from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.config import RunConfig
 from milepost.learner.zero import checkpoint
+from milepost.reward.judges.reward import JudgeReward
+from milepost.reward.reward import load_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,28 @@ class Start:
         return self.found.manifest.record.policy_version if self.found else 0
 
 
+def keep_judge(config: RunConfig, folder: RunFolder) -> None:
+    """Where a judge is the reward: write its pins into the run's folder, or compare them with those it began with.
+
+    Raises ConfigError where it is another judge: what it says is another reward.
+    """
+    reward = load_reward(config.reward.path) if config.reward.path else None
+    if not isinstance(reward, JudgeReward):
+        return
+    file, judge = folder.path / "judge.json", reward.judge.config
+    pins = json.dumps({"weights_digest": judge.weights_digest, "prompt_sha256": judge.prompt_sha256})
+    if not file.exists():
+        file.write_text(pins, encoding="utf-8")
+    elif (began := file.read_text(encoding="utf-8")) != pins:
+        raise ConfigError(
+            f"judge {judge.name}: the run began with {began} ({file}), and this is {pins}: another reward; undo the "
+            "change, or start a new run"
+        )
+
+
 def start_of(config: RunConfig, folder: RunFolder, reporter: Reporter, *, resume: bool) -> Start:
     """The newest checkpoint of a run that is resumed, else the first policy. Raises ConfigError, DependencyLost."""
+    keep_judge(config, folder)
     wants_reference = config.loss.kl_coef > 0
     found = newest_checkpoint(folder, reporter) if resume else None
     if resume and found is None:

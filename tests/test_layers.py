@@ -24,6 +24,7 @@ DOORS = {
     "envs/adapters": {"envs"},
     "reward": {"envs"},
     "reward/evaluators": {"envs"},
+    "reward/judges": {"envs", "reward", "reward/evaluators"},
     "actors": {"envs", "reward"},
     "actors/agents": {"envs", "reward", "actors"},
     "actors/checks": {"envs", "reward", "actors"},
@@ -65,15 +66,15 @@ DOORS = {
     },
     "cluster/experiment": {"envs", "learner/zero", "cluster/base", "cluster/runlog", "cluster/settings"},
     "cluster/evaluation": {
-        "envs", "reward/evaluators", "learner/credit", "cluster/base", "cluster/runlog", "cluster/settings",
-        "cluster/trajectories",
+        "envs", "reward/evaluators", "reward/judges", "learner/credit", "cluster/base", "cluster/runlog",
+        "cluster/settings", "cluster/trajectories",
     },
     "cluster/registry": {
         "reward/evaluators", "actors", "cluster/base", "cluster/runlog", "cluster/settings", "cluster/evaluation",
     },
     "cluster": {
-        "envs", "reward", "reward/evaluators", "actors", "actors/agents", "actors/checks", "learner", "learner/batch",
-        "learner/credit",
+        "envs", "reward", "reward/evaluators", "reward/judges", "actors", "actors/agents", "actors/checks",
+        "learner", "learner/batch", "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
         "cluster/settings", "cluster/workbench", "cluster/experiment", "cluster/evaluation",

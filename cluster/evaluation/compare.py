@@ -8,19 +8,21 @@ scores stand as they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.evaluation.reference import reference_of
-from milepost.cluster.evaluation.results import ALL, Played, Results, ScenarioPlayed, in_buckets
+from milepost.cluster.evaluation.results import ALL, JudgedBy, Played, Results, ScenarioPlayed, in_buckets
 from milepost.reward.evaluators.differences import Difference, compare_outcomes, compare_scores
 from milepost.reward.evaluators.native import native_scores
 from milepost.reward.evaluators.signals import tokens_of
 
 Read = Callable[[Played], float | None]
+Test = Callable[[Sequence[float], Sequence[float]], Difference]
+Metric = tuple[Read, Test]
 Pair = tuple[Played, Played]
 
 
@@ -51,6 +53,7 @@ def compare(first: Results, second: Results) -> Comparison:
     """Raises ConfigError where they played different suites, or have no episode in common."""
     if first.suite.sha256 != second.suite.sha256:
         raise ConfigError(f"{_told(first)} and {_told(second)} do not compare: play both policies on one suite")
+    metrics = _METRICS | _judged_metrics(first, second)
     others = {scenario.name: scenario for scenario in second.scenarios}
     paired = {scenario.name: _paired(scenario, others[scenario.name]) for scenario in first.scenarios}
     pairs = {
@@ -66,7 +69,7 @@ def compare(first: Results, second: Results) -> Comparison:
         pairs=total,
         unpaired=played - 2 * total,
         notes=_notes(first, second),
-        compared=[row for name, found in pairs.items() if found for row in _rows(name, found)],
+        compared=[row for name, found in pairs.items() if found for row in _rows(name, found, metrics)],
     )
 
 
@@ -87,7 +90,36 @@ def _notes(first: Results, second: Results) -> list[str]:
             notes.append(f"{key} was {a:g} for the first and {b:g} for the second: part of a difference may be that")
     if first.policy.sha256 == second.policy.sha256:
         notes.append("both are the same policy by their digests: what differs is chance")
+    if first.judge is not None and second.judge is not None and not _same_judge(first, second):
+        notes.append(
+            f"judged scores do not compare: {_judge_told(first.judge)} judged the first, {_judge_told(second.judge)} "
+            "the second"
+        )
     return notes
+
+
+def _judge_told(judge: JudgedBy) -> str:
+    return f"{judge.name} (weights {judge.weights_digest[:12]}, prompt {judge.prompt_sha256[:12]})"
+
+
+def _same_judge(first: Results, second: Results) -> bool:
+    one, other = first.judge, second.judge
+    return one is not None and other is not None and _pins(one) == _pins(other)
+
+
+def _pins(judge: JudgedBy) -> tuple[str, str]:
+    return judge.weights_digest, judge.prompt_sha256
+
+
+def _judged_metrics(first: Results, second: Results) -> dict[str, Metric]:
+    """The scores of a judge, where one and the same judged both."""
+    if not _same_judge(first, second):
+        return {}
+
+    def reading(name: str) -> Read:
+        return lambda played: None if played.judged is None else played.judged.scores.get(name)
+
+    return {f"judged {name}": (reading(name), compare_scores) for name in first.buckets[ALL].judged}
 
 
 def _paired(first: ScenarioPlayed, second: ScenarioPlayed) -> list[Pair]:
@@ -104,9 +136,9 @@ def _paired(first: ScenarioPlayed, second: ScenarioPlayed) -> list[Pair]:
     return [(again(p), again(others[p.number])) for p in first.episodes if p.number in others]
 
 
-def _rows(bucket: str, pairs: Sequence[Pair]) -> Iterator[Compared]:
+def _rows(bucket: str, pairs: Sequence[Pair], metrics: Mapping[str, Metric]) -> Iterator[Compared]:
     """One row for every number that some pair has on both sides."""
-    for metric, (read, test) in _METRICS.items():
+    for metric, (read, test) in metrics.items():
         there = [(a, b) for pair in pairs if (a := read(pair[0])) is not None and (b := read(pair[1])) is not None]
         if there:
             first, second = [a for a, _ in there], [b for _, b in there]
@@ -132,7 +164,7 @@ def _fewer(first: Sequence[float], second: Sequence[float]) -> Difference:
     return compare_scores(first, second, higher_is_better=False)
 
 
-_METRICS: Final[dict[str, tuple[Read, Callable[[Sequence[float], Sequence[float]], Difference]]]] = {
+_METRICS: Final[dict[str, Metric]] = {
     "success": (lambda played: played.native.success, _outcomes),
     "safety": (lambda played: played.native.safety, _outcomes),
     "trajectory_score": (lambda played: played.native.trajectory_score, compare_scores),

@@ -23,6 +23,8 @@ from milepost.reward.evaluators.episode import Episode, Expected
 from milepost.reward.evaluators.lexical import lexical_scores
 from milepost.reward.evaluators.native import NativeScores, native_scores
 from milepost.reward.evaluators.signals import Prices
+from milepost.reward.judges.calibration import Calibration
+from milepost.reward.judges.verdict import Judgement
 
 ALL = "all"
 
@@ -58,6 +60,20 @@ class PlayedSuite:
     seconds: float
 
 
+class JudgedBy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which judge, and what is known of it."""
+
+    name: str
+    model: str
+    family: str
+    weights_digest: str
+    prompt_sha256: str
+    calibration: Calibration | None
+    """None without calibration episodes."""
+    unfit: list[str]
+    """Why its scores may not decide a promotion; empty where they may."""
+
+
 class Played(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One episode of a scenario."""
 
@@ -66,6 +82,8 @@ class Played(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     episode: Episode
     native: NativeScores
     lexical: dict[str, float]
+    judged: Judgement | None = None
+    """Of the judge, where one was asked."""
 
 
 class ScenarioPlayed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +105,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scenarios: list[ScenarioPlayed]
     failed: dict[str, str]
     """Scenarios that could not be played, with the reason."""
+    judge: JudgedBy | None = None
     prices: Prices | None
     buckets: dict[str, Bucket]
     """Of all episodes, of every cohort, and of every environment where there are several."""

@@ -53,7 +53,9 @@ def results_table(results: Results) -> str:
             "",
             *aligned([(f"{name}, {bucket.episodes} episodes", "trainer-native", "lexical"), *_scores(bucket)]),
         ]
+        lines += aligned([(f"judged {name}", _mean(found)) for name, found in bucket.judged.items()])
         lines += _far_end(bucket, results.prices)
+    lines += _judge(results)
     lines += [f"scenario {name} is left out: {reason}" for name, reason in results.failed.items()]
     return "\n".join(lines)
 
@@ -76,6 +78,30 @@ def comparison_table(comparison: Comparison) -> str:
 def _scores(bucket: Bucket) -> Iterator[Sequence[str]]:
     for label, native, lexical in _BESIDE:
         yield label, _mean(bucket.native.get(native)), _mean(bucket.lexical.get(lexical))
+
+
+def _judge(results: Results) -> Iterator[str]:
+    """Who judged, and how far it can be relied on."""
+    if (judge := results.judge) is None:
+        return
+    judgements = [p.judged for s in results.scenarios for p in s.episodes if p.judged is not None]
+    failures = [judgement for judgement in judgements if judgement.failure]
+    yield ""
+    yield (
+        f"judge {judge.name}: {judge.model} (weights {judge.weights_digest[:12]}, prompt {judge.prompt_sha256[:12]}); "
+        f"{len(judgements) - len(failures)} of {len(judgements)} episodes judged"
+    )
+    if failures:
+        contradicted = sum(judgement.contradicted for judgement in failures)
+        yield f"not judged: {len(failures)}, {contradicted} of them against the facts; the first: {failures[0].failure}"
+    if (found := judge.calibration) is not None and found.agreement is not None:
+        drift = "unknown" if found.drift is None else f"{found.drift:.3f}"
+        yield (
+            f"calibration: as people in {found.agreement:.3f}{_interval(found.agreement_low, found.agreement_high)} of "
+            f"{found.compared} labels, mean difference {found.mean_difference:+.3f}, drift {drift}"
+        )
+    if judge.unfit:
+        yield f"may not decide a promotion: {'; '.join(judge.unfit)}"
 
 
 def _far_end(bucket: Bucket, prices: Prices | None) -> Iterator[str]:
@@ -111,5 +137,5 @@ def _compared(row: Compared) -> Sequence[str]:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """A line for each row, with its cells below those of the others."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

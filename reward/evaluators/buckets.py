@@ -47,6 +47,8 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     native: dict[str, Mean]
     """Without the scores that no episode has."""
     lexical: dict[str, Mean]
+    judged: dict[str, Mean] = {}
+    """Of a judge, over the episodes that it judged; empty without one."""
     truncated: Mean
     """Share that was cut off."""
     steps_p50: float
@@ -90,8 +92,8 @@ def bucket(scored: Sequence[Scored], prices: Prices | None) -> Bucket:
     steps = [len(episode.steps) for episode in episodes]
     return Bucket(
         episodes=len(scored),
-        native=_means([msgspec.structs.asdict(each.native) for each in scored]),
-        lexical=_means([each.lexical for each in scored]),
+        native=means([msgspec.structs.asdict(each.native) for each in scored]),
+        lexical=means([each.lexical for each in scored]),
         truncated=_mean([float(episode.outcome == "truncated") for episode in episodes], is_share=True),
         steps_p50=nearest_rank(steps, 0.5),
         steps_p99=nearest_rank(steps, 0.99),
@@ -138,10 +140,11 @@ def _cut(episode: Episode, steps: int | None) -> Episode:
     return msgspec.structs.replace(episode, steps=episode.steps[:steps], outcome="truncated")
 
 
-def _means(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Mean]:
+def means(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Mean]:
+    """Of each score over the episodes that have it, in the order in which the scores come up."""
     found: dict[str, Mean] = {}
-    for name in scores[0]:
-        values = [value for each in scores if (value := each[name]) is not None]
+    for name in dict.fromkeys(name for each in scores for name in each):
+        values = [value for each in scores if (value := each.get(name)) is not None]
         if values:
             found[name] = _mean(values, is_share=name in _SHARES)
     return found

@@ -16,6 +16,7 @@ from milepost.cluster.trajectories.reader import read as read_episodes
 from milepost.envs.scenarios import ScenarioSet
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from tests.cluster.evaluation.played_results import SUITE_FILE, results
+from tests.reward.judges.judge_rig import serving, verdict, write_judge
 
 ENV = '[env]\npath = "tests.broken_envs:CountingEnv"\nheldout_size = 4\n[engine]\nmax_model_len = 512\n'
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -105,6 +106,38 @@ def test_what_was_played_is_scored_by_scenario_printed_and_kept(call, config, ti
     assert len(read_episodes(path.parent / "trajectories", wanted)) == 3
 
 
+@pytest.mark.usefixtures("engineless")
+def test_a_judge_scores_what_was_played_from_its_record(call, config, tiny_policy, own_folder) -> None:
+    with serving(lambda body: verdict(body, score=1)) as served:
+        asked = ("--suite", suite(own_folder, 900000, 900001), "--judge", write_judge(own_folder, served.url))
+        code, out, err = call("eval", tiny_policy, "--config", config, *asked, "--max-age", 99999)
+    assert (code, err) == (0, "")
+    found = read(Path(out.splitlines()[-1].split()[1]))
+    assert found.buckets["all"].judged["reasoning_quality"].mean == 0
+    assert len(served.asked) == 8
+    assert "judged reasoning_quality  0.000" in out
+
+
+@pytest.mark.usefixtures("engineless")
+def test_a_judge_that_gives_no_score_costs_no_episode(call, config, tiny_policy, own_folder) -> None:
+    with serving(lambda _: "no") as served:
+        asked = ("--suite", suite(own_folder, 900000), "--judge", write_judge(own_folder, served.url))
+        code, out, err = call("eval", tiny_policy, "--config", config, *asked, "--max-age", 99999)
+    path = Path(out.splitlines()[-1].split()[1])
+    assert (code, len(read(path).scenarios[0].episodes)) == (4, 4)
+    assert err.startswith("milepost: judge tester judged none of 4 episodes; the first: asked 1 times: ")
+    assert err.endswith(f"; results without judged scores: {path}\n")
+
+
+def test_a_judge_that_is_refused_is_told_before_anything_starts(call, config, tiny_policy, own_folder) -> None:
+    judge = write_judge(own_folder, "http://127.0.0.1:9/v1")
+    judge.write_text(judge.read_text().replace('family = "mistral"', 'family = "llama4"'))
+    asked = ("--suite", suite(own_folder, 900000), "--judge", judge, "--max-age", 99999)
+    code, out, err = call("eval", tiny_policy, "--config", config, *asked)
+    assert (code, out) == (2, "")
+    assert err.startswith("milepost: judge tester: it is a llama4 and the policy a llama, of one family")
+
+
 @pytest.mark.parametrize("prices", ["1,2", "a,b,c", "1,-1,2", "1,inf,2"])
 def test_prices_that_are_none_are_refused(call, config, tiny_policy, own_folder, prices: str) -> None:
     asked = ("--suite", suite(own_folder, 900001), "--prices", prices)
@@ -114,7 +147,12 @@ def test_prices_that_are_none_are_refused(call, config, tiny_policy, own_folder,
 
 
 @pytest.mark.parametrize(
-    ("asked", "which"), [(("--split", "ood"), "--split and"), (("--prices", "1,1,1"), "--prices without")]
+    ("asked", "which"),
+    [
+        (("--split", "ood"), "--split and"),
+        (("--prices", "1,1,1"), "--prices without"),
+        (("--judge", "judge.toml"), "--judge without"),
+    ],
 )
 def test_an_option_that_would_not_count_is_refused(call, config, tiny_policy, own_folder, asked, which: str) -> None:
     with_suite = ("--suite", suite(own_folder, 900001)) if "--split" in asked else ()
