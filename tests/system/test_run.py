@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.learner.zero import checkpoint
+from tests.cluster.tracing.collector import collecting
 from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, surviving_commits, write_config
+from tests.system.told_outside import every_episode_is_traced, tensorboard_shows_every_iteration
 
 pytestmark = pytest.mark.services
 Start = Callable[..., Driver]
@@ -34,8 +36,10 @@ _EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_versi
 def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
     seldom, small = {"iterations": _ITERATIONS, "checkpoint_every": 100}, {"max_bytes": _SMALL_BUFFER_BYTES}
     seldom["eval_episodes"] = _EVAL_EPISODES
-    driver = start("train", write_config(tmp_path, tiny_policy, run=seldom, buffer=small))
-    assert driver.end(START_S) == 0, driver.said()
+    with collecting() as collector:
+        outside = {"tracing": {"endpoint": collector.url, "text_chars": 40}, "trackers": {"tensorboard": True}}
+        driver = start("train", write_config(tmp_path, tiny_policy, run=seldom, buffer=small, **outside))
+        assert driver.end(START_S) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
 
     records = driver.records()
@@ -54,6 +58,9 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     )
     a_plain_folder_holds_the_policy(driver.folder.policy)
     every_episode_is_recorded(driver, records[-1])
+    rows = [recorded(driver.folder.trajectories, name) for name in ("episodes", "turns")]
+    every_episode_is_traced(collector, driver.folder.run_id, *rows)
+    tensorboard_shows_every_iteration(driver.folder, records)
     assert (status := driver.folder.read_status()) is not None
     assert status.ports.keys() == {"metrics", "ray", "engine-0"}
     assert records[-1].transfer_s.keys() == {"gather", "pause", "load", "verify", "commit"}

@@ -1,0 +1,62 @@
+"""What a real run told a collector and TensorBoard, compared with what it recorded itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from milepost.cluster.runlog.records import IterationRecord
+from milepost.cluster.runlog.runs import RunFolder
+from tests.cluster.tracing.collector import Came, Collector
+
+Row = dict[str, Any]
+
+
+def every_episode_is_traced(collector: Collector, run_id: str, episodes: list[Row], turns: list[Row]) -> None:
+    """As one tree: the episode, below it its turns, below each the call of the model; with tokens and credit."""
+    below: dict[str, list[Came]] = {}
+    roots: dict[int, Came] = {}
+    for span in collector.spans:
+        below.setdefault(span.parent_id, []).append(span)
+    for root in below.pop(""):
+        roots[root.attributes["milepost.episode"]] = root
+    assert sorted(roots) == [row["episode"] for row in episodes]
+    for row in episodes:
+        root = roots[row["episode"]]
+        told = root.attributes
+        assert root.name == f"invoke_agent {row['env']}"
+        assert (told["milepost.run"], told["milepost.group"]) == (run_id, row["group_id"])
+        assert (told["milepost.fate"], told.get("milepost.credit")) == (row["fate"], row["trajectory_credit"])
+        assert told["gen_ai.usage.output_tokens"] == row["num_tokens"]
+        assert [each["gen_ai.evaluation.score.value"] for each in root.evaluations] == [
+            row["reward"], row["outcome"] == "success",
+        ]  # fmt: skip
+        own = sorted(below.pop(root.span_id), key=lambda span: span.attributes["agent.trajectory.step"])
+        assert len(own) == row["num_turns"]
+        for turn, turn_row in zip(own, [each for each in turns if each["episode"] == row["episode"]], strict=True):
+            assert turn.trace_id == root.trace_id
+            assert root.start <= turn.start <= turn.end <= root.end
+            one_turn_is_told(turn, turn_row, below.pop(turn.span_id))
+    assert not below, "spans without a parent"
+
+
+def one_turn_is_told(turn: Came, row: Row, calls: list[Came]) -> None:
+    assert turn.attributes["milepost.anchor"] == row["anchor"]
+    assert turn.attributes.get("milepost.advantage") == row["advantage"]
+    assert turn.attributes["milepost.policy_version"] == max(span["version"] for span in row["versions"])
+    [chat] = calls
+    assert chat.attributes["gen_ai.operation.name"] == "chat"
+    assert chat.attributes["gen_ai.usage.output_tokens"] == len(row["response_ids"])
+    assert (chat.start, chat.attributes["openinference.span.kind"]) == (turn.start, "LLM")
+    assert abs((chat.end - chat.start) / 1e9 - row["generate_s"]) < 1e-5
+    assert chat.attributes["output.value"] == row["response"][:40]
+
+
+def tensorboard_shows_every_iteration(folder: RunFolder, records: list[IterationRecord]) -> None:
+    found = EventAccumulator(str(folder.path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("train/tokens")] == [
+        (record.iteration, record.tokens) for record in records
+    ]
+    assert [event.step for event in found.Scalars("eval/heldout/success")] == [0, records[-1].iteration]
+    assert "_hparams_/session_start_info" in found.Tags()["scalars"] or found.PluginTagToContent("hparams")
