@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 
 import milepost
@@ -77,7 +77,7 @@ class Tracing:
         try:
             episode = Traced(run_id=self._run_id, number=number, recording=recording, judged=judged, texts=texts)
             trace_id = _number(16, episode.key)
-            if self._sampler.should_sample(None, trace_id, "").decision.is_sampled():
+            if self._sampler.should_sample(None, trace_id, "").decision is not Decision.DROP:
                 self._tell(trace_id, number, spans_of(episode, self._config.text_chars))
         except Exception as error:  # a meter ends no run
             self._say(f"an episode could not be traced ({type(error).__name__}: {error})")
