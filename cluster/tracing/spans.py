@@ -64,7 +64,7 @@ def spans_of(episode: Traced, text_chars: int) -> list[SpanTold]:
     below: list[SpanTold] = []
     for t, prompt_tokens in enumerate(prompt_lengths(recording.turns)):
         below += _Turn(episode, t, prompt_tokens, end, text_chars).spans(place=1 + len(below))
-    return [_root(episode, max([end, *(span.end_s for span in below)]), below), *below]
+    return [_root(episode, max([end, *(span.end_s for span in below)])), *below]
 
 
 def prompt_lengths(turns: Sequence[RecordedTurn]) -> Iterator[int]:
@@ -76,7 +76,7 @@ def prompt_lengths(turns: Sequence[RecordedTurn]) -> Iterator[int]:
         before = prompt + len(turn.response_ids)
 
 
-def _root(episode: Traced, end_s: float, below: Sequence[SpanTold]) -> SpanTold:
+def _root(episode: Traced, end_s: float) -> SpanTold:
     recording, judged = episode.recording, episode.judged
     name = recording.task.env_name or recording.task.env
     rewards = [turn.reward for turn in recording.turns if turn.reward is not None]
@@ -97,7 +97,6 @@ def _root(episode: Traced, end_s: float, below: Sequence[SpanTold]) -> SpanTold:
                 "milepost.episode": episode.number,
                 "milepost.credit": None if judged.credit is None else judged.credit.trajectory,
                 **_policy(recording.turns),
-                **_usage([span.attributes for span in below]),
             }
         ),
         evaluations=(
@@ -247,16 +246,8 @@ def _policy(turns: Sequence[RecordedTurn]) -> dict[str, Value | None]:
     return {"milepost.policy_version": max((span.version for turn in turns for span in turn.versions), default=None)}
 
 
-def _usage(below: Sequence[Attributes]) -> dict[str, Value | None]:
-    read, sampled = (
-        sum(int(str(attributes.get(f"gen_ai.usage.{what}_tokens", 0))) for attributes in below)
-        for what in ("input", "output")
-    )
-    return {"gen_ai.usage.input_tokens": read, "gen_ai.usage.output_tokens": sampled}
-
-
 def _tokens(read: int, sampled: int) -> dict[str, Value | None]:
-    """For both conventions; OpenInference's on the calls alone, for viewers add them up."""
+    """For both conventions; on calls of the model alone, for viewers such as Phoenix add up what a tree says."""
     return {
         "gen_ai.usage.input_tokens": read,
         "gen_ai.usage.output_tokens": sampled,

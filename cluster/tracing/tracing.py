@@ -37,7 +37,7 @@ _SPAN_BYTES: Final = 1024
 _TEXTS: Final = 4
 """Times that a text's bound can be in a span."""
 _BATCH: Final = 512
-_LAST_WORDS_S: Final = 5.0
+_LAST_WORDS_S: Final = 10.0
 
 
 class Tracing:
@@ -83,7 +83,7 @@ class Tracing:
             self._say(f"an episode could not be traced ({type(error).__name__}: {error})")
 
     def close(self) -> None:
-        """Send what waits, within 5 s, and count the rest as lost."""
+        """Send what waits, within 10 s, and count the rest as lost."""
         flushing = threading.Thread(target=self._processor.shutdown, name="last spans", daemon=True)
         flushing.start()
         flushing.join(_LAST_WORDS_S)

@@ -11,15 +11,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.learner.zero import checkpoint
 from tests.cluster.tracing.collector import collecting
+from tests.cluster.trajectories.recorded import rows
 from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, surviving_commits, write_config
 from tests.system.told_outside import every_episode_is_traced, tensorboard_shows_every_iteration
 
@@ -58,8 +57,8 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     )
     a_plain_folder_holds_the_policy(driver.folder.policy)
     every_episode_is_recorded(driver, records[-1])
-    rows = [recorded(driver.folder.trajectories, name) for name in ("episodes", "turns")]
-    every_episode_is_traced(collector, driver.folder.run_id, *rows)
+    tables = [rows(driver.folder.trajectories, name) for name in ("episodes", "turns")]
+    every_episode_is_traced(collector.spans, driver.folder.run_id, *tables)
     tensorboard_shows_every_iteration(driver.folder, records)
     assert (status := driver.folder.read_status()) is not None
     assert status.ports.keys() == {"metrics", "ray", "engine-0"}
@@ -180,7 +179,7 @@ def a_plain_folder_holds_the_policy(folder: Path) -> None:
 
 def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
     """With the text that the engine saw, and, where it was trained on, the credit of every turn."""
-    episodes = recorded(driver.folder.trajectories, "episodes")
+    episodes = rows(driver.folder.trajectories, "episodes")
     trained = [episode for episode in episodes if episode["fate"] == "trained"]
     assert len(trained) == 4 * 4 * _ITERATIONS == len({(each["group_id"], each["index"]) for each in trained})
     assert sorted({episode["learner_version"] for episode in trained}) == list(range(_ITERATIONS))
@@ -191,7 +190,7 @@ def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
     assert {episode["fate"] for episode in episodes} <= {"trained", "stale", "pending", "evaluation"}
     assert "not among the recorded" not in driver.said()
     tokenizer = AutoTokenizer.from_pretrained(driver.folder.policy)
-    turns = recorded(driver.folder.trajectories, "turns")
+    turns = rows(driver.folder.trajectories, "turns")
     assert [turn["episode"] for turn in turns] == [
         episode["episode"] for episode in episodes for _ in range(episode["num_turns"])
     ]
@@ -205,10 +204,6 @@ def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
     shown = _milepost("show", "latest", "--fate", "trained", "--runs-dir", str(driver.runs_dir))
     assert "Call the coin." in shown
     assert "advantage" in shown
-
-
-def recorded(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [row for path in sorted(folder.glob(f"{name}-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def eval_prints_one_object(driver: Driver) -> None:

@@ -11,8 +11,15 @@ from milepost.cluster.tracing.tracing import Tracing
 from tests.cluster.tracing.collector import Collector, collecting
 from tests.cluster.tracing.episodes import BEGAN, TEXTS, TRAINED, recording
 
+pytestmark = pytest.mark.usefixtures("patient")
 SPANS = 5
 """Of the episode that is told of here."""
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an end may take any time."""
+    monkeypatch.setattr(module, "_LAST_WORDS_S", 120.0)
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def test_an_episode_arrives_as_one_tree(collector: Collector) -> None:
     assert {turn.parent_id for turn in turns} == {root.span_id}
     assert {span.parent_id for span in spans if span.name == "chat r1"} == {turn.span_id for turn in turns}
     assert (root.start, root.end) == (int(BEGAN) * 10**9, int(BEGAN + 3) * 10**9)
-    assert root.attributes["gen_ai.usage.output_tokens"] == 3
+    assert sum(span.attributes.get("gen_ai.usage.output_tokens", 0) for span in spans) == 3
     assert [each["gen_ai.evaluation.name"] for each in root.evaluations] == ["reward", "success"]
     assert by_name["chat r1"].attributes["gen_ai.response.finish_reasons"] in (["stop"], ["length"])
     assert by_name["chat r1"].kind == 3, "a client's call"
