@@ -46,7 +46,7 @@ class Tracing:
     def __init__(self, config: TracingConfig, run_id: str) -> None:
         """Send to `config.endpoint`, with the credentials that the variables OTEL_EXPORTER_OTLP_... give."""
         self.problem = ""
-        """That spans are lost, for people; empty while all is well."""
+        """That spans are lost, for people; empty while all is well. After `close`, how many were."""
         self._config, self._run_id = config, run_id
         self._sampler = TraceIdRatioBased(config.sample)
         self._most = _WAITING_BYTES // (_SPAN_BYTES + _TEXTS * config.text_chars)
@@ -91,7 +91,7 @@ class Tracing:
         with self._lock:
             self._failed = self._told - self._sent
         if self._failed:
-            self._say(f"{self._failed} of {self._told} spans did not reach {self._config.endpoint}")
+            self.problem = f"{self._failed} of {self._told} spans did not reach {self._config.endpoint}"
 
     def _tell(self, trace_id: int, number: int, told: Sequence[SpanTold]) -> None:
         with self._lock:
