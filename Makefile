@@ -3,7 +3,7 @@
 # make families  a run of every model family
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
-# make phoenix a run whose spans a real Phoenix takes
+# make phoenix spans of episodes in a real Phoenix
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording, make bench-recording-runs   what the record of 100,000 episodes costs, and that of a whole run
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
@@ -72,7 +72,7 @@ worlds: .venv-worlds/ready
 
 # Phoenix takes 700 MB and other versions of what Milepost needs, so it lies in an environment of its own.
 phoenix: .venv-phoenix/ready
-	$(BIN)/python -m pytest -m sweep tests/system/test_phoenix.py
+	$(BIN)/python -m pytest -m sweep tests/cluster/tracing/test_phoenix.py
 
 .venv-phoenix/ready: .venv/ready
 	$(PYTHON) -m venv .venv-phoenix

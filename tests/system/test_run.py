@@ -13,14 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.learner.zero import checkpoint
 from tests.cluster.tracing.collector import collecting
+from tests.cluster.tracing.compared import every_episode_is_traced
 from tests.cluster.trajectories.recorded import rows
 from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, surviving_commits, write_config
-from tests.system.told_outside import every_episode_is_traced, tensorboard_shows_every_iteration
 
 pytestmark = pytest.mark.services
 Start = Callable[..., Driver]
@@ -59,7 +60,7 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     every_episode_is_recorded(driver, records[-1])
     tables = [rows(driver.folder.trajectories, name) for name in ("episodes", "turns")]
     every_episode_is_traced(collector.spans, driver.folder.run_id, *tables)
-    tensorboard_shows_every_iteration(driver.folder, records)
+    tensorboard_shows_every_iteration(driver, records)
     assert (status := driver.folder.read_status()) is not None
     assert status.ports.keys() == {"metrics", "ray", "engine-0"}
     assert records[-1].transfer_s.keys() == {"gather", "pause", "load", "verify", "commit"}
@@ -204,6 +205,13 @@ def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
     shown = _milepost("show", "latest", "--fate", "trained", "--runs-dir", str(driver.runs_dir))
     assert "Call the coin." in shown
     assert "advantage" in shown
+
+
+def tensorboard_shows_every_iteration(driver: Driver, records: list[IterationRecord]) -> None:
+    found = EventAccumulator(str(driver.folder.path / "tensorboard")).Reload()
+    told = [(event.step, event.value) for event in found.Scalars("train/tokens")]
+    assert told == [(record.iteration, record.tokens) for record in records]
+    assert [event.step for event in found.Scalars("eval/heldout/success")] == [0, _ITERATIONS]
 
 
 def eval_prints_one_object(driver: Driver) -> None:

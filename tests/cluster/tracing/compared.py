@@ -1,13 +1,9 @@
-"""What a real run told a collector and TensorBoard, compared with what it recorded itself."""
+"""What a collector was told of episodes, compared with what was recorded of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from milepost.cluster.runlog.records import IterationRecord
-from milepost.cluster.runlog.runs import RunFolder
 from tests.cluster.tracing.collector import Came
 
 Row = dict[str, Any]
@@ -53,12 +49,3 @@ def one_turn_is_told(turn: Came, row: Row, chat: Came) -> None:
     assert (chat.start, chat.attributes["openinference.span.kind"]) == (turn.start, "LLM")
     assert abs((chat.end - chat.start) / 1e9 - row["generate_s"]) < 1e-5
     assert chat.attributes["output.value"] == row["response"][:40]
-
-
-def tensorboard_shows_every_iteration(folder: RunFolder, records: list[IterationRecord]) -> None:
-    found = EventAccumulator(str(folder.path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in found.Scalars("train/tokens")] == [
-        (record.iteration, record.tokens) for record in records
-    ]
-    assert [event.step for event in found.Scalars("eval/heldout/success")] == [0, records[-1].iteration]
-    assert "_hparams_/session_start_info" in found.Tags()["scalars"] or found.PluginTagToContent("hparams")

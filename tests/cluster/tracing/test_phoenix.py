@@ -1,4 +1,4 @@
-"""The spans of a run arrive in a real Phoenix, an observability server that nobody here wrote: `make phoenix`."""
+"""Spans arrive in a real Phoenix, an observability server that nobody here wrote: `make phoenix`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from typing import Any
 
 import pytest
 
+from milepost.cluster.tracing.config import TracingConfig
+from milepost.cluster.tracing.tracing import Tracing
+from milepost.cluster.trajectories.recording import EVALUATION
+from milepost.envs.dialogue import Dialogue
+from tests.actors.episode_rig import task
 from tests.cluster.tracing.collector import Came
-from tests.cluster.trajectories.recorded import rows
-from tests.system.driving import ROOT, START_S, Driver, write_config
-from tests.system.told_outside import every_episode_is_traced
+from tests.cluster.tracing.compared import every_episode_is_traced
+from tests.cluster.trajectories.recorded import Played, closing, recorder, rows, trained
 
 pytestmark = pytest.mark.sweep
-PHOENIX = Path(os.environ.get("PHOENIX", ROOT / ".venv-phoenix" / "bin" / "phoenix"))
+PHOENIX = Path(os.environ.get("PHOENIX", ".venv-phoenix/bin/phoenix"))
+_START_S = 300.0
 _PROJECT = "phoenix-test"
 _QUIET = {
     "PHOENIX_TELEMETRY_ENABLED": "false",
@@ -58,7 +63,7 @@ def free_port() -> int:
 
 
 def wait_for(is_there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + _START_S
     while not is_there():
         assert time.monotonic() < deadline
         time.sleep(0.5)
@@ -102,15 +107,19 @@ def came(span: dict[str, Any]) -> Came:
     )
 
 
-@pytest.mark.timeout(900)
-def test_phoenix_shows_the_episodes_of_a_run(
-    tmp_path: Path, tiny_policy: Path, start: Callable[..., Driver], phoenix: str
+def test_phoenix_shows_every_episode_as_it_was_recorded(
+    tmp_path: Path, dialogue: Dialogue, tiny_policy: Path, phoenix: str
 ) -> None:
-    small = {"iterations": 1, "groups_per_iteration": 2, "group_size": 2, "max_staleness": 0}
-    tracing = {"endpoint": phoenix, "text_chars": 40, "service": _PROJECT}
-    driver = start("train", write_config(tmp_path, tiny_policy, run=small, tracing=tracing))
-    assert driver.end(START_S) == 0, driver.said()
-    tables = [rows(driver.folder.trajectories, name) for name in ("episodes", "turns")]
-    expected = sum(1 + 2 * row["num_turns"] for row in tables[0])
-    wait_for(lambda: len(stored(phoenix)) == expected)  # it puts them into its database a moment later
-    every_episode_is_traced(stored(phoenix), driver.folder.run_id, *tables)
+    played, folder = Played(dialogue), tmp_path / "trajectories"
+    group = played.group(task(), "g1", ("up", "down", "up"))
+    played.play(task(), EVALUATION, 0)
+    spans = Tracing(TracingConfig(endpoint=phoenix, text_chars=40, service=_PROJECT), "run-1")
+    with closing(record := recorder(folder, tiny_policy)):
+        record.follow(spans.episode)
+        record.add(played.told())
+        record.judge([trained(group)])
+    spans.close()
+    assert spans.problem == ""
+    tables = [rows(folder, name) for name in ("episodes", "turns")]
+    wait_for(lambda: len(stored(phoenix)) == spans.counts["sent"])  # it puts them into its database a moment later
+    every_episode_is_traced(stored(phoenix), "run-1", *tables)
