@@ -3,6 +3,7 @@
 # make families  a run of every model family
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
+# make phoenix spans of episodes in a real Phoenix
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording, make bench-recording-runs   what the record of 100,000 episodes costs, and that of a whole run
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
@@ -15,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds bench bench-recording bench-recording-runs agent-tokens models clean
+.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording bench-recording-runs agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -74,6 +75,15 @@ worlds: .venv-worlds/ready
 	@$(PIP) --python .venv-worlds/bin/python install --quiet --no-deps --no-build-isolation --requirement deploy/requirements-worlds.lock
 	@touch $@
 
+# Phoenix takes 700 MB and other versions of what Milepost needs, so it lies in an environment of its own.
+phoenix: .venv-phoenix/ready
+	$(BIN)/python -m pytest -m sweep tests/cluster/tracing/test_phoenix.py
+
+.venv-phoenix/ready: .venv/ready
+	$(PYTHON) -m venv .venv-phoenix
+	@.venv-phoenix/bin/pip install --quiet arize-phoenix==20.26.1
+	@touch $@
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -99,4 +109,4 @@ models: setup
 	$(BIN)/python -m tests.families.table
 
 clean:
-	rm -rf .venv .venv-worlds
+	rm -rf .venv .venv-worlds .venv-phoenix

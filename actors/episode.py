@@ -24,6 +24,7 @@ from milepost.actors.context import Context, Layout
 from milepost.actors.engine import Completion, EngineError
 from milepost.actors.episode_thread import closing_error, first_line
 from milepost.actors.resources import OpenTurn, RolloutResources
+from milepost.actors.stopwatch import Stopwatch
 from milepost.actors.user_code import BoundaryError, UserCode, count_if_hung
 from milepost.envs import chance
 from milepost.envs.contract import EnvPathError, Reset, Step, build_env, observe_reset
@@ -42,6 +43,7 @@ class _Episode:
     later: int  # seed of what chance decides after the start
     acting: Acting
     user: UserCode
+    watch: Stopwatch = field(default_factory=Stopwatch)
     env: Any = None
     turns: list[Turn] = field(default_factory=list)
     texts: list[TurnText] = field(default_factory=list)
@@ -107,13 +109,14 @@ class _Episode:
         while True:
             if len(prompt) > limits.max_prompt_tokens:
                 return self.cut_short(len(prompt))
-            self.asked = OpenTurn(prompt, None)
+            asked_s = self.watch.seconds
+            self.asked = OpenTurn(prompt, None, asked_s)
             completion, seconds = await self.respond(prompt)
-            self.asked = OpenTurn(prompt, completion)
+            self.asked = OpenTurn(prompt, completion, asked_s)
             started = time.monotonic()
             response = self.resources.decode(completion.response_ids)
             step = await self.step(completion)
-            turn = _turn(prompt, completion, anchor, step, (seconds, time.monotonic() - started))
+            turn = _turn(prompt, completion, anchor, step, (asked_s, seconds, time.monotonic() - started))
             self.turns.append(turn)
             text = TurnText(observation=observation, response=response, next_observation=step.observation)
             self.texts.append(text)
@@ -158,7 +161,9 @@ class _Episode:
         self.user.thread.end()
 
 
-def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, seconds: tuple[float, float]) -> Turn:
+def _turn(
+    prompt: list[int], completion: Completion, anchor: str, step: Step, seconds: tuple[float, float, float]
+) -> Turn:
     try:
         return Turn(
             prompt_ids=prompt,
@@ -171,8 +176,9 @@ def _turn(prompt: list[int], completion: Completion, anchor: str, step: Step, se
             reward=step.reward,
             progress=step.progress,
             tool=step.tool,
-            generate_s=seconds[0],
-            env_s=seconds[1],
+            started_s=seconds[0],
+            generate_s=seconds[1],
+            env_s=seconds[2],
             stopped=completion.stopped,
         )
     except ValueError as error:  # the environment's values were checked already: what is left is the engine's
@@ -193,7 +199,6 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
     """
     later = chance.episode_seed(task.seed, group_id, index)
     episode = _Episode(resources, task, later, Acting(resources.decode), UserCode(resources), cohort=task.cohort)
-    started = time.monotonic()
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):
             outcome = await episode.play()
@@ -204,7 +209,8 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
                     index=index,
                     turns=episode.turns,
                     outcome=outcome,
-                    seconds=time.monotonic() - started,
+                    started_at=episode.watch.started_at,
+                    seconds=episode.watch.seconds,
                     cohort=episode.cohort,
                     success_reported=episode.success_reported,
                     context_full=episode.context_full,
@@ -227,6 +233,8 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
         error=type(error.__cause__ if isinstance(error, EnvPathError) and error.__cause__ else error).__name__,
         message=first_line(error),
         turn=len(episode.turns),
+        started_at=episode.watch.started_at,
+        seconds=episode.watch.seconds,
         cohort=episode.cohort,
     )
     return resources.recorded(failure, episode.turns, episode.asked)

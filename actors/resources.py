@@ -49,6 +49,8 @@ class OpenTurn:
 
     prompt_ids: list[int]
     completion: Completion | None
+    started_s: float = 0.0
+    """As in `Turn`."""
 
 
 class Recorder(Protocol):

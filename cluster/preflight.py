@@ -30,6 +30,7 @@ from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.settings.credit_basis import credit_basis
 from milepost.cluster.settings.environments import with_path
 from milepost.cluster.settings.own_credit import check_credit
+from milepost.cluster.trackers.config import require_packages
 from milepost.envs.chat_template import TemplateError
 from milepost.envs.contract import EnvPathError, load_env_class
 from milepost.envs.dialogue import Dialogue, ObservationError
@@ -55,7 +56,7 @@ _TURNS = 3
 
 
 def check_start(config: RunConfig) -> None:
-    """What would stop a new run, found before it has a folder: environment, model folder, metrics port, Redis.
+    """What would stop a new run, found before it has a folder: environment, model folder, port, packages, Redis.
 
     Raises ConfigError, or DependencyLost for a Redis that does not answer.
     """
@@ -65,6 +66,7 @@ def check_start(config: RunConfig) -> None:
     for warning in check_credit(config.credit):
         print(f"milepost: {warning}", file=sys.stderr)
     require_port(config.metrics)
+    require_packages(config.trackers)
     positions = config.model.warmup.max_positions
     if config.model.source == "warmup" and config.engine.max_model_len > positions:
         raise ConfigError(

@@ -13,7 +13,6 @@ from pathlib import Path
 from milepost.cluster.base.exits import Exit
 from milepost.cluster.evaluate import evaluate, record
 from milepost.cluster.preflight import basis_of_credit
-from milepost.cluster.replay.ledger import Balance
 from milepost.cluster.replay.ready import Taken
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.group_log import GroupLog
@@ -24,11 +23,13 @@ from milepost.cluster.runlog.report import write_report
 from milepost.cluster.runlog.runs import RunFolder, Status
 from milepost.cluster.runlog.series import SystemView
 from milepost.cluster.runlog.wasted import last_word, nothing_learnt
-from milepost.cluster.settings.config import RunConfig
+from milepost.cluster.settings.overrides import leaves
 from milepost.cluster.system import System
+from milepost.cluster.tracing.tracing import Tracing
+from milepost.cluster.trackers.trackers import Trackers
 from milepost.cluster.trajectories.judgement import judgements
 from milepost.cluster.trajectories.recorder import Recorder
-from milepost.cluster.watch import Watch
+from milepost.cluster.watch import Watch, limits_of
 from milepost.learner.loop import UpdateReport
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Reporter:
         self._began = self._said_at = time.monotonic()
         self._broken: set[str] = set()
         self._recorder: Recorder | None = None
+        self._tracing: Tracing | None = None
+        self._trackers = Trackers(system.config.trackers)
 
     @contextlib.contextmanager
     def measuring(self, what: str) -> Iterator[None]:
@@ -83,6 +86,13 @@ class Reporter:
                 strategy=config.credit.strategy,
             )
             self._system.record = self._recorder.add
+            if config.tracing.endpoint:
+                self._tracing = Tracing(config.tracing, self._folder.run_id)
+                self._recorder.follow(self._tracing.episode)
+
+    def track(self, iteration: int) -> None:
+        """Tell the trackers of the configuration what is measured from `iteration` on."""
+        self._trackers.begin(self._folder, dict(leaves(self._system.config.model_dump(mode="json"))), iteration)
 
     def consumed(self, taken: Taken, report: UpdateReport, log: GroupLog) -> None:
         """What became of the groups of an update, for the logs and the meter of selection bias."""
@@ -96,18 +106,20 @@ class Reporter:
                 self._recorder.judge(judgements(taken, report))
                 for group_id, reason in taken.undecodable:
                     self._recorder.end(group_id, "dead_letter", reason)
-        self._watch_recorder()
+        self._say_problems()
 
     def rolled_back(self, version: int) -> None:
         """The run goes on from policy `version`."""
         if self._recorder is not None:
             self._recorder.undo(version)
 
-    def _watch_recorder(self) -> None:
-        """Say once that nothing is recorded any more."""
-        if self._recorder is not None and self._recorder.problem and "trajectories" not in self._broken:
-            self._broken.add("trajectories")
-            self.note(self._recorder.problem)
+    def _say_problems(self) -> None:
+        """Say once what is not recorded, traced or tracked any more."""
+        beside = [part.problem for part in (self._recorder, self._tracing) if part is not None]
+        for problem in filter(None, [*beside, *self._trackers.problems]):
+            if problem not in self._broken:
+                self._broken.add(problem)
+                self.note(problem)
 
     def activity(self, text: str) -> None:
         """What goes on inside an iteration."""
@@ -147,7 +159,7 @@ class Reporter:
         if basis is not None:
             self.remark(basis)
         self._iteration = iteration
-        self._failed = failed_of(await self._system.ledger.balance())
+        self._failed = (await self._system.ledger.balance()).failed
         self._began = time.monotonic()
         self._metrics.begin(limits_of(self._system.config))
         self.phase("training")
@@ -164,6 +176,7 @@ class Reporter:
                     depth=await system.buffer.depth(),
                     balance=await system.ledger.balance(),
                     unsaved_updates=unsaved_updates(),
+                    spans=self._tracing.counts if self._tracing else {},
                 )
                 self._metrics.see(view)
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -197,7 +210,7 @@ class Reporter:
         if not balance.holds:
             raise AssertionError(f"the ledger does not balance: {balance}")
         self._nonfinite += report.skipped_steps
-        failed = failed_of(balance)
+        failed = balance.failed
         fresh, self._failed, self._iteration = max(0, failed - self._failed), failed, iteration
         bias: dict[str, float] = {}
         with self.measuring("the meter of selection bias"):
@@ -217,6 +230,7 @@ class Reporter:
             )
             line = iteration_record(groups, report, iteration=iteration, clock=clock, state=state, checks=checks)
             self._metrics.record(line)
+            self._trackers.record(line)
             self._view.update(line)
             for finding in self._watch.iteration(line):
                 self.warn(finding)
@@ -236,6 +250,7 @@ class Reporter:
                 for name, error in line.failed.items():
                     self.note(f"environment {name} is left out of the evaluation on {split}: {error}")
                 self._metrics.record_eval(line)
+                self._trackers.record(line)
                 self._view.update_eval(line)
                 for finding in self._watch.evaluation(line):
                     self.warn(finding)
@@ -249,6 +264,8 @@ class Reporter:
         records: list[Record] = []
         with self.measuring("the record of trajectories"):
             self._end_recording()
+        self._trackers.close()
+        self._say_problems()
         with self.measuring("the report"):
             try:
                 records = read_records(self._folder.metrics)
@@ -265,9 +282,10 @@ class Reporter:
     def _end_recording(self) -> None:
         if self._recorder is not None:
             self._recorder.close()
-            self._watch_recorder()
             if self._recorder.lost:
                 self.note(f"{self._recorder.lost} episodes are not among the recorded trajectories: no room on the way")
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _write_status(self, phase: str) -> None:
         ports = {"metrics": self._metrics.port, **self._system.metrics_ports}
@@ -280,21 +298,3 @@ class Reporter:
         )
         with self.measuring("the status file"):
             self._folder.write_status(status)
-
-
-def limits_of(config: RunConfig) -> dict[str, float]:
-    """What alerts compare with, by name."""
-    return {
-        "staleness_versions": config.run.max_staleness,
-        "parity_nats": config.learner.parity_limit,
-        "buffer_bytes": config.buffer.high_water_bytes,
-        "iterations": config.run.iterations,
-        "checkpoint_updates": config.run.checkpoint_every,
-        "engines": config.engine.num_engines,
-        "workers": config.actors.num_workers,
-    }
-
-
-def failed_of(balance: Balance) -> int:
-    """Episodes that failed since the run began."""
-    return balance.counts["env_failed"] + balance.counts["infra_failed"]

@@ -72,6 +72,7 @@ class Run:
         system = self._system
         self.progress.iteration, self.progress.version = start.iteration, start.version
         self.reporter.record_trajectories(start.policy)
+        self.reporter.track(start.iteration)
         learner = learner_spec(self._config, system.folder, start.policy, start.reference)
         await system.start(start.policy, start.version, learner=learner, phase=self.reporter.phase)
         self._histories = GroupHistories.of(system)

@@ -79,6 +79,19 @@ class Watch:
         return next((finding.text for finding in self._collapse.current() if finding.is_stop), None)
 
 
+def limits_of(config: RunConfig) -> dict[str, float]:
+    """What alerts compare with, by name."""
+    return {
+        "staleness_versions": config.run.max_staleness,
+        "parity_nats": config.learner.parity_limit,
+        "buffer_bytes": config.buffer.high_water_bytes,
+        "iterations": config.run.iterations,
+        "checkpoint_updates": config.run.checkpoint_every,
+        "engines": config.engine.num_engines,
+        "workers": config.actors.num_workers,
+    }
+
+
 def _health(record: IterationRecord) -> HealthMetrics:
     return HealthMetrics(
         iteration=record.iteration,

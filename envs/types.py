@@ -129,6 +129,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Share of the way to the goal after this turn, in [0, 1], where the environment knows it."""
     tool: dict[str, Any] | None = None
     """Facts about a tool call, as the environment reports them; None where there was none."""
+    started_s: float = 0.0
+    """Seconds from the episode's start until the engine was asked."""
     generate_s: float = 0.0
     """Seconds that the engine took."""
     env_s: float = 0.0
@@ -164,6 +166,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Position in the group, 0 .. group size - 1."""
     turns: list[Turn]
     outcome: Outcome
+    started_at: float = 0.0
+    """Unix time at which it began, by its worker's clock. For people: nothing computes with it."""
     seconds: float = 0.0
     cohort: Cohort = ""
     """As the environment said at reset, else as the task's options say."""
@@ -216,6 +220,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     message: str
     turn: int = 0
     """How many turns had been played."""
+    started_at: float = 0.0
+    """As in `Trajectory`."""
+    seconds: float = 0.0
     cohort: Cohort = ""
     """As in `Trajectory`; by the options alone where the environment did not get as far as its reset."""
 

@@ -44,8 +44,10 @@ DOORS = {
         "envs", "reward/evaluators", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
     },
     "cluster/trajectories": {
-        "envs", "actors", "learner", "cluster/base", "cluster/replay", "cluster/runlog",
+        "envs", "reward/evaluators", "actors", "learner", "cluster/base", "cluster/replay", "cluster/runlog",
     },
+    "cluster/tracing": {"reward/evaluators", "cluster/trajectories"},
+    "cluster/trackers": {"cluster/base", "cluster/runlog"},
     "cluster/pools": {
         "envs", "reward", "actors", "actors/agents", "learner", "learner/batch", "learner/credit", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/trajectories",
@@ -53,7 +55,7 @@ DOORS = {
     "cluster/settings": {
         "envs", "actors", "actors/agents", "learner", "learner/credit", "learner/credit/strategies",
         "learner/first_policy", "learner/health", "learner/loss", "cluster/base", "cluster/replay", "cluster/runlog",
-        "cluster/trajectories",
+        "cluster/trajectories", "cluster/tracing", "cluster/trackers",
     },
     "cluster/workbench": {
         "envs", "actors/agents", "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog",
@@ -76,9 +78,10 @@ DOORS = {
         "envs", "reward", "reward/evaluators", "reward/judges", "actors", "actors/agents", "actors/checks",
         "learner", "learner/batch", "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
-        "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
-        "cluster/settings", "cluster/workbench", "cluster/experiment", "cluster/evaluation",
-        "cluster/projects", "cluster/live", "cluster/registry",
+        "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/tracing",
+        "cluster/trackers", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
+        "cluster/evaluation", "cluster/projects", "cluster/live",
+        "cluster/registry",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
@@ -109,11 +112,17 @@ FRONT_DOORS = {
         "cluster/trajectories/parts.py",
         "cluster/trajectories/reader.py",
     },
+    "opentelemetry": {"cluster/tracing/tracing.py"},
     "mcp": {"envs/mcp_tool_env.py"},
+    "wandb": {"cluster/trackers/wandb.py"},
+    "mlflow": {"cluster/trackers/mlflow.py"},
 }
 MOST_LINES = 300
 MOST_FILES = 16
 HEAVY = ("torch", "ray", "vllm", "redis", "deepspeed", "transformers", "gymnasium", "prometheus_client", "pyarrow")
+
+EXTRAS = ("tensorboard", "wandb", "mlflow")
+"""What only a run loads whose configuration asks for it."""
 
 
 def files(root: Path = ROOT) -> Iterator[tuple[str, Path]]:
@@ -206,8 +215,8 @@ def test_every_heavy_dependency_has_one_front_door() -> None:
     ("module", "unwanted"),
     [
         ("milepost.envs.types", HEAVY),
-        ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed", "pyarrow")),
-        ("milepost.cluster.train", ("vllm", "deepspeed")),
+        ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed", "pyarrow", *EXTRAS)),
+        ("milepost.cluster.train", ("vllm", "deepspeed", *EXTRAS)),
     ],
 )
 def test_a_process_loads_only_the_frameworks_it_works_with(module: str, unwanted: tuple[str, ...]) -> None:

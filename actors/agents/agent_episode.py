@@ -8,7 +8,6 @@ cut off: its episode is truncated, with no reward.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from milepost.actors.agents.lineages import ConversationLayout, Lineages
 from milepost.actors.agents.program import Access, AgentFailed, Program, Result, result_of, task_of
 from milepost.actors.episode_thread import first_line
 from milepost.actors.resources import RolloutResources
+from milepost.actors.stopwatch import Stopwatch
 from milepost.actors.user_code import BoundaryError, UserCode
 from milepost.envs import chance
 from milepost.envs.types import Failure, Outcome, Task, Trajectory, Turn
@@ -53,7 +53,7 @@ async def run_agent_episode(
     told = task_of(task, group_id=group_id, index=index, episode_seed=chance.episode_seed(task.seed, group_id, index))
     try:
         async with host.places:
-            started = time.monotonic()
+            calls.watch = Stopwatch()  # waiting for a place is no part of it
             result = await _play(host, resources, calls, told)
         trajectory = Trajectory(
             task=task,
@@ -61,7 +61,8 @@ async def run_agent_episode(
             index=index,
             turns=_turns(calls, result.reward if result else 0.0),
             outcome=_outcome(result),
-            seconds=time.monotonic() - started,
+            started_at=calls.watch.started_at,
+            seconds=calls.watch.seconds,
             cohort=task.cohort,
             success_reported=result is not None and result.success is not None,
             context_full=result is None and calls.cut_by == CONTEXT_FULL,
@@ -80,6 +81,8 @@ async def run_agent_episode(
         error=type(error).__name__,
         message=first_line(error),
         turn=calls.count,
+        started_at=calls.watch.started_at,
+        seconds=calls.watch.seconds,
         cohort=task.cohort,
     )
     return resources.recorded(failure, _played(calls), None)

@@ -19,6 +19,7 @@ from typing import Any
 
 from milepost.actors.agents.lineages import ChatMessage, Lineages, Place, chat_message, newest, state_key
 from milepost.actors.engine import Completion, Engine, EngineError
+from milepost.actors.stopwatch import Stopwatch
 from milepost.actors.tool_reading import ToolParserError
 from milepost.envs.chat_template import TemplateError
 from milepost.envs.dialogue import ObservationError
@@ -97,6 +98,8 @@ class EpisodeCalls:
     max_prompt_tokens: int
     max_tokens: int
     """Of all answers together; 0: no bound."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Of the episode."""
     cut_by: str = ""
     """The code of the limit for which a call was refused, if none was answered since."""
     engine_error: EngineError | None = None
@@ -164,6 +167,7 @@ class EpisodeCalls:
                 next_anchor=next_anchor,
                 action=call.action,
                 reward=reward if k == len(made) - 1 else 0.0,
+                started_s=self.watch.seconds_at(call.began),
                 generate_s=call.generate_s,
                 stopped=call.completion.stopped,
                 lineage=call.place.lineage,

@@ -15,17 +15,17 @@ from typing import Any
 
 import msgspec
 
+from milepost.cluster.trajectories.calls import calls_of
 from milepost.cluster.trajectories.parts import Parts
 from milepost.cluster.trajectories.reader import Episode as Recorded
 from milepost.cluster.trajectories.recording import of_trajectory
 from milepost.cluster.trajectories.table import EPISODES, TURNS, Judged, episode_row, turn_row
 from milepost.cluster.trajectories.text import turn_texts
 from milepost.envs.types import Trajectory
-from milepost.reward.evaluators.episode import Call, Episode, Step
+from milepost.reward.evaluators.episode import Episode, Step
 
 _NO_BOUND = 2**62
 _CONTROL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
-_CALL = re.compile(r"(\S+) (\{.*\})")
 _EVALUATED = Judged(fate="evaluation")
 
 
@@ -77,33 +77,13 @@ def _steps(turns: Sequence[dict[str, Any]], observations: Sequence[str]) -> Iter
             next_anchor=turn["next_anchor"],
             action=turn["action"],
             progress=turn["progress"],
-            calls=tuple(_calls(turn["action"], facts.get("calls"))),
+            calls=tuple(calls_of(turn["action"], facts.get("calls"))),
             violations=tuple(facts.get("violations", ())),
             prompt_tokens=prompt,
             cached_tokens=cached,
             response_tokens=len(turn["response_ids"]),
             response=_CONTROL_TOKEN.sub(" ", turn["response"]).strip(),
             observation=observation,
-        )
-
-
-def _calls(action: str | None, facts: object) -> Iterator[Call]:
-    """The calls of a turn: as the environment tells of them (`ToolEnv` does), else as its canonical action names them.
-
-    An action of another form is no call. The arguments of a call that did not fit are not recorded.
-    """
-    named = [_CALL.fullmatch(line) for line in (action or "").split("\n")]
-    fitting = iter([(found[1], found[2]) for found in named if found])
-    if not isinstance(facts, list):
-        yield from (Call(name=name, arguments=arguments) for name, arguments in fitting)
-        return
-    for told in facts:
-        fits = bool(told.get("fits", True))
-        yield Call(
-            name=str(told.get("name")),
-            arguments=next(fitting, ("", ""))[1] if fits else "",
-            known=not told.get("unknown", False),
-            ok=fits and not told.get("error", False),
         )
 
 

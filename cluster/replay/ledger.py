@@ -48,6 +48,11 @@ class Balance:
         return self.issued_total - sum(self.counts.values())
 
     @property
+    def failed(self) -> int:
+        """Episodes that failed since the run began."""
+        return self.counts["env_failed"] + self.counts["infra_failed"]
+
+    @property
     def holds(self) -> bool:
         """Whether every issued episode is in exactly one state."""
         return self.missing == 0 and min(self.counts.values()) >= 0

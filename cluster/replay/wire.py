@@ -13,7 +13,7 @@ import msgspec
 
 from milepost.envs.types import Failure, Task, Trajectory
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 MAX_BYTES: Final = 8 * 1024 * 1024
 _MAGIC: Final = b"mp"
 _TRAJECTORY, _FAILURE = b"T", b"F"

@@ -49,6 +49,8 @@ class SystemView:
     balance: Balance
     unsaved_updates: int
     """Updates that no checkpoint holds."""
+    spans: Mapping[str, int]
+    """Spans of episodes so far, by what became of them: sent, lost. Empty where nothing is traced."""
 
 
 class Series:
@@ -84,6 +86,7 @@ class Series:
         self._tokens = self._counter("tokens", "Sampled tokens")
         self._restarts = self._counter("restarts", "Restarted processes", "where")
         self._nonfinite = self._counter("nonfinite", "Values that were not finite", "where")
+        self._spans = self._counter("spans", "Spans of traced episodes, by what became of them", "state")
         for counter, labels in ((self._restarts, RESTARTS), (self._groups, GROUPS), (self._episodes, EPISODES)):
             for label in labels:
                 counter.labels(label)
@@ -163,6 +166,8 @@ class Series:
                 self._engine_version.labels(str(index)).set(version)
         self._workers.set(view.workers)
         self._count_restarts(view.restarts)
+        for state, total in view.spans.items():
+            self._spans.labels(state).inc(self._growth(f"spans {state}", total))
         depth, balance = view.depth, view.balance
         for field, value in (
             ("buffer_groups", depth.ready_groups),

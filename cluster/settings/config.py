@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from milepost.actors.agents.config import AgentConfig
 from milepost.actors.engine import EngineConfig, SamplingConfig
@@ -30,9 +30,11 @@ from milepost.cluster.settings.complaints import complaints, source
 from milepost.cluster.settings.environments import Environments, with_path
 from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
+from milepost.cluster.settings.run_section import RunSection
+from milepost.cluster.tracing.config import TracingConfig
+from milepost.cluster.trackers.config import TrackersConfig
 from milepost.cluster.trajectories.config import TrajectoriesConfig
 from milepost.envs.scenarios import ScenarioConfig
-from milepost.envs.types import Split
 from milepost.learner.config import LearnerConfig
 from milepost.learner.credit.filter import FilterConfig
 from milepost.learner.credit.strategies.crbc import CRBCConfig
@@ -72,51 +74,10 @@ _FREE_ON_RESUME = (
     "metrics",
     "selection_bias",
     "trajectories",
+    "tracing",
+    "trackers",
 )
 """Keys and sections that may change between a run and its resumption: they do not change what is learnt."""
-
-
-class RunSection(BaseModel):
-    """The run as a whole: how long, how large, where."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Name: last part of the run's id")
-    seed: int = Field(0, ge=0, le=2**31, description="Random seed of everything the run draws")
-    iterations: int = Field(100, ge=0, description="Iterations: policy updates")
-    groups_per_iteration: int = Field(8, ge=1, description="Batch size in groups that one update learns from")
-    group_size: int = Field(8, ge=2, le=1024, description="Group size: episodes of one task that are compared")
-    max_staleness: int = Field(1, ge=0, description="Staleness bound in policy versions; 0 is on-policy")
-    checkpoint_every: int = Field(10, ge=1, description="Checkpoint interval in iterations, at most")
-    keep_checkpoints: int = Field(3, ge=1, description="Number of checkpoints kept")
-    eval_episodes: int = Field(
-        100, ge=0, description="Evaluation episodes per environment and split at a time; 0: never"
-    )
-    eval_splits: tuple[Split, ...] = Field(
-        ("train", "heldout", "ood"), min_length=1, description="Evaluation splits, of those that hold scenarios"
-    )
-    eval_every: int = Field(0, ge=0, description="Evaluation interval in iterations; 0: before and after training only")
-    runs_dir: str = Field("runs", min_length=1, description="Folder of the run folders")
-    stop_grace_s: float = Field(30, gt=0, description="Grace period in seconds that an orderly stop may take")
-    stall_timeout_s: float = Field(300, gt=0, description="Stall timeout in seconds in which no episode ends")
-    ray_address: str = Field(
-        "", description="Ray address; empty: a Ray of its own on this machine; auto: the cluster it is started on"
-    )
-
-    @property
-    def step_patience_s(self) -> float:
-        """Seconds that a stop waits for the step under way: the rest of its grace is for a checkpoint."""
-        return self.stop_grace_s / 2
-
-    @field_validator("runs_dir")
-    @classmethod
-    def _goes_down_only(cls, value: str) -> str:
-        if ".." in Path(value).parts:
-            raise ValueError("'..' is not allowed here; give an absolute path")
-        try:
-            return str(Path(value).expanduser())
-        except RuntimeError as error:
-            raise ValueError(f"{error}; give an absolute path") from error
 
 
 class RewardSection(BaseModel):
@@ -153,6 +114,8 @@ class RunConfig(BaseModel):
     buffer: BufferConfig = BufferConfig()
     metrics: MetricsConfig = MetricsConfig()
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    tracing: TracingConfig = TracingConfig()
+    trackers: TrackersConfig = TrackersConfig()
 
     @property
     def envs(self) -> tuple[ScenarioConfig, ...]:
@@ -191,6 +154,10 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
         ("restarts.min_workers", config.restarts.min_workers, config.actors.num_workers),
     ):
         yield least > there, f"{key} = {least} is more than the {there} that the run starts; lower it"
+    yield (
+        config.tracing.endpoint != "" and not config.trajectories.max_bytes,
+        "tracing.endpoint is set and trajectories.max_bytes = 0 records no episode to trace; raise it",
+    )
     complaint = contradiction(config.loss, config.offpolicy)
     yield complaint is not None, complaint or ""
     objective = Objective(loss=config.loss, offpolicy=config.offpolicy, entropy=config.entropy)

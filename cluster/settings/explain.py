@@ -58,6 +58,7 @@ UNITS: Final = {
     "collapse.stop_empty": "iterations",
     "collapse.information_every": "iterations",
     "actors.max_observation_chars": "characters",
+    "tracing.text_chars": "characters",
     "credit.history": "states",
     "credit.depth": "backups",
 }

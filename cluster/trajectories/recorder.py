@@ -30,6 +30,9 @@ from milepost.cluster.trajectories.text import Decode, turn_texts
 from milepost.learner.episode_credit import EpisodeCredit
 
 logger = logging.getLogger(__name__)
+Follower = Callable[[int, Recording, Judged, Sequence[tuple[str, str]]], None]
+"""Is told of an episode once its row is made: the row's number, the episode, what became of it, and the texts of its
+turns. It neither waits nor raises."""
 _WAITING_BYTES = 128 * 1024**2
 """Of jobs that the thread has not begun; beyond that it cannot keep up, or the disk does not answer."""
 _HELD_BYTES = 256 * 1024**2
@@ -70,6 +73,10 @@ class Recorder:
     def lost(self) -> int:
         """Episodes that were not recorded because there was no room for them on the way."""
         return self._lost
+
+    def follow(self, follower: Follower) -> None:
+        """Tell `follower` of every episode that is written from here on."""
+        self._writing.follower = follower
 
     def add(self, batch: Batch) -> None:
         """What a worker has told."""
@@ -134,6 +141,7 @@ class _Writing:
     def __init__(self, folder: Path, policy: Path, max_bytes: int, group_size: int, strategy: str) -> None:
         self._folder, self._policy, self._max_bytes = folder, policy, max_bytes
         self._group_size, self._strategy = group_size, strategy
+        self.follower: Follower | None = None
         self._parts: Parts | None = None
         self._decode: Decode | None = None
         self._held: dict[str, _GroupHeld] = {}  # by group, the one that was told of first first
@@ -249,6 +257,8 @@ class _Writing:
         rows = [turn_row(number, t, turn, texts[t], credit) for t, turn in enumerate(turns)]
         tokens = sum(len(turn.prompt_ids) + len(turn.response_ids) for turn in turns)
         parts.add(episode_row(number, recording, judged), rows, tokens)
+        if self.follower is not None:
+            self.follower(number, recording, judged, texts)
 
     def _ready(self) -> tuple[Parts, Decode]:
         if self._parts is None or self._decode is None:

@@ -39,6 +39,8 @@ class RecordedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reward: float | None = None
     progress: float | None = None
     tool: dict[str, Any] | None = None
+    stopped: bool | None = None
+    started_s: float = 0.0
     generate_s: float | None = None
     env_s: float | None = None
     lineage: int = 0
@@ -56,6 +58,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     error: str = ""
     """Boundary, class and message of what ended a failed one."""
     cohort: str = ""
+    started_at: float = 0.0
     seconds: float | None = None
     success_reported: bool | None = None
 
@@ -69,6 +72,7 @@ def of_trajectory(trajectory: Trajectory) -> Recording:
         turns=_recorded(trajectory.turns),
         outcome=trajectory.outcome,
         cohort=trajectory.cohort,
+        started_at=trajectory.started_at,
         seconds=trajectory.seconds,
         success_reported=trajectory.success_reported,
     )
@@ -87,6 +91,8 @@ def of_failure(failure: Failure, turns: Sequence[Turn], broke_off: OpenTurn | No
                 response_ids=answer.response_ids if answer else [],
                 logprobs=answer.logprobs if answer else [],
                 versions=answer.versions if answer else [],
+                stopped=answer.stopped if answer else None,
+                started_s=broke_off.started_s,
             )
         )
     return Recording(
@@ -96,6 +102,8 @@ def of_failure(failure: Failure, turns: Sequence[Turn], broke_off: OpenTurn | No
         turns=played,
         error=f"{failure.boundary}: {failure.error}: {failure.message}",
         cohort=failure.cohort,
+        started_at=failure.started_at,
+        seconds=failure.seconds,
     )
 
 
@@ -116,6 +124,8 @@ def _recorded(turns: Sequence[Turn]) -> list[RecordedTurn]:
                 reward=turn.reward,
                 progress=turn.progress,
                 tool=turn.tool,
+                stopped=turn.stopped,
+                started_s=turn.started_s,
                 generate_s=turn.generate_s,
                 env_s=turn.env_s,
                 lineage=turn.lineage,

@@ -11,14 +11,16 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.learner.zero import checkpoint
+from tests.cluster.tracing.collector import collecting
+from tests.cluster.tracing.compared import every_episode_is_traced
+from tests.cluster.trajectories.recorded import rows
 from tests.system.driving import MILEPOST, ROOT, START_S, Driver, environment, surviving_commits, write_config
 
 pytestmark = pytest.mark.services
@@ -34,8 +36,10 @@ _EVAL_KEYS = {"run", "split", "success", "success_ci", "episodes", "policy_versi
 def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
     seldom, small = {"iterations": _ITERATIONS, "checkpoint_every": 100}, {"max_bytes": _SMALL_BUFFER_BYTES}
     seldom["eval_episodes"] = _EVAL_EPISODES
-    driver = start("train", write_config(tmp_path, tiny_policy, run=seldom, buffer=small))
-    assert driver.end(START_S) == 0, driver.said()
+    with collecting() as collector:
+        outside = {"tracing": {"endpoint": collector.url, "text_chars": 40}, "trackers": {"tensorboard": True}}
+        driver = start("train", write_config(tmp_path, tiny_policy, run=seldom, buffer=small, **outside))
+        assert driver.end(START_S) == 0, driver.said()
     assert driver.left(deadline_s=10) == []
 
     records = driver.records()
@@ -54,6 +58,9 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     )
     a_plain_folder_holds_the_policy(driver.folder.policy)
     every_episode_is_recorded(driver, records[-1])
+    tables = [rows(driver.folder.trajectories, name) for name in ("episodes", "turns")]
+    every_episode_is_traced(collector.spans, driver.folder.run_id, *tables)
+    tensorboard_shows_every_iteration(driver, records)
     assert (status := driver.folder.read_status()) is not None
     assert status.ports.keys() == {"metrics", "ray", "engine-0"}
     assert records[-1].transfer_s.keys() == {"gather", "pause", "load", "verify", "commit"}
@@ -173,7 +180,7 @@ def a_plain_folder_holds_the_policy(folder: Path) -> None:
 
 def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
     """With the text that the engine saw, and, where it was trained on, the credit of every turn."""
-    episodes = recorded(driver.folder.trajectories, "episodes")
+    episodes = rows(driver.folder.trajectories, "episodes")
     trained = [episode for episode in episodes if episode["fate"] == "trained"]
     assert len(trained) == 4 * 4 * _ITERATIONS == len({(each["group_id"], each["index"]) for each in trained})
     assert sorted({episode["learner_version"] for episode in trained}) == list(range(_ITERATIONS))
@@ -184,7 +191,7 @@ def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
     assert {episode["fate"] for episode in episodes} <= {"trained", "stale", "pending", "evaluation"}
     assert "not among the recorded" not in driver.said()
     tokenizer = AutoTokenizer.from_pretrained(driver.folder.policy)
-    turns = recorded(driver.folder.trajectories, "turns")
+    turns = rows(driver.folder.trajectories, "turns")
     assert [turn["episode"] for turn in turns] == [
         episode["episode"] for episode in episodes for _ in range(episode["num_turns"])
     ]
@@ -200,8 +207,11 @@ def every_episode_is_recorded(driver: Driver, last: IterationRecord) -> None:
     assert "advantage" in shown
 
 
-def recorded(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [row for path in sorted(folder.glob(f"{name}-*.parquet")) for row in pq.read_table(path).to_pylist()]
+def tensorboard_shows_every_iteration(driver: Driver, records: list[IterationRecord]) -> None:
+    found = EventAccumulator(str(driver.folder.path / "tensorboard")).Reload()
+    told = [(event.step, event.value) for event in found.Scalars("train/tokens")]
+    assert told == [(record.iteration, record.tokens) for record in records]
+    assert [event.step for event in found.Scalars("eval/heldout/success")] == [0, _ITERATIONS]
 
 
 def eval_prints_one_object(driver: Driver) -> None:

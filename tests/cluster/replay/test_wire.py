@@ -17,7 +17,7 @@ from milepost.cluster.replay.wire import (
 )
 from tests.cluster.replay.buffer_rig import failure, task, trajectory
 
-_PREFIX = b"mp\x04T"
+_PREFIX = b"mp\x05T"
 
 
 def reason_for(data: bytes, **limits: int) -> str:

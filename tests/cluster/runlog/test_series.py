@@ -37,6 +37,7 @@ def view(**changes: Any) -> SystemView:
         "depth": Depth(ready_groups=3, applied_groups=2, open_groups=5, bytes=1000, oldest_ready_s=7.5),
         "balance": Balance(issued_total=64, counts={"running": 16, "trained": 48}),  # type: ignore[dict-item]
         "unsaved_updates": 4,
+        "spans": {"sent": 12, "lost": 3},
     }
     return SystemView(**(values | changes))
 
