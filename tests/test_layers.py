@@ -68,13 +68,17 @@ DOORS = {
         "envs", "reward/evaluators", "learner/credit", "cluster/base", "cluster/runlog", "cluster/settings",
         "cluster/trajectories",
     },
+    "cluster/viewer": {
+        "envs", "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/trajectories",
+        "cluster/workbench", "cluster/evaluation",
+    },
     "cluster": {
         "envs", "reward", "reward/evaluators", "actors", "actors/agents", "actors/checks", "learner", "learner/batch",
         "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/pools",
         "cluster/settings", "cluster/workbench", "cluster/experiment", "cluster/evaluation",
-        "cluster/projects", "cluster/live",
+        "cluster/projects", "cluster/live", "cluster/viewer",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
@@ -100,6 +104,10 @@ FRONT_DOORS = {
         "cluster/trajectories/parts.py",
         "cluster/trajectories/reader.py",
     },
+    "duckdb": {"cluster/viewer/recorded.py"},
+    "fastapi": {"cluster/viewer/app.py"},
+    "uvicorn": {"cluster/viewer/server.py"},
+    "jinja2": {"cluster/viewer/pages.py"},
     "mcp": {"envs/mcp_tool_env.py"},
 }
 MOST_LINES = 300

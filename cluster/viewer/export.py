@@ -39,10 +39,7 @@ def export(source: Source, path: Path, group_ids: Sequence[str]) -> list[str]:
     if not chosen:
         raise ConfigError(f"run {source.key} has recorded no group that came to an end; name what to export by --group")
     groups = [_exported(source, group_id) for group_id in chosen]
-    numbers = {shown.row["episode"] for group in groups for shown in group.episodes}
-    text = page(
-        "export.html", source=source, groups=groups, view=View(), links=InOneFile(numbers), style=Markup(style())
-    )
+    text = page("export.html", source=source, groups=groups, view=View(), links=InOneFile(), style=Markup(style()))
     scratch = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     try:
         with removed_unless_done(scratch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,29 +21,14 @@ class View(BaseModel):
     """What the shade of a token tells."""
     strategy: Annotated[str, Field(pattern=f"^({'|'.join((STORED, *STRATEGIES))})$")] = STORED
 
-    def asked(self, **changes: Any) -> dict[str, Any]:
-        """What an address says of it, with `changes`."""
-        return self.model_copy(update=changes).model_dump(exclude_defaults=True)
-
-
-class Links(Protocol):
-    """How a page names the others. An empty text means that there is no such page."""
-
-    def group(self, key: str, group_id: str, view: View) -> str:
-        """A group of a source."""
-        ...
-
-    def episode(self, key: str, number: int, view: View, *, turn: int | None = None) -> str:
-        """An episode of a source, or one of its turns."""
-        ...
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Name -> value of all that differs from the default, as an address spells it."""
+        return self.model_dump(exclude_defaults=True)
 
 
 class Served:
     """Addresses of the server."""
-
-    def index(self, run_ids: list[str]) -> str:
-        """Some runs side by side."""
-        return _address("", {"run": run_ids})
 
     def run(self, key: str, **filters: Any) -> str:
         """A run or a suite, and those of its episodes that are asked for."""
@@ -54,29 +39,24 @@ class Served:
         return _address(f"run/{quote(key)}/iteration/{number}", {})
 
     def group(self, key: str, group_id: str, view: View) -> str:
-        """As in `Links`."""
-        return _address(f"run/{quote(key)}/group/{quote(group_id)}", view.asked())
+        """A group of a run or a suite."""
+        return _address(f"run/{quote(key)}/group/{quote(group_id)}", view.asked)
 
     def episode(self, key: str, number: int, view: View, *, turn: int | None = None) -> str:
-        """As in `Links`."""
+        """An episode of a run or a suite, or one of its turns."""
         place = "" if turn is None else f"#turn-{number}-{turn}"
-        return _address(f"run/{quote(key)}/episode/{number}", view.asked()) + place
+        return _address(f"run/{quote(key)}/episode/{number}", view.asked) + place
 
 
 class InOneFile:
-    """Places in the file of an export."""
+    """Places in the file of an export, asked for as of `Served`."""
 
-    def __init__(self, episodes: set[int]) -> None:
-        self._episodes = episodes
-
-    def group(self, key: str, group_id: str, view: View) -> str:  # noqa: ARG002  as in `Links`
-        """As in `Links`."""
+    def group(self, key: str, group_id: str, view: View) -> str:  # noqa: ARG002
+        """A group."""
         return "#" + quote(f"group-{group_id}")
 
     def episode(self, key: str, number: int, view: View, *, turn: int | None = None) -> str:  # noqa: ARG002
-        """As in `Links`."""
-        if number not in self._episodes:
-            return ""
+        """An episode, or one of its turns."""
         return f"#episode-{number}" if turn is None else f"#turn-{number}-{turn}"
 
 
