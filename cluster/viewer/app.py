@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.runlog.records import IterationRecord, evals, iterations
+from milepost.cluster.runlog.records import IterationRecord, Record, evals, iterations
 from milepost.cluster.trajectories.recording import EVALUATION
 from milepost.cluster.viewer.contents import episode_shown, group_shown
 from milepost.cluster.viewer.curves import charts, number
@@ -147,22 +147,29 @@ def _error(status: int, title: str, lines: list[str]) -> Response:
 def _index(sources: Sources, wanted: list[str]) -> str:
     there = sources.all()
     chosen = [sources.run(key) for key in wanted] or (there if sources.named else there[:_COMPARED])
-    keys = [source.key for source in chosen]
-    records = {source.key: source.records() for source in there}
+    tones = {source.key: tone for tone, source in enumerate(chosen)}
+    records = {}
     listed = []
     for source in there:
-        done, held_out = iterations(records[source.key]), evals(records[source.key], "heldout")
-        listed.append(
-            _Listed(
-                key=source.key,
-                state=source.state,
-                iterations=done[-1].iteration if done else 0,
-                episodes=sum(record.episodes for record in done),
-                held_out=f"{held_out[0].success:.1%} → {held_out[-1].success:.1%}" if len(held_out) > 1 else "",
-                tone=keys.index(source.key) if source.key in keys else None,
-            )
-        )
-    return page("index.html", runs=listed, charts=charts({key: records[key] for key in keys}), links=_LINKS)
+        try:
+            state, mine = source.state, source.records()
+        except ConfigError as error:  # one run's damage hides no other
+            state, mine = str(error), []
+        listed.append(_listed(source.key, state, mine, tones.get(source.key)))
+        records[source.key] = mine
+    return page("index.html", runs=listed, charts=charts({key: records[key] for key in tones}), links=_LINKS)
+
+
+def _listed(key: str, state: str, records: list[Record], tone: int | None) -> _Listed:
+    done, held_out = iterations(records), evals(records, "heldout")
+    return _Listed(
+        key=key,
+        state=state,
+        iterations=done[-1].iteration if done else 0,
+        episodes=sum(record.episodes for record in done),
+        held_out=f"{held_out[0].success:.1%} → {held_out[-1].success:.1%}" if len(held_out) > 1 else "",
+        tone=tone,
+    )
 
 
 def _run(sources: Sources, source: Source, filters: Filters) -> str:

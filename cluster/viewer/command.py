@@ -46,7 +46,9 @@ def view(
     if groups and export is None:
         raise ConfigError("view --group: only for --export FILE; in the browser, follow a point of a curve")
     if export is None:
-        server.serve(Sources(runs_dir, names), port, typer.echo)
+        sources = Sources(runs_dir, names)
+        sources.check()
+        server.serve(sources, port, typer.echo)
         return
     if len(names) > 1:
         raise ConfigError(f"view --export: one RUN, not {len(names)}; a file holds groups of one")

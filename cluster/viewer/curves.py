@@ -87,7 +87,9 @@ _Series = tuple[str, int, bool, list[_Value]]
 
 def charts(records: Mapping[str, Sequence[Record]]) -> list[Chart]:
     """A chart for each number that was anything but 0 in some of the runs; `records` are those of a run, by its id."""
-    found = (_chart(field, title, note, list(_series(field, records))) for field, title, note in _FIELDS)
+    numbers = [record.iteration for mine in records.values() for record in mine]
+    span = min(numbers, default=0), max(numbers, default=0)
+    found = (_chart((field, title, note), list(_series(field, records)), span) for field, title, note in _FIELDS)
     return [chart for chart in found if chart is not None]
 
 
@@ -113,11 +115,13 @@ def _evaluated(record: EvalRecord) -> _Value:
     return _Value(record.iteration, record.success, text, record.split, record.policy_version)
 
 
-def _chart(field: str, title: str, note: str, series: Sequence[_Series]) -> Chart | None:
+def _chart(words: tuple[str, str, str], series: Sequence[_Series], span: tuple[int, int]) -> Chart | None:
+    """The chart of a field with its title and note, over the iterations that all charts show."""
+    field, title, note = words
     values = [value for *_, mine in series for value in mine]
     if not any(value.value for value in values):
         return None  # never measured, or nothing ever happened
-    first, last = min(v.iteration for v in values), max(v.iteration for v in values)
+    first, last = span
     low, high = min(v.value for v in values), max(v.value for v in values)
     if field in ("success", "zero_variance_share", "invalid_share"):
         low, high = 0.0, max(1.0, high) if field == "success" else high

@@ -17,9 +17,9 @@ from milepost.cluster.viewer.tokens import signed
 from milepost.cluster.workbench.graph_layout import shortened
 
 _RADIUS: Final = 13.0
-_MARGIN: Final = 46.0
+_MARGIN: Final = 58.0
 _BEND: Final = 16.0
-_HEAD: Final = 6.0
+_HEAD: Final = 4.0
 _LABEL_WIDTH: Final = 14
 
 Place = tuple[float, float]
@@ -114,15 +114,16 @@ def _arrow(action: str, ends: Sequence[Place], beside: int, taken: tuple[int, fl
     times, mean, shade = taken
     start, end = ends
     path, tip, towards, at = _loop(start, beside) if start == end else _curve(start, end, beside)
+    width = round(1.2 + 0.6 * math.log2(times), 1)
     credit = "no credit" if mean is None else f"credit {mean:+.3g} on the mean"
     return Arrow(
         path=path,
-        head=_head(tip, towards),
+        head=_head(tip, towards, _HEAD + 1.5 * width),
         label=shortened(action, width=_LABEL_WIDTH),
         at=_rounded(at),
         told=f"{action}\ntaken {times}×, {credit}",
         shade=shade,
-        width=round(1.2 + 1.1 * math.log2(times), 1),
+        width=width,
         steps=steps,
     )
 
@@ -153,10 +154,10 @@ def _towards(start: Place, end: Sequence[float], length: float) -> Place:
     return start[0] + (end[0] - start[0]) * length / span, start[1] + (end[1] - start[1]) * length / span
 
 
-def _head(tip: Place, origin: Place) -> str:
+def _head(tip: Place, origin: Place, length: float) -> str:
     """A triangle at `tip` that points away from `origin`."""
-    back = _towards(tip, origin, _HEAD)
-    dx, dy = (tip[0] - back[0]) * 0.55, (tip[1] - back[1]) * 0.55
+    back = _towards(tip, origin, length)
+    dx, dy = (tip[0] - back[0]) * 0.45, (tip[1] - back[1]) * 0.45
     corners = (tip, (back[0] - dy, back[1] + dx), (back[0] + dy, back[1] - dx))
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
 

@@ -32,20 +32,20 @@ class Served:
 
     def run(self, key: str, **filters: Any) -> str:
         """A run or a suite, and those of its episodes that are asked for."""
-        return _address(f"run/{quote(key)}", filters)
+        return _address(f"run/{quote(key, safe=':')}", filters)
 
     def iteration(self, key: str, number: int) -> str:
         """What an update was made of."""
-        return _address(f"run/{quote(key)}/iteration/{number}", {})
+        return _address(f"run/{quote(key, safe=':')}/iteration/{number}", {})
 
     def group(self, key: str, group_id: str, view: View) -> str:
         """A group of a run or a suite."""
-        return _address(f"run/{quote(key)}/group/{quote(group_id)}", view.asked)
+        return _address(f"run/{quote(key, safe=':')}/group/{quote(group_id)}", view.asked)
 
     def episode(self, key: str, number: int, view: View, *, turn: int | None = None) -> str:
         """An episode of a run or a suite, or one of its turns."""
         place = "" if turn is None else f"#turn-{number}-{turn}"
-        return _address(f"run/{quote(key)}/episode/{number}", view.asked) + place
+        return _address(f"run/{quote(key, safe=':')}/episode/{number}", view.asked) + place
 
 
 class InOneFile:

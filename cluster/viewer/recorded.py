@@ -1,9 +1,9 @@
-"""Reads a folder of recorded trajectories through DuckDB, as Parquet lies there: nothing is copied or written.
+"""Reads a folder of recorded trajectories through DuckDB, as Parquet lies there. Nothing is written.
 
-Every call reads the files that there are. Of an episode that was judged again or after its row was written, the later
-row counts, as for `milepost show`; the earlier one is still found by its number. Files that a run is still writing are
-not there yet; one that a going run removes while it is read is read around. Turns are read of few episodes only, except
-by a search for text, which looks through all of them.
+Rows of episodes are held in memory, and read again when files came or went; turns are read from their files, of few
+episodes, except by a search for text, which looks through all of them. Of an episode that was judged again or after its
+row was written, the later row counts, as for `milepost show`; the earlier one is still found by its number. Files that
+a run is still writing are not there yet; one that a going run removes while it is read is read around.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OTHER_FORMAT: Final = (
     "HAVING count(*) FILTER (key = ?::BLOB AND value = ?::BLOB) = 0"
 )
 _LATER_COUNTS: Final = (
-    f"CREATE VIEW episodes AS SELECT * FROM rows QUALIFY group_id = '{EVALUATION}' "
+    f"CREATE TABLE episodes AS SELECT * FROM rows QUALIFY group_id = '{EVALUATION}' "
     'OR episode = max(episode) OVER (PARTITION BY group_id, "index")'
 )
 _STEP: Final = (
@@ -98,7 +98,8 @@ class Recorded:
         """The page that is asked for, of `size` episodes; `scores` are those of an episode's index, by name."""
         condition, values = wanted.condition(scores)
         rows = self._rows(
-            f"SELECT *, count(*) OVER () AS total FROM episodes WHERE {condition} "
+            f"WITH found AS MATERIALIZED (SELECT episode FROM episodes WHERE {condition}) "
+            "SELECT *, (SELECT count(*) FROM found) AS total FROM episodes SEMI JOIN found USING (episode) "
             f"ORDER BY {wanted.sql_order} LIMIT {size} OFFSET {(wanted.page - 1) * size}",
             values,
         )
@@ -196,7 +197,7 @@ class Recorded:
 
 
 def _opened(parts: _Parts) -> duckdb.DuckDBPyConnection:
-    """Views of the files. Raises ConfigError for one of another format."""
+    """The tables of the files. Raises ConfigError for one of another format."""
     tables = duckdb.connect(":memory:", config=_SETTINGS)
     for name, paths in (("rows", [path for _, path, _ in parts]), ("turns", [path for _, _, path in parts])):
         files = [glob.escape(str(path)) for path in paths]

@@ -70,6 +70,13 @@ class Sources:
         if not folders and not runs.list_runs(self.runs_dir):
             runs.find(self.runs_dir, "latest")  # says what is missing
 
+    def check(self) -> None:
+        """Read the runs that were named. Raises ConfigError where one cannot be read."""
+        for source in self.all() if self.named else []:
+            source.records()
+            if not source.recorded.is_empty:
+                source.recorded.choices()
+
     def all(self) -> list[Source]:
         """The runs as they were named; where none was, all of them, newest first."""
         names = self.named or runs.list_runs(self.runs_dir)[::-1]

@@ -132,14 +132,15 @@ def copied(viewed_runs: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(viewed_runs / RUN / "trajectories", tmp_path / "a[1]*?"))
 
 
-def test_a_damaged_file_is_named_with_the_way_out(copied: Path) -> None:
-    recorded = Recorded(copied)
-    assert recorded.choices().fate["trained"] == 4
-    damaged = sorted(copied.glob("episodes-*"))[0]
+@pytest.mark.parametrize("table", ["episodes", "turns"])
+def test_a_damaged_file_is_named_with_the_way_out(copied: Path, table: str) -> None:
+    opened = Recorded(copied)
+    assert opened.episode(0)["episode"] == 0
+    damaged = min(copied.glob(f"{table}-*"))
     damaged.write_bytes(b"PAR1" + bytes(400))
-    for reader in (recorded, Recorded(copied)):
+    for reader in (Recorded(copied), *[opened] * (table == "turns")):
         with pytest.raises(ConfigError, match=r"cannot be read: .*; delete that file and the one beside it") as refused:
-            reader.choices()
+            reader.turns(0)
         assert "\n" not in str(refused.value)
         assert damaged.name in str(refused.value)
 
