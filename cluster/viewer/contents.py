@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +56,7 @@ class TurnShown:
     response_pieces: list[tuple[bool, str]]
     tokens: list[Token]
     tool: str
-    """Facts about a tool call, JSON laid out; empty where there was none."""
+    """Facts about a tool call, JSON; empty where there was none."""
     credit: float | None
     shade: str
     versions: str
@@ -138,7 +137,7 @@ def _turn(turn: Row, credit: float | None, shown: list[Token], largest: float) -
         response=messages(response),
         response_pieces=pieces(response),
         tokens=shown,
-        tool="" if turn["tool"] is None else json.dumps(json.loads(turn["tool"]), indent=1, ensure_ascii=False),
+        tool=turn["tool"] or "",
         credit=credit,
         shade=signed(credit, largest),
         versions=_versions(turn["versions"]),

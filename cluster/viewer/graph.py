@@ -131,7 +131,7 @@ def _arrow(action: str, ends: Sequence[Place], beside: int, taken: tuple[int, fl
 def _curve(start: Place, end: Place, beside: int) -> tuple[str, Place, Place, Place]:
     """Path, tip, where the tip comes from, and where the label stands; bent, so that the way back is another one."""
     span = math.dist(start, end)
-    across = (start[1] - end[1]) / span, (end[0] - start[0]) / span
+    across = (end[1] - start[1]) / span, (start[0] - end[0]) / span  # upwards where it goes to the right
     bend = _BEND * (1 + 1.6 * beside) + 0.06 * span
     control = tuple((a + b) / 2 + bend * n for a, b, n in zip(start, end, across, strict=True))
     first, tip = _towards(start, control, _RADIUS), _towards(end, control, _RADIUS + 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -24,7 +25,9 @@ def serve(sources: Sources, port: int, say: Callable[[str], None]) -> None:
     try:
         listening = socket.create_server((HOSTS[0], port))
     except OSError as error:
-        raise ConfigError(f"view --port {port}: {error.strerror}; give another one, or leave it out") from error
+        raise ConfigError(
+            f"view --port {port}: {os.strerror(error.errno or 0)}; give another one, or leave it out"
+        ) from error
     with listening:
         say(f"http://{HOSTS[0]}:{listening.getsockname()[1]}/   (Ctrl-C ends it)")
         config = uvicorn.Config(
