@@ -207,6 +207,7 @@ def test_every_heavy_dependency_has_one_front_door() -> None:
         ("milepost.envs.types", HEAVY),
         ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed", "pyarrow")),
         ("milepost.cluster.train", ("vllm", "deepspeed")),
+        ("milepost.cluster.viewer.server", ("torch", "transformers", "ray", "vllm", "deepspeed")),
     ],
 )
 def test_a_process_loads_only_the_frameworks_it_works_with(module: str, unwanted: tuple[str, ...]) -> None:

@@ -76,7 +76,8 @@ class Chart:
 class _Value:
     iteration: int
     value: float
-    text: str
+    text: str = ""
+    """Of an evaluation; of an iteration it is made for what is drawn."""
     split: str = ""
     version: int = 0
 
@@ -104,7 +105,11 @@ def _value(record: IterationRecord, field: str) -> _Value | None:
     value: float | None = getattr(record, field)
     if value is None or not math.isfinite(value):
         return None
-    return _Value(record.iteration, value, f"iteration {record.iteration}: {number(value)}")
+    return _Value(record.iteration, value)
+
+
+def _told(value: _Value) -> str:
+    return f"iteration {value.iteration}: {number(value.value)}"
 
 
 def _evaluated(record: EvalRecord) -> _Value:
@@ -138,7 +143,7 @@ def _chart(words: tuple[str, str, str], series: Sequence[_Series], span: tuple[i
     for run, tone, is_dashed, mine in series:
         kept = thinned([v.value for v in mine])
         points = [
-            Point(x(v.iteration), y(v.value), f"{run}, {v.text}", run, v.iteration, v.split, v.version)
+            Point(x(v.iteration), y(v.value), f"{run}, {v.text or _told(v)}", run, v.iteration, v.split, v.version)
             for v in (mine[place] for place in kept)
         ]
         lines.append(Line(tone, _path(points, is_thinned=len(kept) < len(mine) or is_dashed), points, is_dashed))

@@ -13,8 +13,7 @@ from pathlib import Path
 import msgspec
 
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.evaluation import store
-from milepost.cluster.evaluation.results import Results
+from milepost.cluster.evaluation.places import EVALUATIONS, FILE
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.records import Record, read_records
 from milepost.cluster.runlog.runs import RunFolder
@@ -48,7 +47,20 @@ class Source:
 
     def scores(self) -> Scores:
         """What evaluators said of a suite's episodes; empty of a run's. Raises ConfigError for a damaged file."""
-        return {} if self.results is None else _scores(store.read(self.results))
+        if self.results is None:
+            return {}
+        from milepost.cluster.evaluation import store  # heavy front door: torch
+
+        scenarios = store.read(self.results).scenarios
+        return {
+            # Episodes are numbered scenario by scenario, then once more from the first one on.
+            played.number * len(scenarios) + place: {
+                **msgspec.to_builtins(played.native),
+                **{f"lexical {name}": value for name, value in played.lexical.items()},
+            }
+            for place, scenario in enumerate(scenarios)
+            for played in scenario.episodes
+        }
 
 
 @dataclass(slots=True)
@@ -104,21 +116,10 @@ class Sources:
 
     def suites(self, of: Source) -> list[Source]:
         """The results of suites that a run's policy was played on, oldest first."""
-        found = sorted(of.run.path.glob(f"{store.EVALUATIONS}/*/{store.FILE}"))
+        found = sorted(of.run.path.glob(f"{EVALUATIONS}/*/{FILE}"))
         return [self._source(f"{of.run.run_id}:{f.parent.name}", of.run, f.parent / "trajectories", f) for f in found]
 
     def _source(self, key: str, run: RunFolder, folder: Path, results: Path | None) -> Source:
         if key not in self._known or self._known[key].run != run:
             self._known[key] = Source(key, run, Recorded(folder), results)
         return self._known[key]
-
-
-def _scores(results: Results) -> Scores:
-    """Episodes are numbered scenario by scenario, then once more from the first one on."""
-    size = len(results.scenarios)
-    return {
-        played.number * size + place: msgspec.to_builtins(played.native)
-        | {f"lexical {k}": v for k, v in played.lexical.items()}
-        for place, scenario in enumerate(results.scenarios)
-        for played in scenario.episodes
-    }

@@ -8,6 +8,7 @@ import msgspec
 
 from milepost.cluster.evaluation import store
 from milepost.cluster.evaluation.episodes import record
+from milepost.cluster.evaluation.places import EVALUATIONS
 from milepost.cluster.evaluation.results import PlayedSuite, results_of
 from milepost.cluster.evaluation.suite import Scenario, Suite
 from milepost.cluster.runlog.runs import RunFolder, Status
@@ -81,7 +82,7 @@ def _write_suite(folder: RunFolder, played: Played, policy: Path) -> None:
         for n, say in enumerate(("up", "stay", "up", "stay"))
     ]
     trajectories = [result for result in results if isinstance(result, Trajectory)]
-    place = folder.path / store.EVALUATIONS / SUITE
+    place = folder.path / EVALUATIONS / SUITE
     place.mkdir(parents=True)
     recorded = record(trajectories, place / "trajectories", policy)
     found = PlayedSuite(policy=POLICY, trajectories=trajectories, failed={}, seconds=1.0)
