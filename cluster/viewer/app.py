@@ -146,7 +146,7 @@ def _error(status: int, title: str, lines: list[str]) -> Response:
 
 def _index(sources: Sources, wanted: list[str]) -> str:
     there = sources.all()
-    chosen = [sources.run(key) for key in wanted] or (there if sources.named else there[:_COMPARED])
+    chosen = [sources.run(key) for key in wanted] or (there if sources.is_chosen else there[:_COMPARED])
     tones = {source.key: tone for tone, source in enumerate(chosen)}
     records = {}
     listed = []

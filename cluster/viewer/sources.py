@@ -6,8 +6,9 @@ folder of runs count, those that begin meanwhile included.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -63,37 +64,37 @@ class Source:
         }
 
 
-@dataclass(slots=True)
 class Sources:
     """The runs to look at. Methods raise ConfigError, with what there is, for one that is not there."""
 
-    runs_dir: Path
-    named: Sequence[str]
-    """Runs as a user names them; none of them for all in `runs_dir`."""
-    _known: dict[str, Source] = field(default_factory=dict)
-    """What was opened before: DuckDB keeps what it knows of the files."""
+    def __init__(self, runs_dir: Path, named: Sequence[str]) -> None:
+        """`named` are runs as a user names them; none of them for all in `runs_dir`. Raises ConfigError."""
+        self._runs_dir = runs_dir
+        self._named = {folder.path: folder for folder in (runs.find(runs_dir, name) for name in named)}
+        self._known: dict[str, Source] = {}
+        ids = Counter(folder.run_id for folder in self._named.values())
+        if twice := [str(path) for path, folder in self._named.items() if ids[folder.run_id] > 1]:
+            raise ConfigError(f"{' and '.join(twice)} have one id; view them one after the other")
+        if not named and not runs.list_runs(runs_dir):
+            runs.find(runs_dir, "latest")  # says what is missing
 
-    def __post_init__(self) -> None:
-        folders = [runs.find(self.runs_dir, name) for name in self.named]
-        for folder in folders:
-            twin = next((other for other in folders if other.run_id == folder.run_id and other != folder), None)
-            if twin is not None:
-                raise ConfigError(f"{folder.path} and {twin.path} have one id; view them one after the other")
-        if not folders and not runs.list_runs(self.runs_dir):
-            runs.find(self.runs_dir, "latest")  # says what is missing
+    @property
+    def is_chosen(self) -> bool:
+        """Whether runs were named."""
+        return bool(self._named)
 
     def check(self) -> None:
         """Read the runs that were named. Raises ConfigError where one cannot be read."""
-        for source in self.all() if self.named else []:
+        for source in self.all() if self._named else []:
             source.records()
             if not source.recorded.is_empty:
                 source.recorded.choices()
 
     def all(self) -> list[Source]:
-        """The runs as they were named; where none was, all of them, newest first."""
-        names = self.named or runs.list_runs(self.runs_dir)[::-1]
-        found = {folder.run_id: folder for folder in (runs.find(self.runs_dir, name) for name in names)}
-        return [self._source(key, folder, folder.trajectories, None) for key, folder in found.items()]
+        """The runs as they were named; where none was, all that there are, newest first."""
+        there = [RunFolder((self._runs_dir / name).resolve()) for name in runs.list_runs(self._runs_dir)[::-1]]
+        folders = list(self._named.values()) or there
+        return [self._source(folder.run_id, folder, folder.trajectories, None) for folder in folders]
 
     def run(self, run_id: str) -> Source:
         """One of them by its id."""
