@@ -25,12 +25,11 @@ _MOST_STATES: Final = 250
 
 @dataclass(frozen=True, slots=True)
 class Credited:
-    """A group's episodes with their turns, and what each turn earned."""
+    """What each turn of a group's episodes earned, and the group's graph."""
 
-    strategy: str
     credit: dict[int, list[float | None]]
     """Episode -> one value per turn; None where there is none."""
-    note: str = ""
+    note: str
     """Why nothing is there, or what to know of it."""
     graph: dict[str, Any] | None = None
     """As `drawn` says; None where no graph can be made."""
@@ -53,21 +52,23 @@ def credited(rows: Sequence[Row], steps: Mapping[int, Sequence[Row]], strategy: 
     """
     compared = [row for row in rows if row["outcome"] is not None and row["fate"] not in _NOT_COMPARED]
     stored: dict[int, list[float | None]] = {e: [turn["credit"] for turn in turns] for e, turns in steps.items()}
+    if not compared:
+        return Credited(stored, "none of its episodes came to an end: there is nothing to compare")
     names = {row["strategy"] for row in compared if row["strategy"]}
     try:
         group = _group(compared, steps)
         graph = drawn(ScoredGroup(group, {})) if _is_small(group) else None
     except ValueError as error:
-        return Credited(STORED, stored, f"no graph and no other strategy: {error}")
+        return Credited(stored, f"no graph and no other strategy: {error}")
     if strategy == STORED:
         note = (
             f"as stored, by {', '.join(sorted(names))}" if names else "no update judged this group: nothing is stored"
         )
-        return Credited(STORED, stored, note, graph, [row["episode"] for row in compared])
+        return Credited(stored, note, graph, [row["episode"] for row in compared])
     found, note = _scored(group, strategy)
     values = {row["episode"]: turns for row, turns in zip(compared, found, strict=True)} if found else {}
     credit = {e: values.get(e, [None] * len(turns)) for e, turns in steps.items()}
-    return Credited(strategy, credit, note, graph, [row["episode"] for row in compared])
+    return Credited(credit, note, graph, [row["episode"] for row in compared])
 
 
 def _scored(group: CreditGroup, name: str) -> tuple[list[list[float | None]], str]:
@@ -83,14 +84,14 @@ def _scored(group: CreditGroup, name: str) -> tuple[list[list[float | None]], st
 
 
 def _group(rows: Sequence[Row], steps: Mapping[int, Sequence[Row]]) -> CreditGroup:
-    """Raises ValueError where the states of an episode make no chain, or nothing came to an end."""
+    """Raises ValueError where the states of an episode make no chain."""
     trajectories = tuple(
         CreditTrajectory(
             row["outcome"], tuple(_turn(step) for step in steps[row["episode"]]), bool(row["success_reported"])
         )
         for row in rows
     )
-    return CreditGroup(rows[0]["group_id"] if rows else "", trajectories)
+    return CreditGroup(rows[0]["group_id"], trajectories)
 
 
 def _turn(step: Row) -> CreditTurn:

@@ -28,6 +28,7 @@ _Parts = list[tuple[int, Path, Path]]
 _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": False,  # from a network
     "autoload_known_extensions": False,
+    "temp_directory": "",  # else it may write beside the reader
 }
 _UNREADABLE: Final = (duckdb.IOException, duckdb.InvalidInputException, duckdb.OperationalError, duckdb.DataError)
 _OTHER_FORMAT: Final = (
