@@ -28,6 +28,7 @@ from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.settings.overrides import apply
 from milepost.cluster.trajectories import command as trajectories
+from milepost.cluster.viewer import command as viewer
 
 if TYPE_CHECKING:
     from milepost.cluster.settings.config import RunConfig
@@ -47,6 +48,7 @@ app.add_typer(projects.app)
 app.add_typer(trajectories.app)
 app.add_typer(eval_command.app)
 app.add_typer(registry.app)
+app.add_typer(viewer.app)
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run folders.", callback=Path.expanduser)
 ]

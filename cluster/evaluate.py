@@ -24,8 +24,9 @@ from milepost.actors.tool_reading import ToolReaders
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
 from milepost.cluster.base.failure_streak import patience_s
+from milepost.cluster.evaluation.places import EVALUATIONS
 from milepost.cluster.evaluation.results import PlayedSuite, PolicyTold
-from milepost.cluster.evaluation.store import EVALUATIONS, keep
+from milepost.cluster.evaluation.store import keep
 from milepost.cluster.evaluation.suite import Suite, refuse_trained, tasks_in, world_of
 from milepost.cluster.preflight import check_world, judge_model
 from milepost.cluster.runlog.environments import said_of

@@ -74,6 +74,10 @@ DOORS = {
     "cluster/registry": {
         "reward/evaluators", "actors", "cluster/base", "cluster/runlog", "cluster/settings", "cluster/evaluation",
     },
+    "cluster/viewer": {
+        "envs", "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/trajectories",
+        "cluster/workbench", "cluster/evaluation",
+    },
     "cluster": {
         "envs", "reward", "reward/evaluators", "reward/judges", "actors", "actors/agents", "actors/checks",
         "learner", "learner/batch", "learner/credit",
@@ -81,7 +85,7 @@ DOORS = {
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/tracing",
         "cluster/trackers", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
         "cluster/evaluation", "cluster/projects", "cluster/live",
-        "cluster/registry",
+        "cluster/registry", "cluster/viewer",
     },
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
@@ -113,6 +117,10 @@ FRONT_DOORS = {
         "cluster/trajectories/reader.py",
     },
     "opentelemetry": {"cluster/tracing/tracing.py"},
+    "duckdb": {"cluster/viewer/recorded.py"},
+    "fastapi": {"cluster/viewer/app.py"},
+    "uvicorn": {"cluster/viewer/server.py"},
+    "jinja2": {"cluster/viewer/pages.py"},
     "mcp": {"envs/mcp_tool_env.py"},
     "wandb": {"cluster/trackers/wandb.py"},
     "mlflow": {"cluster/trackers/mlflow.py"},
@@ -217,6 +225,7 @@ def test_every_heavy_dependency_has_one_front_door() -> None:
         ("milepost.envs.types", HEAVY),
         ("milepost.cluster.settings.config", ("transformers", "ray", "vllm", "deepspeed", "pyarrow", *EXTRAS)),
         ("milepost.cluster.train", ("vllm", "deepspeed", *EXTRAS)),
+        ("milepost.cluster.viewer.server", ("torch", "transformers", "ray", "vllm", "deepspeed")),
     ],
 )
 def test_a_process_loads_only_the_frameworks_it_works_with(module: str, unwanted: tuple[str, ...]) -> None:

@@ -165,6 +165,13 @@ def test_an_example_is_an_entry_point(tree: Path) -> None:
     assert not {"function cluster.cli.dead", "function cluster.cli.called_by_dead_code"} & found
 
 
+def test_a_field_that_only_the_template_of_a_page_reads_is_read(tree: Path) -> None:
+    template = tree / "cluster" / "game" / "pages" / "a.html"
+    template.parent.mkdir(parents=True)
+    template.write_text("{% for each in all %}<b>{{ each.unread }}</b>{% endfor %}")
+    assert "unread field cluster.cli.Facts.unread" not in {what for _, what in findings(tree)}
+
+
 def test_a_worked_example_counts_only_where_its_function_is_reached(tree: Path) -> None:
     shown = "def spelt(text):\n    return text\n\n\n"
     example = 'def %s(x):\n    """Say it.\n\n    >>> %s(spelt("a"))\n    \'a\'\n    """\n    return x\n\n\n'

@@ -28,6 +28,8 @@ EXAMPLES = """Examples:
 
   milepost show latest --worst
 
+  milepost view latest
+
   milepost credit latest --strategy crbc,starpo --set credit.beta=0.95
 
   milepost experiment deploy/experiments/credit.toml --dry-run

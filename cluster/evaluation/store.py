@@ -6,21 +6,17 @@ import os
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.evaluation.episodes import record
+from milepost.cluster.evaluation.places import EVALUATIONS, FILE
 from milepost.cluster.evaluation.results import PlayedSuite, Results, results_of
 from milepost.cluster.evaluation.suite import Suite
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.runs import RunFolder, removed_unless_done
 from milepost.reward.evaluators.signals import Prices
-
-FILE: Final = "results.json"
-EVALUATIONS: Final = "evaluations"
-"""Folder of results, in a run's folder or beside the runs."""
 
 
 def keep(suite: Suite, found: PlayedSuite, prices: Prices | None, *, parent: Path, policy: Path) -> Path:

@@ -55,7 +55,7 @@ def write_page(path: Path, scored: Sequence[ScoredGroup], *, title: str, num_gro
 
 def page(scored: Sequence[ScoredGroup], *, title: str, num_groups: int) -> str:
     """The page as text; see `write_page`."""
-    data = {"num_groups": num_groups, "groups": [_group(one) for one in scored]}
+    data = {"num_groups": num_groups, "groups": [drawn(one) for one in scored]}
     # Inside a script element only "<" could end the data or begin a comment.
     text = msgspec.json.encode(data).decode().replace("<", "\\u003c")
     script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("credit_graph.js", "credit_page.js"))
@@ -71,8 +71,12 @@ def page(scored: Sequence[ScoredGroup], *, title: str, num_groups: int) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template)
 
 
-def _group(scored: ScoredGroup) -> dict[str, Any]:
-    """What the script needs to know of one group; nodes and edges are named by their rows."""
+def drawn(scored: ScoredGroup) -> dict[str, Any]:
+    """What a picture of one group needs, as JSON; nodes and edges are named by their rows.
+
+    `nodes` have a label, the whole text, a kind (state, success, no success) and a place in pixels; `edges` the nodes
+    they join, an action, and whether it was invalid; `trajectories` the edge of every turn; `strategies` the credits.
+    """
     group = scored.group
     states = list(dict.fromkeys(turn.anchor for t in group.trajectories for turn in t.turns))
     ends = [end for end in (_SUCCESS, _NO_SUCCESS) if any(_end(t) == end for t in group.trajectories)]

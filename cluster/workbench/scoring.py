@@ -110,10 +110,9 @@ def check(source: Source, chosen: dict[str, Strategy], *, task: str | None = Non
         if len(checked.first_tasks) <= _SHOWN_TASKS:
             checked.first_tasks.append(found.group.task_id)
         for name, strategy in chosen.items():
-            missing = _missing(found.group, strategy.requires)
-            if missing:
+            if (lack := missing(found.group, strategy.requires)) is not None:
                 checked.faults.setdefault(
-                    found.line, f"{source.told(found)}: strategy {name} needs {missing}, which is not there"
+                    found.line, f"{source.told(found)}: strategy {name} needs {lack}, which is not there"
                 )
     return checked
 
@@ -216,8 +215,8 @@ def _read(source: Source) -> Iterator[Numbered | Malformed | Unfinished]:
         raise ConfigError(f"{source.path}: {error.strerror}; give a file that can be read") from error
 
 
-def _missing(group: CreditGroup, requires: frozenset[Need]) -> str | None:
-    """The first field that a strategy needs and a turn lacks."""
+def missing(group: CreditGroup, requires: frozenset[Need]) -> str | None:
+    """The first field that a strategy which `requires` it needs and a turn lacks, by its place in the group."""
     if not requires:
         return None
     for i, trajectory in enumerate(group.trajectories):

@@ -2,9 +2,9 @@
 
 Entry points are the command line and the vLLM plug-in (`pyproject.toml`), the `package.module:Name` paths in configs,
 those in the TOML blocks of README and docs, what their code blocks import, and the examples. From there names are
-followed to a fix point, through the worked examples in docstrings of what is reached; tests, benchmarks and the
-Makefile do not count. vulture is no replacement: it takes a use in dead code for a use, and does not look at parameters
-that no caller sets.
+followed to a fix point, through the worked examples in docstrings of what is reached; what the templates of pages read
+counts as read. Tests, benchmarks and the Makefile do not count. vulture is no replacement: it takes a use in dead code
+for a use, and does not look at parameters that no caller sets.
 
 Attributes are resolved by name, without types: a method counts as reached if any reached code mentions a method of that
 name. So what is reported is dead, and not all that is dead is reported. A field counts as used where it is read; a
@@ -19,6 +19,8 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import jinja2
 
 from tests.reachability.definitions import Class, Definition, Module, parameters, read_imports, read_modules
 from tests.reachability.names import Names, paths_in
@@ -191,8 +193,20 @@ def reached(root: Path, modules: dict[str, Module]) -> Reached:
             found.code(ast.parse(block))
         for module, name in paths_in("".join(_TOML.findall(text))):
             found.path(module, name)
+    for path in sorted(root.glob("*/*/pages/*.html")):
+        _read_by_template(path.read_text(encoding="utf-8"), found)
     found.settle()
     return found
+
+
+def _read_by_template(text: str, found: Reached) -> None:
+    """Attributes that a Jinja template reads, and methods that it calls."""
+    tree = jinja2.Environment().parse(text)
+    for node in tree.find_all(jinja2.nodes.Getattr):
+        found.attribute(node.attr)
+    for call in tree.find_all(jinja2.nodes.Call):
+        if isinstance(call.node, jinja2.nodes.Getattr):
+            found.called(call.node.attr, len(call.args), frozenset(keyword.key for keyword in call.kwargs))
 
 
 def findings(root: Path, exceptions: Mapping[str, str] = {}) -> list[tuple[str, str]]:
