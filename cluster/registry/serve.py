@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import tempfile
 from collections.abc import Sequence
@@ -54,7 +55,8 @@ async def _listen(runner: web.AppRunner, port: int) -> None:
     try:
         await web.TCPSite(runner, HOST, port).start()
     except OSError as error:
-        raise ConfigError(f"serve --port {port}: {error.strerror}; give another one, or 0 for a free one") from error
+        reason = os.strerror(error.errno or 0)  # asyncio's own words repeat the address
+        raise ConfigError(f"serve --port {port}: {reason}; give another one, or 0 for a free one") from error
 
 
 def _say(text: str) -> None:
