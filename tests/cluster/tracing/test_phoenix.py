@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -84,8 +85,13 @@ def stored(url: str) -> list[Came]:
     cursor = ""
     while cursor is not None:
         asked = f"{url}/v1/projects/{_PROJECT}/spans?limit=1000" + (f"&cursor={cursor}" if cursor else "")
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            page = json.load(answer)
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                page = json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return []  # the project comes with its first span
         found += [came(span) for span in page["data"]]
         cursor = page["next_cursor"]
     return found
