@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
@@ -31,6 +31,7 @@ from milepost.cluster.viewer.sources import Source, Sources
 
 HOSTS: Final = ("127.0.0.1", "localhost")
 _PAGE_SIZE: Final = 50
+_Number = Annotated[int, Path(ge=0, lt=2**63)]
 _COMPARED: Final = 3
 """Runs whose curves are shown where none is chosen."""
 _LINKS: Final = Served()
@@ -97,7 +98,7 @@ def make_app(sources: Sources) -> FastAPI:
         return _run(sources, sources.get(key), filters)
 
     @app.get("/run/{key}/iteration/{iteration}")
-    def update(key: str, iteration: int) -> str:
+    def update(key: str, iteration: _Number) -> str:
         return _iteration(sources.run(key), iteration)
 
     @app.get("/run/{key}/group/{group_id:path}")
@@ -107,7 +108,7 @@ def make_app(sources: Sources) -> FastAPI:
         return page("group.html", source=source, group=shown, view=view, links=_LINKS)
 
     @app.get("/run/{key}/episode/{episode}")
-    def episode(key: str, episode: int, view: Annotated[View, Query()]) -> str:
+    def episode(key: str, episode: _Number, view: Annotated[View, Query()]) -> str:
         source = sources.get(key)
         shown = episode_shown(source, episode, view)
         is_evaluation = shown.row["group_id"] == EVALUATION

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from milepost.cluster.trajectories.fates import Fate
 from milepost.envs.types import Outcome, Split
@@ -28,35 +28,36 @@ _ORDERS: Final[dict[_Order, str]] = {
 ORDERS: Final = tuple(_ORDERS)
 
 
-def _none_if_blank(value: object) -> object:
-    """A field that a form leaves empty."""
-    return None if value == "" else value
-
-
 class Filters(BaseModel):
     """What an address may ask for, and nothing else. What is None does not restrict."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fate: Annotated[Fate | None, BeforeValidator(_none_if_blank)] = None
-    outcome: Annotated[Outcome | None, BeforeValidator(_none_if_blank)] = None
-    split: Annotated[Split | None, BeforeValidator(_none_if_blank)] = None
-    env: Annotated[str | None, BeforeValidator(_none_if_blank)] = None
-    cohort: Annotated[str | None, BeforeValidator(_none_if_blank)] = None
-    task: Annotated[str | None, BeforeValidator(_none_if_blank)] = None
+    fate: Fate | None = None
+    outcome: Outcome | None = None
+    split: Split | None = None
+    env: str | None = None
+    cohort: str | None = None
+    task: str | None = None
     """A group's id, or a task's seed."""
-    version: Annotated[int | None, BeforeValidator(_none_if_blank)] = None
+    version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """A policy version that sampled any of its tokens."""
-    reward_min: Annotated[_Number | None, BeforeValidator(_none_if_blank)] = None
-    reward_max: Annotated[_Number | None, BeforeValidator(_none_if_blank)] = None
-    score: Annotated[str | None, BeforeValidator(_none_if_blank)] = None
+    reward_min: _Number | None = None
+    reward_max: _Number | None = None
+    score: str | None = None
     """Name of an evaluator's score, which the two bounds are of."""
-    score_min: Annotated[_Number | None, BeforeValidator(_none_if_blank)] = None
-    score_max: Annotated[_Number | None, BeforeValidator(_none_if_blank)] = None
-    q: Annotated[str | None, BeforeValidator(_none_if_blank)] = None
+    score_min: _Number | None = None
+    score_max: _Number | None = None
+    q: str | None = None
     """Text in a prompt, a response, an action or a tool's facts, in whatever case."""
-    order: Annotated[_Order, BeforeValidator(lambda value: value or "newest")] = "newest"
-    page: Annotated[int, Field(ge=1, le=10**6), BeforeValidator(lambda value: value or 1)] = 1
+    order: _Order = "newest"
+    page: Annotated[int, Field(ge=1, le=10**6)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blanks(cls, asked: dict[str, Any]) -> dict[str, Any]:
+        """A field that a form leaves empty asks for nothing."""
+        return {name: value for name, value in asked.items() if value != ""}
 
     @property
     def sql_order(self) -> str:

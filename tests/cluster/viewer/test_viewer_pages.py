@@ -195,6 +195,8 @@ def test_what_an_agent_said_is_shown_and_never_a_part_of_the_page(
 
 def test_an_address_that_is_hostile_is_shown_as_text(client: TestClient) -> None:
     for address in (
+        f"/run/{RUN}/episode/{10**50}",
+        f"/run/{RUN}?version={10**50}",
         f"/run/{EVIL[:30]}",
         f"/run/{RUN}/group/<script>",
         "/<script>",
