@@ -5,7 +5,7 @@
 # make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
 # make phoenix spans of episodes in a real Phoenix
 # make bench   asynchrony against lockstep                         make clean   remove the environment
-# make bench-recording, make bench-recording-runs   what the record of 100,000 episodes costs, and that of a whole run
+# make bench-recording   what the record of 100,000 episodes costs
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
 # make monitoring  every panel and alerts on real runs under a real Prometheus
 PYTHON ?= python3.11
@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording bench-recording-runs agent-tokens models clean
+.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models clean
 setup: .venv/ready
 
 .venv/ready: deploy/requirements.lock pyproject.toml
@@ -96,10 +96,6 @@ bench: setup
 # Compared with the rate of the newest run in runs/.
 bench-recording: setup
 	$(BIN)/python -m tests.benchmarks.recording
-
-# CPU time of the same run with and without its record, in turns; half an hour.
-bench-recording-runs: setup
-	$(BIN)/python -m tests.benchmarks.recording_runs
 
 agent-tokens: setup
 	$(BIN)/python -m tests.actors.agents.test_exact_tokens
