@@ -84,6 +84,8 @@ def history(registry: RegistryDir = Path("registry"), window: Window = 7.0) -> N
     from milepost.cluster.registry.rollbacks import rollback_rate
 
     state = Registry(registry).state()
+    if not state.entries:
+        raise ConfigError(f"{registry} has no history yet; milepost promote RUN --gate FILE begins it")
     rate = rollback_rate(state.entries, now=time.time(), window_s=window * _DAY_S)
     for line in tables.history(state, rate, window):
         typer.echo(line)

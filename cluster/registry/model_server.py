@@ -135,7 +135,7 @@ class ModelServer:
         await self._session.close()  # last: who still reads from it is told by the process's end, and by nothing else
 
     async def _spawn(self) -> None:
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:  # what an earlier one of this version wrote may tell why it ended
             self._process = await asyncio.create_subprocess_exec(
                 *(*_PROGRAM, *self._arguments),
                 *("--uds", str(self._socket), "--served-model-name", MODEL, "--uvicorn-log-level", "warning"),

@@ -78,7 +78,7 @@ class Serving:
             wanted = self._registry.state().champion
             if wanted is None:
                 raise ConfigError(f"{self._registry.path} has no champion; milepost promote makes one")
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             if self.version is None:
                 raise
             if self._wanted is not None:
@@ -97,7 +97,7 @@ class Serving:
             self._say(f"vLLM of version {self._current.version} has ended by itself; starting version {version}")
         try:
             new = await self._started(version)
-        except (NotStarted, ConfigError) as error:
+        except (NotStarted, ConfigError, OSError) as error:
             await self._tell_not_served(version, str(error))
             if self.version is None:
                 raise DependencyLost(f"version {version} could not be served: {error}") from error
@@ -112,7 +112,10 @@ class Serving:
 
     async def _started(self, version: int) -> ModelServer:
         self._starts += 1
-        policy = await on_a_thread(partial(self._registry.verified_policy, version), timeout_s=self._limits.start_s)
+        try:
+            policy = await on_a_thread(partial(self._registry.verified_policy, version), timeout_s=self._limits.start_s)
+        except TimeoutError as error:
+            raise NotStarted(f"its files could not be hashed within {self._limits.start_s:g} s") from error
         (logs := self._registry.path / "logs").mkdir(mode=0o700, exist_ok=True)
         server = ModelServer(
             version,

@@ -70,6 +70,7 @@ def test_a_refusal_names_every_limit_ends_with_eight_and_stays_in_the_history(ca
 def test_what_is_not_there_is_one_line_with_the_way_out(call, own_folder: Path) -> None:
     for arguments, said in (
         (("policies",), "registry has no policy yet; milepost promote RUN --gate FILE puts one there"),
+        (("history",), "registry has no history yet; milepost promote RUN --gate FILE begins it"),
         (("rollback", "--reason", "x"), "there is no registry registry; milepost promote RUN --gate FILE begins one"),
         (("rollback", "--reason", " "), "rollback --reason: say why, the audit trail keeps it"),
         (("promote", "x.json", "--gate", "gate.toml"), "no run 'x.json' in "),
