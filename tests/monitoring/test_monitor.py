@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.metrics import Metrics
@@ -61,9 +61,24 @@ def going_on(runs_dir: Path, ports: dict[str, int]) -> RunFolder:
 
 
 def panels_without_a_series(port: int) -> list[str]:
-    """Of those that show the driver's own numbers, by name and query."""
-    own = [(name, query) for name, query in queries() if "vllm:" not in query and "ray_" not in query]
+    """Of all but Ray's, by name and query."""
+    own = [(name, query) for name, query in queries() if "ray_" not in query]
     return [f"{name}: {query}" for name, query in own if not ask(port, "query", query=query)["result"]]
+
+
+class EngineMetrics:
+    """What the panels ask of vLLM, served by the library that vLLM serves it with."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counters = ("prefix_cache_hits", "prefix_cache_queries", "prompt_tokens", "generation_tokens")
+        self._counters = [Counter(f"vllm:{name}", name, registry=self.registry) for name in counters]
+        for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+            Gauge(f"vllm:{name}", name, registry=self.registry)
+
+    def go_on(self) -> None:
+        for counter in self._counters:
+            counter.inc()
 
 
 def test_without_a_run_it_says_in_one_line_what_to_do(tmp_path: Path) -> None:
@@ -77,12 +92,15 @@ def test_without_a_run_it_says_in_one_line_what_to_do(tmp_path: Path) -> None:
 @needs_prometheus
 def test_it_scrapes_the_run_so_that_panels_show_it_evaluates_the_rules_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     registry, _ = start_http_server(0, "127.0.0.1", registry_metrics(tmp_path).collectors)
+    vllm = EngineMetrics()
+    engine, _ = start_http_server(0, "127.0.0.1", vllm.registry)
     with contextlib.ExitStack() as ending, Metrics(tmp_path / "metrics.jsonl") as metrics:
-        ending.callback(registry.server_close)
-        ending.callback(registry.shutdown)
+        for server in (registry, engine):
+            ending.callback(server.server_close)
+            ending.callback(server.shutdown)
         plenty(metrics)
         metrics.see(view())
-        folder = going_on(tmp_path / "runs", {"metrics": metrics.port})
+        folder = going_on(tmp_path / "runs", {"metrics": metrics.port, "engine-0": engine.server_port})
         with folder.lock():
             (by_hand := tmp_path / ".cache" / "monitoring" / "targets").mkdir(parents=True)
             target = {
@@ -98,6 +116,7 @@ def test_it_scrapes_the_run_so_that_panels_show_it_evaluates_the_rules_and_ends_
             deadline = time.monotonic() + _START_S
             while empty := panels_without_a_series(port):
                 assert time.monotonic() < deadline, empty
+                vllm.go_on()
                 metrics.record(iteration_record(2, verdicts={"selected": 6}, transfer_s={"pause": 0.1}))
                 time.sleep(1)
             [seen] = ask(port, "query", query="milepost_iteration")["result"]
