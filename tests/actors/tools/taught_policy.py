@@ -17,7 +17,7 @@ _CALLS = (
     """+ c.function.arguments | tojson + '}\n</tool_call>' }}{% endfor %}"""
 )
 _TURNS = CHATML.replace(" + '<|im_end|>\n' }}", " }}" + _CALLS + "{{ '<|im_end|>\n' }}")
-_STEPS, _ENOUGH = 150, 0.02
+_STEPS, _ENOUGH = 400, 0.004
 
 
 def template(shown: str) -> str:

@@ -89,9 +89,9 @@ def test_nothing_is_issued_while_paused(redis_url: str) -> None:
 
 def test_issue_stops_at_the_high_water_mark(redis_url: str) -> None:
     async def admit() -> None:
-        async with rig(redis_url, max_bytes=1024, max_entry_bytes=1024) as run:
+        async with rig(redis_url, max_bytes=1280, max_entry_bytes=1280) as run:
             assert await run.issue("g", 2)
-            for index in range(2):  # 2 x about 430 bytes, the mark is at 716
+            for index in range(2):  # 2 x about 540 bytes, the mark is at 896
                 assert await run.issue(f"before-{index}", 1)
                 assert await run.buffer.put(trajectory("g", index, tokens=10)) == "ok"
             assert not await run.issue("h")
