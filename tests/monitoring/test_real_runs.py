@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +74,9 @@ def test_every_panel_of_every_dashboard_shows_a_series_of_a_healthy_run_and_no_a
     tmp_path: Path, tiny_policy: Path, start: Start, watched: Watched
 ) -> None:
     run = {"iterations": _NEVER, "eval_episodes": 8, "eval_every": 4, "eval_splits": ["train", "heldout", "ood"]}
-    driver = start("train", write_config(tmp_path, tiny_policy, run=run, env=environments()))
+    driver = start(
+        "train", write_config(tmp_path, tiny_policy, run=run, env=environments(), filter={"method": "top_p"})
+    )
     fired: set[str] = set()
 
     def enough() -> bool:
@@ -91,8 +94,9 @@ def test_every_panel_of_every_dashboard_shows_a_series_of_a_healthy_run_and_no_a
 
 
 def missing(watched: Watched) -> list[str]:
-    """Panels of which a query returns nothing."""
-    return [f"{where}: {query}" for where, query in queries() if not watched.series(query)]
+    """Panels of which a query returns nothing; those of the registry are `milepost serve`'s, not a run's."""
+    of_a_run = [(where, query) for where, query in queries() if not re.search("rollback|promotions|_version$", query)]
+    return [f"{where}: {query}" for where, query in of_a_run if not watched.series(query)]
 
 
 @pytest.mark.timeout(3600)
