@@ -77,7 +77,7 @@ def load(path: Path) -> tuple[Gate, str]:
         raise ConfigError(f"{path}: {error.strerror}; give a gate file, as docs/serving.md describes it") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid UTF-8: {error}; write the file as text") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError("\n".join(_complaints(error, path))) from error

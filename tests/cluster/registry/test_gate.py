@@ -154,3 +154,10 @@ def test_a_wrong_gate_is_one_line_that_names_the_key(tmp_path: Path, keys: dict[
         gates.load(path)
     assert str(refused.value).startswith(f"{path}: {said}")
     assert "\n" not in str(refused.value)
+
+
+def test_a_gate_that_is_nested_too_deeply_is_no_defect_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text(f"suite = {'[' * 100_000}")
+    with pytest.raises(ConfigError, match=r"gate\.toml: not valid TOML: "):
+        gates.load(path)
