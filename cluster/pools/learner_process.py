@@ -14,8 +14,8 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 
+from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
-from milepost.cluster.pools.weights import sha256_of
 from milepost.envs.types import Group, Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
@@ -84,7 +84,7 @@ class LearnerActor:
         if self._models.rank != 0:
             return None
         safetensors.torch.save_file(tensors, path)
-        return sha256_of(path)
+        return file_sha256(path)
 
     def broadcast(self, engines: list[Any], address: tuple[str, int], world_size: int) -> None:
         """Send every tensor to the engines over NCCL; all ranks take part in gathering. Not run: it needs GPUs."""

@@ -24,9 +24,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.base.files import file_sha256
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import last_line
-from milepost.cluster.pools.weights import WeightFolder, sha256_of
+from milepost.cluster.pools.weights import WeightFolder
 from milepost.envs.types import Turn
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import lone_samples
@@ -118,7 +119,7 @@ class _Publication:
         safetensors.torch.save_file(tensors, self._file)
 
     async def _publish(self, version: int) -> None:
-        digest = await asyncio.to_thread(sha256_of, self._file)
+        digest = await asyncio.to_thread(file_sha256, self._file)
         try:
             async with asyncio.timeout(self._trial.timeout_s):
                 await asyncio.gather(*(self._one(handle, version, digest) for handle in self._engines.handles))

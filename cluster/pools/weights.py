@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, ClassVar, Protocol
 
 from ray.exceptions import RayError
 
+from milepost.cluster.base.files import try_lock
 from milepost.learner.timing import timed
 
 logger = logging.getLogger(__name__)
@@ -151,15 +151,7 @@ def _remove_unless_held(folder: Path) -> None:
     except OSError:  # another user's, or gone meanwhile
         return
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        pass
+        if try_lock(held):
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(held)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milepost.cluster.base.exits import ConfigError, GateRefused
+from milepost.cluster.base.files import file_sha256
 from milepost.cluster.evaluation import store
 from milepost.cluster.evaluation.results import ALL, Results
 from milepost.cluster.registry import gate as gates
 from milepost.cluster.registry.gate import Gate
 from milepost.cluster.registry.judgement import measured, require_fit, unmet
-from milepost.cluster.registry.registry import RESULTS, Evidence, Registry, State, file_sha256
+from milepost.cluster.registry.registry import RESULTS, Evidence, Registry, State
 from milepost.cluster.registry.trail import Lineage, Refused
 from milepost.cluster.runlog import runs
 from milepost.cluster.runlog.saved_policy import digest, pinned_policy

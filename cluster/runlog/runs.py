@@ -8,7 +8,6 @@ that two machines share over a network file system without flock.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.base.files import try_lock
 
 _MAX_LISTED = 8
 
@@ -139,10 +139,8 @@ class RunFolder:
         The kernel drops the lock when the process ends, however it ends.
         """
         with open(self.path / ".lock", "a", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"run {self.run_id} is in use by another driver{self._owner()}") from None
+            if not try_lock(file.fileno()):
+                raise ConfigError(f"run {self.run_id} is in use by another driver{self._owner()}")
             yield
 
     def keep_policy(self, saved: Path, version: int) -> None:

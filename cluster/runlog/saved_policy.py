@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from milepost.cluster.base.exits import ConfigError
+from milepost.cluster.base.files import file_sha256
 from milepost.cluster.runlog.runs import RunFolder
 
 _POLICY_RECORD = "milepost.json"
@@ -68,6 +69,5 @@ def digest(policy: Path) -> str:
     """
     whole = hashlib.sha256()
     for path in sorted(path for path in policy.rglob("*") if path.is_file() and path.name != _POLICY_RECORD):
-        with path.open("rb") as file:
-            whole.update(f"{path.relative_to(policy)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        whole.update(f"{path.relative_to(policy)}\0{file_sha256(path)}\n".encode())
     return whole.hexdigest()

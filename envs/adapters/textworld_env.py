@@ -27,7 +27,7 @@ from milepost.envs.answer import read_answer, write_answer
 INSTALL = "pip install 'milepost[textworld]'"
 _GAMES = Path(".cache/textworld")
 _PACKAGE = threading.Lock()
-"""Held in every call of the package: its parsers are one object, which two threads break."""
+"""Held where the package makes or plays a game: its parsers are one object, which two threads break."""
 _SPACE = Text(min_length=0, max_length=100_000, charset=string.printable)
 
 

@@ -1,6 +1,6 @@
 """A real Prometheus on real runs: every panel shows something, a healthy run is silent, faults fire their alerts.
 
-`make monitoring`. The alerts' windows are those that people get, so the second run takes a quarter of an hour.
+`make monitoring`. The alerts' windows are those that people get, so the second run takes many minutes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from examples.agent.desk import RULES, TOOLS, Desk
 from milepost.actors.agents.agent_episode import run_agent_episode
 from milepost.actors.agents.calls import EpisodeCalls
 from milepost.actors.agents.program import Access, CommandProgram
-from milepost.actors.context import Context
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.messages import AssistantMessage, Message, ToolCall
 from milepost.envs.types import Task, Trajectory
@@ -24,7 +23,7 @@ from tests.actors.agents.agent_rig import SayingEngine, episode_calls, serving, 
 from tests.actors.agents.clerk import Clerk
 from tests.actors.agents.exact_tokens import Recorder, hosting
 from tests.actors.running_engine import RunningEngine
-from tests.actors.tools.taught_policy import taught, template
+from tests.actors.tools.taught_policy import by_heart, taught, template
 
 PROGRAMS = ["examples.agent.desk", "examples.agent.agents_sdk", "examples.agent.langgraph_desk"]
 TASK = {"seed": 3, "options": {"orders": 3}}
@@ -110,18 +109,13 @@ def test_what_three_packages_make_of_a_conversation_is_trained_on_as_the_engine_
 
 def conversation(layout: Dialogue, desk: Desk) -> tuple[list[int], list[bool]]:
     """The ids of a conversation that answers the question of `desk`, and which of them are learnt."""
-    told = layout.with_tools(TOOLS)
-    context = Context(told)
-    ids = context.open([Message(role="system", content=RULES), Message(role="user", content=desk.question)])
-    learnt = [False] * len(ids)
+    said = [Message(role="system", content=RULES), Message(role="user", content=desk.question)]
+    exchanges: list[tuple[AssistantMessage, list[Message]]] = []
     for number, (name, arguments) in enumerate(
         [("orders_of", {"customer": desk.customer}), ("price_of", {"order": 1})]
     ):
         call = ToolCall(id=f"call{number:05d}", name=name, arguments=arguments)
         found = Message(role="tool", content=desk.call(name, json.dumps(arguments)), tool_call_id=call.id)
-        response = told.response(AssistantMessage(tool_calls=(call,)))
-        ids = context.extend(response, True, [found])
-        learnt += [True] * len(response)
-        learnt += [False] * (len(ids) - len(learnt))
-    response = told.response(AssistantMessage(content=str(desk.sum)))
-    return [*ids, *response], [*learnt, *([True] * len(response))]
+        exchanges.append((AssistantMessage(tool_calls=(call,)), [found]))
+    exchanges.append((AssistantMessage(content=str(desk.sum)), []))
+    return by_heart(layout.with_tools(TOOLS), said, exchanges)

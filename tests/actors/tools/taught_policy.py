@@ -1,7 +1,7 @@
 """A policy that learns one conversation with tool calls by heart, and an engine that serves it for a while."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +9,9 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM
 
+from milepost.actors.context import Context
+from milepost.envs.dialogue import Dialogue
+from milepost.envs.messages import AssistantMessage, Message, Said
 from tests.actors.running_engine import RunningEngine
 from tests.conftest import CHATML
 
@@ -28,6 +31,24 @@ def template(shown: str) -> str:
         + " }}{% endfor %}<|im_end|>\n{% endif %}"
     )
     return told + _TURNS
+
+
+def by_heart(
+    layout: Dialogue, said: Said, exchanges: Sequence[tuple[AssistantMessage, Sequence[Message]]]
+) -> tuple[list[int], list[bool]]:
+    """The ids of a conversation that begins with `said`, and which are learnt: those of the answers in `exchanges`.
+
+    Each answer comes with what the environment says to it, which is nothing for the last one.
+    """
+    context = Context(layout)
+    ids = context.open(said)
+    learnt = [False] * len(ids)
+    for answer, results in exchanges:
+        response = layout.response(answer)
+        learnt += [True] * len(response)
+        ids = context.extend(response, True, results) if results else [*ids, *response]
+        learnt += [False] * (len(ids) - len(learnt))
+    return ids, learnt
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from milepost.actors.context import Context
 from milepost.envs.contract import build_env, observe_reset, observe_step
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.messages import AssistantMessage, Message, ToolCall
@@ -19,7 +18,7 @@ from milepost.envs.types import Failure, Trajectory
 from tests.actors.episode_rig import play, resources, task, trajectory
 from tests.actors.running_engine import RunningEngine
 from tests.actors.tools.mcp_sums import Sums, server
-from tests.actors.tools.taught_policy import taught, template
+from tests.actors.tools.taught_policy import by_heart, taught, template
 from tests.worlds.served_worlds import EPISODES, serving
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
@@ -54,18 +53,11 @@ def conversation(layout: Dialogue, url: str) -> tuple[list[int], list[bool]]:
         reset = observe_reset(env.reset(seed=0), env)
     finally:
         env.close()
-    context = Context(layout.with_tools(reset.tools))
-    ids = context.open(reset.said)
-    learnt = [False] * len(ids)
     a, b = map(int, re.findall(r"\d+", reset.observation))
     call = ToolCall(id="call00000", name="add", arguments={"a": a, "b": b})
     result = [Message(role="tool", name="add", content=str(a + b), tool_call_id="call00000")]
-    for answer in (AssistantMessage(tool_calls=(call,)), AssistantMessage(content=str(a + b))):
-        response = layout.response(answer)
-        ids = context.extend(response, True, result)
-        learnt += [True] * len(response)
-        learnt += [False] * (len(ids) - len(learnt))
-    return ids, learnt
+    exchanges = [(AssistantMessage(tool_calls=(call,)), result), (AssistantMessage(content=str(a + b)), [])]
+    return by_heart(layout.with_tools(reset.tools), reset.said, exchanges)
 
 
 def test_the_real_engine_plays_20_episodes_with_the_tools_of_a_server(

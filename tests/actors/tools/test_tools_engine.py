@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from milepost.actors.context import Context
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.messages import AssistantMessage, Message, ToolCall
 from milepost.learner.batch.sample import samples
 from tests.actors.episode_rig import play, resources, task, trajectory
 from tests.actors.running_engine import RunningEngine
-from tests.actors.tools.taught_policy import taught, template
+from tests.actors.tools.taught_policy import by_heart, taught, template
 from tests.actors.tools.tool_envs import Door, schema
 
 EPISODES = 16
@@ -23,17 +22,10 @@ EPISODES = 16
 def conversation(layout: Dialogue) -> tuple[list[int], list[bool]]:
     """The ids of an episode behind the door, and which of them are learnt."""
     said, _ = Door().reset()
-    context = Context(layout)
-    ids = context.open([Message(**message) for message in said])
-    learnt = [False] * len(ids)
     call = ToolCall(id="call00000", name="open", arguments={})
     result = [Message(role="tool", content="It is open.", tool_call_id="call00000")]
-    for answer in (AssistantMessage(tool_calls=(call,)), AssistantMessage(content="Done.")):
-        response = layout.response(answer)
-        ids = context.extend(response, True, result)
-        learnt += [True] * len(response)
-        learnt += [False] * (len(ids) - len(learnt))
-    return ids, learnt
+    exchanges = [(AssistantMessage(tool_calls=(call,)), result), (AssistantMessage(content="Done."), [])]
+    return by_heart(layout, [Message(**message) for message in said], exchanges)
 
 
 @pytest.mark.services

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from milepost.cluster.base.files import file_sha256
 from milepost.cluster.registry.metrics import RegistryMetrics
-from milepost.cluster.registry.registry import Evidence, Registry, file_sha256
+from milepost.cluster.registry.registry import Evidence, Registry
 from milepost.cluster.registry.trail import Lineage
 from milepost.cluster.runlog.saved_policy import digest
 from tests.cluster.registry.promoted import policy

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost.cluster.base.exits import ConfigError, GateRefused
+from milepost.cluster.base.files import file_sha256
 from milepost.cluster.evaluation import store
 from milepost.cluster.registry import registry as registries
 from milepost.cluster.registry import trail
@@ -42,7 +43,7 @@ def test_a_promotion_keeps_a_copy_of_the_policy_and_its_lineage(tmp_path: Path, 
     assert isinstance(entry.event, Promoted)
     lineage = entry.event.lineage
     assert (lineage.policy_sha256, lineage.config_sha256) == (digest(kept), None)
-    assert (lineage.results_sha256, lineage.gate_sha256) == tuple(map(registries.file_sha256, (file, asked)))
+    assert (lineage.results_sha256, lineage.gate_sha256) == tuple(map(file_sha256, (file, asked)))
     assert lineage.measured["success"] == 1
 
 

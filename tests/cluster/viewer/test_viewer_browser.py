@@ -1,6 +1,5 @@
 """The viewer in a real browser: from a spike of a curve to a token, and what an agent said runs nowhere."""
 
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from milepost.cluster.viewer.app import make_app
 from milepost.cluster.viewer.export import export
 from milepost.cluster.viewer.recorded import Recorded
 from milepost.cluster.viewer.sources import Sources
+from tests.cluster.browsing import browser as browser
+from tests.cluster.browsing import needs_browser
 from tests.cluster.viewer.viewed_run import RUN, SPIKE
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; install it: apt-get install chromium")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,6 @@ def url(viewed_runs: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         server.should_exit = True
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

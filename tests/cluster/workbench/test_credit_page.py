@@ -1,23 +1,22 @@
 """The graph page in a real browser: it is looked at, clicked and walked through, and nothing in it may run or load."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from milepost.cluster.workbench.credit_page import ScoredGroup, page, write_page
 from milepost.learner.credit.assignment import INVALID, CreditGroup, CreditTrajectory, CreditTurn
 from milepost.learner.credit.strategies.registry import build, settings
+from tests.cluster.browsing import browser as browser
+from tests.cluster.browsing import needs_browser
 from tests.cluster.workbench.lake_groups import lake_group
 from tests.learner.credit.toy4 import toy4
 
-CHROMIUM = shutil.which("chromium")
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; install it: apt-get install chromium")
 
 
 def scored(group: CreditGroup) -> ScoredGroup:
@@ -32,14 +31,6 @@ def hostile_group() -> CreditGroup:
         CreditTurn(long, INVALID, long, 1.0, invalid=True, num_tokens=1),
     )
     return CreditGroup(f"evil {EVIL}", (CreditTrajectory("success", turns), CreditTrajectory("failure", turns[:1])))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
