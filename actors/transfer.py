@@ -143,17 +143,19 @@ class GatheredSource(WeightSource):  # type: ignore[misc]
 
 
 def nccl_sender(
-    *, source: GatheredSource, engines: list[Any], rank: int, address: tuple[str, int], world_size: int
+    *, source: GatheredSource, engines: list[Any], rank: int, host: str, world_size: int
 ) -> TrainerWeightTransferEngine:
     """Open the trainer side of vLLM's NCCL backend on one learner rank; `.send_weights()` on every rank sends.
 
-    `world_size` counts the sending rank and every engine worker; `engines` are Ray handles with vLLM's control calls.
+    `host` is this rank's node; all meet at rank 0's. `world_size` counts the sending rank and every engine
+    worker; `engines` are Ray handles with vLLM's control calls.
     """
     from vllm.distributed.weight_transfer.clients import RayVLLMWeightSyncClient
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo  # needs NCCL: GPU hosts only
+    from vllm.utils.network_utils import get_open_port
 
     info = NCCLTrainerInitInfo(
-        master_address=address[0], master_port=address[1], world_size=world_size, packed=True, rank=rank
+        master_address=host, master_port=get_open_port(), world_size=world_size, packed=True, rank=rank
     )
     return WeightTransferTrainerFactory.trainer_init(info, client=RayVLLMWeightSyncClient(engines), source=source)
 

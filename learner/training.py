@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from milepost.learner.batch.pack import MicroBatch
 from milepost.learner.loss.loss import LossTerms
@@ -22,12 +23,11 @@ ValueFn = Callable[[int, MicroBatch, Tensor], LossTerms]
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroupMember:
-    """A rank's place: who it is and where rank 0 listens."""
+    """A rank's place: who it is and the store at which the ranks meet (milepost.learner.zero.rendezvous)."""
 
     rank: int
     world_size: int
-    master_addr: str
-    master_port: int
+    store: Store
 
 
 @dataclass(frozen=True, slots=True)

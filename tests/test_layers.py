@@ -98,6 +98,7 @@ FRONT_DOORS = {
     },
     "ray": {
         "cluster/pools/engines.py",
+        "cluster/pools/learner_process.py",
         "cluster/pools/engine_pool.py",
         "cluster/pools/weights.py",
         "cluster/pools/workers.py",

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 import safetensors.torch
 import torch
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
@@ -20,6 +23,7 @@ from milepost.envs.types import Group, Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.training import ProcessGroupMember
+from milepost.learner.zero.rendezvous import connect_store, open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +46,32 @@ class LearnerSpec:
 class LearnerActor:
     """One rank in a process of its own."""
 
-    def __init__(self, spec: LearnerSpec, member: ProcessGroupMember) -> None:
+    def __init__(self, spec: LearnerSpec, rank: int) -> None:
+        self._spec = spec
+        self._number = rank
+        self._timeout = timedelta(seconds=spec.recipe.learner.collective_timeout_s)
+        self._store: Store | None = None
+        self._link: Any = None
+        self._linked: list[Any] = []
+
+    def listen(self) -> tuple[str, int]:
+        """Of rank 0 only: open the place where the ranks meet, and say where it is."""
+        address = ray.util.get_node_ip_address()
+        store = open_store(address, self._timeout)
+        self._store = store
+        return address, store.port
+
+    def join(self, meeting: tuple[str, int]) -> None:
+        """Meet the other ranks at what rank 0's `listen` returned, and load the models."""
         from milepost.learner.zero.actor_critic import (  # DeepSpeed: only a rank's own process needs it
             ActorCritic,
             Models,
         )
 
-        self._link: Any = None
-        self._linked: list[Any] = []
+        spec, recipe = self._spec, self._spec.recipe
+        store = self._store or connect_store(*meeting, self._timeout)
+        member = ProcessGroupMember(rank=self._number, world_size=recipe.learner.ranks, store=store)
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        recipe = spec.recipe
         models = Models(spec.model, reference=spec.reference, critic=recipe.trained_critic)
         self._models = ActorCritic(models, recipe.learner, member=member, seed=spec.seed, device=device)
         self._rank = LearnerRank(self._models, recipe)
@@ -86,14 +106,15 @@ class LearnerActor:
         safetensors.torch.save_file(tensors, path)
         return file_sha256(path)
 
-    def broadcast(self, engines: list[Any], address: tuple[str, int], world_size: int) -> None:
+    def broadcast(self, engines: list[Any], world_size: int) -> None:
         """Send every tensor to the engines over NCCL; all ranks take part in gathering. Not run: it needs GPUs."""
         from milepost.actors import transfer  # imports vllm, which only this way of delivery needs in a learner
 
         if self._link is None or self._linked != engines:
             source = transfer.GatheredSource(self._models.tensor_shapes(), self._models.full_tensors)
+            host = ray.util.get_node_ip_address()
             self._link = transfer.nccl_sender(
-                source=source, engines=engines, rank=self._models.rank, address=address, world_size=world_size
+                source=source, engines=engines, rank=self._models.rank, host=host, world_size=world_size
             )
             self._linked = engines
         self._link.send_weights()

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -35,13 +34,14 @@ from milepost.learner.credit.trial import StrategyError
 from milepost.learner.loop import UpdateReport
 from milepost.learner.recipe import UpdateOptions
 from milepost.learner.steps import DivergenceError, ParityError
-from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero import checkpoint
 
 logger = logging.getLogger(__name__)
 _STEP_S = 900.0
 """A step that takes so long is no reason to end a run, also after quick ones: another batch, or a busy machine. Of
 several ranks, one that hangs is found by the others' collectives long before."""
+_START_S = 120.0
+"""Of a rank's process and its models, beside what it may wait for the other ranks."""
 _DISK_S = 900.0
 _SLOWEST_STEP = 5.0
 _LAST_WORDS_S = 20.0
@@ -77,20 +77,18 @@ class LearnerPool:
         env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads or 1)}
         env |= {} if gpus else {"DS_ACCELERATOR": "cpu"}
         actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": env})
-        address, port = _rendezvous()
-        members = [
-            ProcessGroupMember(rank=rank, world_size=config.ranks, master_addr=address, master_port=port)
-            for rank in range(config.ranks)
-        ]
-        self._handles = [actor.remote(spec, member) for member in members]
+        self._handles = [actor.remote(spec, rank) for rank in range(config.ranks)]
+        limit = config.collective_timeout_s + _START_S
         try:
+            [meeting] = await self._each(self._handles[:1], "listen", timeout_s=limit)
+            await self._all("join", meeting, timeout_s=limit)
             await self.load(loaded)
-        except LearnerLost as error:
-            raise DependencyLost(f"the learner could not start: {error}") from error
+        except (LearnerLost, RuntimeError, OSError) as error:
+            raise DependencyLost(f"the learner could not start: {last_line(error)}") from error
 
     async def load(self, folder: Path | None) -> None:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
-        await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + 120)
+        await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + _START_S)
 
     async def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
         """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
@@ -123,7 +121,7 @@ class LearnerPool:
 
     async def _broadcast(self, engines: list[Any]) -> None:
         world_size = 1 + len(engines) * self._spec.workers_per_engine
-        await self._all("broadcast", engines, _rendezvous(), world_size, timeout_s=_STEP_S)
+        await self._all("broadcast", engines, world_size, timeout_s=_STEP_S)
 
     async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
         """Write, hash and publish a checkpoint of `iteration`; returns its folder.
@@ -177,7 +175,10 @@ class LearnerPool:
 
     async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
         """What every rank answers. Raises the cause if one fails: a lost rank before what others say of its loss."""
-        calls = [asyncio.ensure_future(getattr(handle, method).remote(*arguments)) for handle in self._handles]
+        return await self._each(self._handles, method, *arguments, timeout_s=timeout_s)
+
+    async def _each(self, handles: Sequence[Any], method: str, *arguments: object, timeout_s: float) -> Any:
+        calls = [asyncio.ensure_future(getattr(handle, method).remote(*arguments)) for handle in handles]
         try:
             done, waiting = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
             errors = [error for call in done if (error := call.exception()) is not None]
@@ -231,10 +232,3 @@ def _publish(staged: Path, tag: str, facts: checkpoint.Record, *, keep: int) -> 
 def _room(folder: Path) -> str:
     free = shutil.disk_usage(folder).free / 1024**2
     return f"{free:.0f} MiB are free there: make room and go on with milepost train --resume"
-
-
-def _rendezvous() -> tuple[str, int]:
-    address = ray.util.get_node_ip_address()
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return address, int(probe.getsockname()[1])

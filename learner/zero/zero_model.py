@@ -165,14 +165,14 @@ def join(member: ProcessGroupMember, device: torch.device, timeout: timedelta) -
     os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed reads its device from here
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if device.type == "cpu" else "nccl"
-    address = f"tcp://{member.master_addr}:{member.master_port}"
+    rank, size = member.rank, member.world_size
     try:
-        comm = TorchBackend(backend, timeout, address, member.rank, member.world_size)
+        torch.distributed.init_process_group(backend, store=member.store, rank=rank, world_size=size, timeout=timeout)
     except torch.distributed.DistError as error:
         raise ZeroError(
-            f"rank {member.rank} of {member.world_size} waited {timeout.total_seconds():.0f} s for the others "
-            f"at {address}: {error}"
+            f"rank {rank} of {size} did not meet the others within {timeout.total_seconds():.0f} s: {error}"
         ) from error
+    comm = TorchBackend(backend, timeout, None, rank, size)  # takes the group that is there
     comm.new_group = partial(torch.distributed.new_group, timeout=timeout)
     deepspeed.comm.comm.cdb = comm
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from deploy.monitoring import monitor
+from milepost.cluster.base.ports import free_port
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.client import connect_sync
 from milepost.cluster.replay.store import Store
@@ -35,7 +36,7 @@ class Watched:
 
     def __init__(self, runs_dir: Path, place: Path) -> None:
         self._runs_dir, self._place = runs_dir, place
-        self.port = monitor.free_port(0)
+        self.port = free_port()
         place.mkdir()
         self.process = monitor.start_prometheus(place, self.port)
 

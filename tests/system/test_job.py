@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from milepost.cluster.base.ports import free_port
 from milepost.cluster.runlog.records import iterations, read_records
 from milepost.cluster.runlog.runs import RunFolder, list_runs
 from milepost.learner.zero import checkpoint
@@ -81,7 +81,7 @@ def head() -> Iterator[Head]:
         env |= {"HOME": short, "PATH": f"{_BIN}:{os.environ['PATH']}", "RAY_DISABLE_IMPORT_WARNING": "1"}
         subprocess.run([sys.executable, "-c", LOCAL_RUN], cwd=ROOT, env=env, timeout=START_S, check=True)
         token = (Path(short) / ".ray" / "auth_token").read_text()
-        ports = _free_ports(6)
+        ports = [free_port() for _ in range(6)]
         names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
         names += ("metrics-export-port", "ray-client-server-port")
         command = ["--block", "--node-ip-address=127.0.0.1", "--num-cpus=32"]
@@ -122,14 +122,6 @@ def test_a_submitted_run_succeeds_and_job_stop_is_an_orderly_stop(
     assert saved is not None
     assert saved.manifest.record.iteration == iterations(read_records(folder.metrics))[-1].iteration
     assert not [p.pid for p in psutil.process_iter() if str(folder.path) in _command(p)]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(taken.getsockname()[1]) for taken in sockets]
-    for taken in sockets:
-        taken.close()
-    return ports
 
 
 def _wait_until_jobs_are_taken(head: Head, log: Path) -> None:

@@ -177,11 +177,11 @@ def test_a_folder_of_a_newer_redis_is_refused_by_an_older_one(tmp_path: Path, mo
 
 
 def test_a_port_somebody_else_took_is_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free_port = redis_server._free_port
+    free_port = redis_server.free_port
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         ports = iter([taken.getsockname()[1]])
-        monkeypatch.setattr(redis_server, "_free_port", lambda: next(ports, None) or free_port())
+        monkeypatch.setattr(redis_server, "free_port", lambda: next(ports, None) or free_port())
         with redis_server.start(tmp_path) as server:
             assert urlsplit(server.url).port != taken.getsockname()[1]
     assert next(ports, None) is None

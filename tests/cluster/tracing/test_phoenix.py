@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from milepost.cluster.base.ports import free_port
 from milepost.cluster.tracing.config import TracingConfig
 from milepost.cluster.tracing.tracing import Tracing
 from milepost.cluster.trajectories.recording import EVALUATION
@@ -56,11 +56,6 @@ def phoenix(tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def wait_for(is_there: Callable[[], bool]) -> None:

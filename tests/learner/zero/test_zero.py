@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,13 +54,10 @@ def launch(
 ) -> list[dict[str, Any]]:
     """Run `mode` on every rank; the reports of the first `wait_for` ranks, the others are killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     children = []
     for rank in range(job["config"]["ranks"]):
         path = folder / f"{mode}{rank}.json"
-        path.write_text(json.dumps({**job, "model": str(model), "rank": rank, "port": port}))
+        path.write_text(json.dumps({**job, "model": str(model), "rank": rank, "store": str(folder / mode)}))
         children.append((rank_process.begin(module, mode, path), path))
     try:
         return [report(child, path) for child, path in children[:wait_for]]

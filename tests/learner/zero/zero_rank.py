@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import save_file
+from torch.distributed import FileStore
 
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from milepost.learner.batch.pack import collate, plan
@@ -61,9 +62,8 @@ def trajectory(seed: int, group: str, index: int, *, success: bool, version: int
 
 def make(job: dict[str, Any], critic: CriticConfig | None = None) -> ActorCritic:
     config = LearnerConfig(**job["config"])
-    member = ProcessGroupMember(
-        rank=job["rank"], world_size=config.ranks, master_addr="127.0.0.1", master_port=job["port"]
-    )
+    store = FileStore(job["store"], config.ranks)
+    member = ProcessGroupMember(rank=job["rank"], world_size=config.ranks, store=store)
     models = Models(Path(job["model"]), critic=critic)
     return ActorCritic(models, config, member=member, seed=0, device=torch.device("cpu"))
 

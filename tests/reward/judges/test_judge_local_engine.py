@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from milepost.cluster.base.ports import free_port
 from milepost.cluster.runlog.saved_policy import digest
 from milepost.reward.judges.config import JudgeConfig, JudgeRefused
 from milepost.reward.judges.identity import verify
@@ -40,9 +40,7 @@ def weights(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def url(weights: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL]
     options += ["--max-model-len", str(_ROOM), "--max-num-seqs", "4", "--dtype", "float32", "--enforce-eager"]
     options += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
