@@ -249,7 +249,6 @@ class EpisodeEngine:
         cause = "no engine is in rotation"
         while (left := deadline - time.monotonic()) > 0:
             if not engines.keeps(self.handle):
-                self.handle = None  # first: it does not count where it leaves
                 self.handle = engines.least_loaded()
             if self.handle is None:
                 if engines.rotation.is_growing:

@@ -79,7 +79,7 @@ def test_a_rank_is_sent_at_most_12_bytes_for_each_token_and_lays_each_into_its_s
     (sample,) = samples(there.trajectories[0], [0.0] * TURNS)
     assert len(sample) == CONTEXT
     prompts = [np.asarray(turn.prompt_ids) for turn in there.trajectories[0].turns]
-    assert all(np.shares_memory(prompts[0], prompt) for prompt in prompts)
+    assert all(np.shares_memory(prompts[0], prompt) and not prompt.flags.writeable for prompt in prompts)
 
 
 @dataclass
