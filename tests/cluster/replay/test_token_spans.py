@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ray import cloudpickle
 
@@ -117,7 +117,15 @@ def played(plans: list[Plan]) -> Trajectory:
     return episode(turns)
 
 
+TWO_GO_ON_FROM_THE_FIRST = [
+    Plan(-1, 0, 0, [1], [2], lineage=0),
+    Plan(0, 0, 0, [0], [1], lineage=1),
+    Plan(0, 0, 0, [2], [2], lineage=0),
+]
+
+
 @given(PLANS)
+@example(TWO_GO_ON_FROM_THE_FIRST)
 def test_whatever_turns_repeat_of_each_other_comes_back_token_by_token(plans: list[Plan]) -> None:
     there = played(plans)
     back = decode_trajectory(encode(there))
