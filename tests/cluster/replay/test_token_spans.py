@@ -4,6 +4,7 @@ import asyncio
 import random
 import struct
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from ray import cloudpickle
 
 from milepost.cluster.pools import learners
+from milepost.cluster.pools.learner_process import LearnerActor
 from milepost.cluster.replay import token_spans
 from milepost.cluster.replay.token_spans import PackedTurn, TokenIds, pack, unpack
 from milepost.cluster.replay.wire import WireError, decode_group, decode_trajectory, encode, encode_group
 from milepost.envs.types import Group, Trajectory, Turn, VersionSpan
 from milepost.learner.batch.sample import samples
+from milepost.learner.recipe import UpdateOptions
 from tests.cluster.replay.buffer_rig import rig, task
 
 TURNS, CONTEXT, SAID = 30, 32_768, 400
@@ -74,8 +77,10 @@ def test_a_rank_is_sent_at_most_12_bytes_for_each_token_and_lays_each_into_its_s
     monkeypatch.setattr(learners.ray, "put", cloudpickle.dumps)
     sent = learners._for_ranks([group])
     assert len(sent) <= 12 * CONTEXT
-    (there,) = map(decode_group, cloudpickle.loads(sent))
-    assert there == group
+    rank = LearnerActor.__new__(LearnerActor)
+    rank._rank = SimpleNamespace(train=lambda groups, *_: groups, mutual_information=list)
+    (there,) = rank.train(cloudpickle.loads(sent), 0, UpdateOptions())
+    assert [there] == [group] == rank.mutual_information(cloudpickle.loads(sent))
     (sample,) = samples(there.trajectories[0], [0.0] * TURNS)
     assert len(sample) == CONTEXT
     prompts = [np.asarray(turn.prompt_ids) for turn in there.trajectories[0].turns]
@@ -132,6 +137,9 @@ def test_whatever_turns_repeat_of_each_other_comes_back_token_by_token(plans: li
     assert back == there
     assert [[*t.prompt_ids] for t in back.turns] == [t.prompt_ids for t in there.turns]
     assert encode(back) == encode(there)
+    for ours, theirs in zip(*(samples(each, [0.0] * len(plans)) for each in (back, there)), strict=True):
+        assert ours.token_ids.tolist() == theirs.token_ids.tolist()
+        assert ours.rollout_logprobs.tolist() == theirs.rollout_logprobs.tolist()
     group = Group(group_id="g", task=task(), trajectories=[there])
     assert decode_group(encode_group(group)) == group
 
