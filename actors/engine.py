@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,4 +84,13 @@ class Engine(Protocol):
 
     async def generate(self, prompt_ids: list[int]) -> Completion:
         """Sample one response. Raises EngineError; returns within its request deadline."""
+        ...
+
+
+@runtime_checkable
+class Engines(Protocol):
+    """Several engines, of which an episode keeps one: that one's prefix cache holds what the episode has said."""
+
+    def for_episode(self) -> AbstractContextManager[Engine]:
+        """What one episode asks, from its first prompt to its last."""
         ...

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from milepost.actors.acting import Acting
 from milepost.actors.context import Context, Layout
-from milepost.actors.engine import Completion, EngineError
+from milepost.actors.engine import Completion, Engine, EngineError
 from milepost.actors.episode_thread import closing_error, first_line
 from milepost.actors.resources import OpenTurn, RolloutResources
 from milepost.actors.stopwatch import Stopwatch
@@ -99,8 +99,8 @@ class _Episode:
         ids: list[int] = await self.user.call("the layout of a prompt", prompt)
         return ids
 
-    async def play(self) -> Outcome:
-        """Take turns until the end; fills `turns`."""
+    async def play(self, engine: Engine) -> Outcome:
+        """Take turns with `engine` until the end; fills `turns`."""
         limits = self.resources.limits
         reset = self.acting.state = await self.reset()
         context = Context(await self.layout_for(reset.tools), window_turns=limits.window_turns)
@@ -111,7 +111,7 @@ class _Episode:
                 return self.cut_short(len(prompt))
             asked_s = self.watch.seconds
             self.asked = OpenTurn(prompt, None, asked_s)
-            completion, seconds = await self.respond(prompt)
+            completion, seconds = await self.respond(engine, prompt)
             self.asked = OpenTurn(prompt, completion, asked_s)
             started = time.monotonic()
             response = self.resources.decode(completion.response_ids)
@@ -137,11 +137,11 @@ class _Episode:
         self.context_full = True
         return "truncated"
 
-    async def respond(self, prompt: list[int]) -> tuple[Completion, float]:
+    async def respond(self, engine: Engine, prompt: list[int]) -> tuple[Completion, float]:
         started = time.monotonic()
         self.user.waits_for = "the engine"
         try:
-            completion = await self.resources.engine.generate(prompt)
+            completion = await engine.generate(prompt)
         except EngineError as error:
             raise BoundaryError("engine", error) from error
         return completion, time.monotonic() - started
@@ -201,7 +201,8 @@ async def run_episode(resources: RolloutResources, *, task: Task, group_id: str,
     episode = _Episode(resources, task, later, Acting(resources.decode), UserCode(resources), cohort=task.cohort)
     try:
         async with asyncio.timeout(resources.limits.episode_timeout_s):
-            outcome = await episode.play()
+            with resources.engine_for_episode() as engine:
+                outcome = await episode.play(engine)
             try:
                 trajectory = Trajectory(
                     task=task,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from milepost.actors.context import Layout
 from milepost.actors.coroutine_thread import CoroutineThread
-from milepost.actors.engine import Completion, Engine
+from milepost.actors.engine import Completion, Engine, Engines
 from milepost.actors.tool_reading import Readers
 from milepost.envs.contract import Reset, Step
 from milepost.envs.types import Failure, Trajectory, Turn
@@ -64,7 +65,7 @@ class Recorder(Protocol):
 class RolloutResources:
     """What episodes in one process share."""
 
-    engine: Engine
+    engine: Engine | Engines
     dialogue: Layout
     decode: Callable[[list[int]], str]
     """Text of sampled tokens, without special tokens."""
@@ -80,6 +81,10 @@ class RolloutResources:
     recorder: Recorder | None = None
     hung: int = 0
     """Calls into user code that did not come back in time."""
+
+    def engine_for_episode(self) -> AbstractContextManager[Engine]:
+        """What one episode asks, from its first prompt to its last."""
+        return self.engine.for_episode() if isinstance(self.engine, Engines) else nullcontext(self.engine)
 
     def recorded(
         self, result: Trajectory | Failure, turns: Sequence[Turn], broke_off: OpenTurn | None

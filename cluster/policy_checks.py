@@ -24,7 +24,7 @@ async def check_policy(
     Every engine answers a few prompts of `groups` with the weights of the version in `progress`. Raises Diverged
     if parity is broken; what the second one raises is left to `measuring`.
     """
-    prompts = [group.trajectories[0].turns[-1].prompt_ids for group in groups[:_PROMPTS]]
+    prompts = [list(group.trajectories[0].turns[-1].prompt_ids) for group in groups[:_PROMPTS]]
     turns = await system.engines.sample(prompts)
     parity = await system.learners.check_parity(turns, progress.version) if turns else None
     every, information = system.config.collapse.information_every, None

@@ -1,14 +1,14 @@
 """The nouns, one type per stage of life: Task -> Turn -> Trajectory or Failure -> Group.
 
-Everything that travels between processes is one of these, encoded as msgpack and decoded strictly: an unknown field, a
-missing one or a wrong type is refused where it arrives (`msgspec.ValidationError`). Invariants are checked at birth,
-once. This file loads nothing heavy and does not know how trajectories are made, stored or trained on.
+What travels between processes is one of these, encoded as msgpack and decoded strictly: an unknown field, a missing one
+or a wrong type is refused where it arrives. Invariants are checked at birth, once. This file loads nothing heavy and
+does not know how trajectories are made, stored or trained on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -110,15 +110,11 @@ class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     end: int
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One exchange: the policy saw `prompt_ids`, sampled `response_ids`, and the environment moved to `next_anchor`."""
+class TurnFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A turn but for its tokens."""
 
-    prompt_ids: list[int]
-    response_ids: list[int]
-    logprobs: list[float]
-    """`[len(response_ids)]`, as the engine returned them when it sampled."""
     versions: list[VersionSpan]
-    """Covers `response_ids` without gap or overlap."""
+    """Covers the response without gap or overlap."""
     anchor: str
     """Canonical key of the state the turn started in: no step counter, no history."""
     next_anchor: str
@@ -142,6 +138,16 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     parent_lineage: int | None = None
     """Where it begins a lineage: the one it turned away from, or that was under way; None for the first."""
 
+
+class Turn(TurnFacts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One exchange: the policy saw `prompt_ids`, sampled `response_ids`, and the environment moved to `next_anchor`."""
+
+    prompt_ids: Sequence[int]
+    """Of an episode that was decoded, a view of what its turns share; nobody changes them."""
+    response_ids: list[int]
+    logprobs: list[float]
+    """`[len(response_ids)]`, as the engine returned them when it sampled."""
+
     def __post_init__(self) -> None:
         n = len(self.response_ids)
         if n == 0 or not self.prompt_ids:
@@ -156,15 +162,19 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if [span.start for span in self.versions] != edges[:-1] or edges[-1] != n:
             raise ValueError(f"version spans do not cover the {n} response tokens: {self.versions}")
 
+    def is_continued_by(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether `prompt_ids` begins, token by token, with this turn's prompt and response."""
+        start, end = len(self.prompt_ids), len(self.prompt_ids) + len(self.response_ids)
+        return prompt_ids[start:end] == self.response_ids and prompt_ids[:start] == self.prompt_ids
 
-class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One finished episode. `group_id` and `index` name it: an episode that is played again keeps its name."""
+
+class TrajectoryFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A finished episode but for its turns."""
 
     task: Task
     group_id: str
     index: int
     """Position in the group, 0 .. group size - 1."""
-    turns: list[Turn]
     outcome: Outcome
     started_at: float = 0.0
     """Unix time at which it began, by its worker's clock. For people: nothing computes with it."""
@@ -176,6 +186,12 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     the outcome is for people: what the environment says to them, else the sign of the sum of the rewards."""
     context_full: bool = False
     """Whether it ended because the engine's context had no room for its next prompt and a response."""
+
+
+class Trajectory(TrajectoryFacts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One finished episode. `group_id` and `index` name it: an episode that is played again keeps its name."""
+
+    turns: list[Turn]
 
     def __post_init__(self) -> None:
         if not self.turns:

@@ -15,6 +15,7 @@ from milepost.actors.agents.calls import CONTEXT_FULL, EpisodeCalls, Read
 from milepost.actors.agents.endpoint import Endpoint
 from milepost.actors.agents.lineages import ConversationLayout, Lineages
 from milepost.actors.agents.program import Access, AgentFailed, Program, Result, result_of, task_of
+from milepost.actors.engine import Engine
 from milepost.actors.episode_thread import first_line
 from milepost.actors.resources import RolloutResources
 from milepost.actors.stopwatch import Stopwatch
@@ -40,9 +41,16 @@ async def run_agent_episode(
     host: AgentHost, resources: RolloutResources, *, task: Task, group_id: str, index: int
 ) -> Trajectory | Failure:
     """Play `task` once. Never raises for what a program, a reward or an engine does; only cancellation passes."""
+    with resources.engine_for_episode() as engine:
+        return await _run(engine, host, resources, task=task, group_id=group_id, index=index)
+
+
+async def _run(
+    engine: Engine, host: AgentHost, resources: RolloutResources, *, task: Task, group_id: str, index: int
+) -> Trajectory | Failure:
     user = UserCode(resources)
     calls = EpisodeCalls(
-        engine=resources.engine,
+        engine=engine,
         lineages=Lineages(host.layout),
         read=host.read,
         decode=resources.decode,

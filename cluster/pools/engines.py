@@ -1,4 +1,4 @@
-"""An inference engine as a Ray actor, and the router that workers sample through.
+"""An inference engine as a Ray actor, and what the episodes of a worker ask of all of them.
 
 Not promised: that a request survives its engine; it is sampled again on another one, within its deadline.
 """
@@ -6,9 +6,12 @@ Not promised: that a request survives its engine; it is sampled again on another
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 from prometheus_client import start_http_server
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from milepost.actors.engine import Completion, EngineConfig, EngineError, SamplingConfig
+from milepost.actors.engine import Completion, Engine, EngineConfig, EngineError, SamplingConfig
 from milepost.cluster.base.restarts import RestartConfig
 
 _RETRY_S = 0.2
@@ -183,22 +186,54 @@ class EngineActor:
         await self._engine.llm.finish_weight_update()
 
 
-class RoutedEngine:
-    """The `Engine` that episodes see: the least loaded engine in rotation, and another one if that dies."""
+class RoutedEngines:
+    """The `Engines` that a worker's episodes see: each keeps the one in rotation with the fewest episodes at its first
+    prompt, and moves only where that one dies or leaves the rotation.
+    """
 
     def __init__(self, rotation: Rotation, *, request_timeout_s: float, start_timeout_s: float) -> None:
-        self._rotation = rotation
-        self._load: dict[Any, int] = dict.fromkeys(rotation.handles, 0)
+        self.rotation = rotation
+        self.request_timeout_s = request_timeout_s
+        self.start_timeout_s = start_timeout_s
         self._lost: set[Any] = set()
         """Engines that died before the rotation said so."""
-        self._timeout_s = request_timeout_s
-        self._start_timeout_s = start_timeout_s
+        self._episodes: set[EpisodeEngine] = set()
 
     def set_rotation(self, rotation: Rotation) -> None:
         """The engines now in rotation."""
-        self._rotation = rotation
-        self._load = {handle: self._load.get(handle, 0) for handle in rotation.handles}
+        self.rotation = rotation
         self._lost.clear()
+
+    @contextlib.contextmanager
+    def for_episode(self) -> Iterator[Engine]:
+        """An engine for one episode, which counts as that engine's until the block ends."""
+        episode = EpisodeEngine(self)
+        self._episodes.add(episode)
+        try:
+            yield episode
+        finally:
+            self._episodes.remove(episode)
+
+    def died(self, handle: Any) -> None:
+        """Ask `handle` last until the rotation is set anew."""
+        self._lost.add(handle)
+
+    def keeps(self, handle: Any) -> bool:
+        """Whether an episode of `handle` is to stay there."""
+        return handle in self.rotation.handles and handle not in self._lost
+
+    def least_loaded(self) -> Any:
+        """Handle of the engine in rotation that has the fewest episodes; None where there is none."""
+        load = Counter(episode.handle for episode in self._episodes)
+        return min(self.rotation.handles, key=lambda handle: (handle in self._lost, load[handle]), default=None)
+
+
+class EpisodeEngine:
+    """The `Engine` of one episode. `handle` is the one it asks, None before its first prompt."""
+
+    def __init__(self, engines: RoutedEngines) -> None:
+        self._engines = engines
+        self.handle: Any = None
 
     async def generate(self, prompt_ids: list[int]) -> Completion:
         """Sample one response; on another engine if its engine dies, or on the one that is being started.
@@ -208,34 +243,32 @@ class RoutedEngine:
         Raises:
             EngineError: at the deadline, or the engine refused the request.
         """
-        began = time.monotonic()
-        latest = began + self._start_timeout_s + self._timeout_s
-        deadline = began + self._timeout_s
+        engines, began = self._engines, time.monotonic()
+        latest = began + engines.start_timeout_s + engines.request_timeout_s
+        deadline = began + engines.request_timeout_s
         cause = "no engine is in rotation"
         while (left := deadline - time.monotonic()) > 0:
-            handle = min(self._load, key=lambda handle: (handle in self._lost, self._load[handle]), default=None)
-            if handle is None:
-                if self._rotation.is_growing:
-                    deadline = min(time.monotonic() + self._timeout_s, latest)
+            if not engines.keeps(self.handle):
+                self.handle = engines.least_loaded()
+            if self.handle is None:
+                if engines.rotation.is_growing:
+                    deadline = min(time.monotonic() + engines.request_timeout_s, latest)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            self._load[handle] += 1
+            asked = self.handle  # calls of one agent run side by side
             try:
                 async with asyncio.timeout(left):
-                    completion: Completion = await handle.generate.remote(prompt_ids)
+                    completion: Completion = await asked.generate.remote(prompt_ids)
                 return completion
             except RayActorError as error:
                 cause = last_line(error)
-                self._lost.add(handle)
-                deadline = min(time.monotonic() + self._timeout_s, latest)
+                engines.died(asked)
+                deadline = min(time.monotonic() + engines.request_timeout_s, latest)
                 await asyncio.sleep(_RETRY_S)
             except TimeoutError:
                 cause = "the engine did not answer"
             except RayError as error:
                 raise EngineError(last_line(error)) from error
-            finally:
-                if handle in self._load:
-                    self._load[handle] -= 1
         raise EngineError(f"no completion within {time.monotonic() - began:.0f} s: {cause}")
 
 

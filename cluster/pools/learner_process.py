@@ -19,7 +19,8 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
-from milepost.envs.types import Group, Turn
+from milepost.cluster.replay.wire import decode_group
+from milepost.envs.types import Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.training import ProcessGroupMember
@@ -81,13 +82,13 @@ class LearnerActor:
         if folder is not None:
             self._models.load(folder / "zero")
 
-    def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
-        """As `LearnerRank.train`."""
-        return self._rank.train(groups, version, options)
+    def train(self, groups: Sequence[bytes], version: int, options: UpdateOptions) -> UpdateReport:
+        """As `LearnerRank.train`, for encoded groups."""
+        return self._rank.train([decode_group(data) for data in groups], version, options)
 
-    def mutual_information(self, groups: Sequence[Group]) -> float | None:
-        """As `LearnerRank.mutual_information`."""
-        return self._rank.mutual_information(groups)
+    def mutual_information(self, groups: Sequence[bytes]) -> float | None:
+        """As `LearnerRank.mutual_information`, for encoded groups."""
+        return self._rank.mutual_information([decode_group(data) for data in groups])
 
     def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """As `LearnerRank.check_parity`."""

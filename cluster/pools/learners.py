@@ -29,6 +29,7 @@ from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder
+from milepost.cluster.replay.wire import encode_group
 from milepost.envs.types import Group, Turn
 from milepost.learner.credit.trial import StrategyError
 from milepost.learner.loop import UpdateReport
@@ -97,7 +98,7 @@ class LearnerPool:
         """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
         limit = max(_STEP_S, _SLOWEST_STEP * median(self._step_s or [0.0]))
         started = time.monotonic()
-        shared = ray.put(list(groups))
+        shared = _for_ranks(groups)
         reports: list[UpdateReport] = await self._all("train", shared, version, options, timeout_s=limit)
         self._step_s.append(time.monotonic() - started)
         return reports[0]
@@ -109,7 +110,7 @@ class LearnerPool:
 
     async def mutual_information(self, groups: Sequence[Group]) -> float | None:
         """Of prompts and responses of `groups` under the current weights, in nats; None where there are too few."""
-        found: list[float | None] = await self._all("mutual_information", list(groups), timeout_s=_STEP_S)
+        found: list[float | None] = await self._all("mutual_information", _for_ranks(groups), timeout_s=_STEP_S)
         return found[0]
 
     async def delivery(self, version: int) -> Delivery:
@@ -219,6 +220,11 @@ def _translated(error: BaseException) -> BaseException:
         case MemoryError() | torch.OutOfMemoryError():
             return DependencyLost(f"the learner is out of memory: {cause}; lower learner.max_tokens_per_micro_batch")
     return cause
+
+
+def _for_ranks(groups: Sequence[Group]) -> ray.ObjectRef[list[bytes]]:
+    """The groups where every rank finds them: once, and as they travel."""
+    return ray.put([encode_group(group) for group in groups])
 
 
 def _stage(root: Path, tag: str) -> Path:

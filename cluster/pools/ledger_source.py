@@ -102,7 +102,7 @@ class BufferSink:
                 index=result.index,
                 boundary="env",
                 error=type(error).__name__,
-                message=f"{error}; raise buffer.max_entry_bytes, or shorten episodes and observations",
+                message=str(error),
                 turn=len(result.turns) if isinstance(result, Trajectory) else 0,
                 cohort=result.cohort,
             )

@@ -29,7 +29,7 @@ from milepost.actors.user_code import count_if_hung
 from milepost.actors.worker import ActorConfig, Play, Worker
 from milepost.cluster.base.remains import end_with_this_process
 from milepost.cluster.base.restarts import RestartConfig
-from milepost.cluster.pools.engines import Rotation, RoutedEngine
+from milepost.cluster.pools.engines import Rotation, RoutedEngines
 from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import connect
@@ -60,13 +60,13 @@ class WorkerSpec:
     restarts: RestartConfig
 
 
-def resources_for(spec: WorkerSpec, engine: RoutedEngine) -> RolloutResources:
+def resources_for(spec: WorkerSpec, engines: RoutedEngines) -> RolloutResources:
     """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
     tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
     dialogue = Dialogue(tokenizer, spec.actors.system_prompt)
     names = {"tool_parser": spec.actors.tool_parser, "reasoning_parser": spec.actors.reasoning_parser}
     return RolloutResources(
-        engine=engine,
+        engine=engines,
         dialogue=dialogue,
         readers=ToolReaders(tokenizer, dialogue, **names),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
@@ -102,12 +102,12 @@ class WorkerActor:
     def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation, *, records: bool) -> None:
         end_with_this_process()
         self._spec = spec
-        self._engine = RoutedEngine(
+        self._engines = RoutedEngines(
             rotation,
             request_timeout_s=spec.engine.request_timeout_s,
             start_timeout_s=spec.engine.start_timeout_s,
         )
-        self._resources = resources_for(spec, self._engine)
+        self._resources = resources_for(spec, self._engines)
         self._recordings = RecordingQueue()
         self._resources.recorder = self._recordings if records else None
         self._play_one: Play = partial(run_episode, self._resources)
@@ -167,7 +167,7 @@ class WorkerActor:
 
     async def set_rotation(self, rotation: Rotation) -> None:
         """The engines now in rotation."""
-        self._engine.set_rotation(rotation)
+        self._engines.set_rotation(rotation)
 
     async def stop(self) -> None:
         """Take no new groups."""

@@ -1,8 +1,8 @@
-"""Trajectories and failures as bytes: a prefix, then msgpack, decoded strictly.
+"""Trajectories, groups and failures as bytes: a prefix, then msgpack, decoded strictly.
 
 The prefix names the schema and the kind, so that bytes of another version are refused by name and not misread.
 Nothing in them can run code. Sizes are checked before anything is decoded. Integrity is the transport's: a flipped
-bit that still is a valid trajectory is not noticed.
+bit that still is a valid trajectory is not noticed. Tokens are packed by `token_spans`, each of them once.
 """
 
 from __future__ import annotations
@@ -11,18 +11,31 @@ from typing import Final, Literal
 
 import msgspec
 
-from milepost.envs.types import Failure, Task, Trajectory
+from milepost.cluster.replay.token_spans import PackedTurn, TooManyTokens, facts, pack, unpack
+from milepost.envs.types import Failure, Group, Task, Trajectory, TrajectoryFacts
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 MAX_BYTES: Final = 8 * 1024 * 1024
 _MAGIC: Final = b"mp"
-_TRAJECTORY, _FAILURE = b"T", b"F"
+_TRAJECTORY, _FAILURE, _GROUP = b"T", b"F", b"G"
 _PREFIX_BYTES: Final = 4
 
 Reason = Literal["oversize", "foreign", "schema", "kind", "malformed"]
 
+
+class _PackedTrajectory(TrajectoryFacts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    turns: list[PackedTurn]
+
+
+class _PackedGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    group_id: str
+    task: Task
+    trajectories: list[_PackedTrajectory]
+
+
 _encoder = msgspec.msgpack.Encoder()
-_trajectories = msgspec.msgpack.Decoder(Trajectory)
+_trajectories = msgspec.msgpack.Decoder(_PackedTrajectory)
+_groups = msgspec.msgpack.Decoder(_PackedGroup)
 _failures = msgspec.msgpack.Decoder(Failure)
 _tasks = msgspec.msgpack.Decoder(Task)
 
@@ -35,21 +48,47 @@ class WireError(Exception):
 
 
 def encode(record: Trajectory | Failure, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """Bytes of a trajectory or a failure, prefix included. Raises WireError("oversize") above `max_bytes`."""
-    kind = _TRAJECTORY if isinstance(record, Trajectory) else _FAILURE
-    data = _MAGIC + bytes([SCHEMA_VERSION]) + kind + _encoder.encode(record)
+    """Bytes of a trajectory or a failure, prefix included.
+
+    Raises WireError("oversize") above `max_bytes` or `token_spans.MAX_TOKENS`, and WireError("malformed") for numbers
+    that have no place there.
+    """
+    if isinstance(record, Trajectory):
+        data = _prefix(_TRAJECTORY) + _encoder.encode(_packed(record))
+    else:
+        data = _prefix(_FAILURE) + _encoder.encode(record)
     if len(data) > max_bytes:
-        name = f"episode {record.index} of group {record.group_id}"
-        raise WireError("oversize", f"{name} takes {len(data)} bytes, the limit is {max_bytes}: shorten the episode")
+        excess = f"{_name(record)} takes {len(data)} bytes, the limit is {max_bytes}"
+        raise WireError("oversize", f"{excess}: raise buffer.max_entry_bytes, or shorten episodes and observations")
     return data
+
+
+def encode_group(group: Group) -> bytes:
+    """Bytes of a group, prefix included, however many; as `encode` for its trajectories."""
+    packed = [_packed(trajectory) for trajectory in group.trajectories]
+    whole = _PackedGroup(group_id=group.group_id, task=group.task, trajectories=packed)
+    return _prefix(_GROUP) + _encoder.encode(whole)
 
 
 def decode_trajectory(data: bytes, *, max_bytes: int = MAX_BYTES) -> Trajectory:
     """The trajectory in `data`. Raises WireError with the reason where there is none."""
     body = _body(data, _TRAJECTORY, max_bytes)
     try:
-        return _trajectories.decode(body)
+        return _unpacked(_trajectories.decode(body))
+    except TooManyTokens as error:
+        raise WireError("oversize", str(error)) from error
     except ValueError as error:  # msgspec's errors and UnicodeDecodeError
+        raise WireError("malformed", str(error)) from error
+
+
+def decode_group(data: bytes) -> Group:
+    """The group in `data`, which `encode_group` wrote. Raises WireError with the reason where there is none."""
+    body = _body(data, _GROUP, len(data))
+    try:
+        packed = _groups.decode(body)
+        trajectories = [_unpacked(trajectory) for trajectory in packed.trajectories]
+        return Group(group_id=packed.group_id, task=packed.task, trajectories=trajectories)
+    except ValueError as error:
         raise WireError("malformed", str(error)) from error
 
 
@@ -73,6 +112,27 @@ def decode_task(data: bytes) -> Task:
         return _tasks.decode(data)
     except ValueError as error:
         raise WireError("malformed", str(error)) from error
+
+
+def _packed(trajectory: Trajectory) -> _PackedTrajectory:
+    try:
+        return _PackedTrajectory(turns=pack(trajectory.turns), **facts(trajectory, TrajectoryFacts))
+    except TooManyTokens as error:
+        raise WireError("oversize", f"{_name(trajectory)}: {error}") from error
+    except ValueError as error:
+        raise WireError("malformed", f"{_name(trajectory)}: {error}") from error
+
+
+def _unpacked(packed: _PackedTrajectory) -> Trajectory:
+    return Trajectory(turns=unpack(packed.turns), **facts(packed, TrajectoryFacts))
+
+
+def _name(record: Trajectory | Failure) -> str:
+    return f"episode {record.index} of group {record.group_id}"
+
+
+def _prefix(kind: bytes) -> bytes:
+    return _MAGIC + bytes([SCHEMA_VERSION]) + kind
 
 
 def _body(data: bytes, kind: bytes, max_bytes: int) -> memoryview:

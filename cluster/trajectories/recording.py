@@ -136,14 +136,11 @@ def _recorded(turns: Sequence[Turn]) -> list[RecordedTurn]:
     return recorded
 
 
-def _added(prompt_ids: list[int], before: Turn | None) -> tuple[list[int], bool]:
+def _added(prompt_ids: Sequence[int], before: Turn | None) -> tuple[list[int], bool]:
     """What `prompt_ids` adds to the turn `before` it, and True; all of it, and False, where it does not continue it."""
-    if before is None:
-        return prompt_ids, False
-    start, end = len(before.prompt_ids), len(before.prompt_ids) + len(before.response_ids)
-    if prompt_ids[:start] == before.prompt_ids and prompt_ids[start:end] == before.response_ids:
-        return prompt_ids[end:], True
-    return prompt_ids, False
+    if before is None or not before.is_continued_by(prompt_ids):
+        return list(prompt_ids), False
+    return list(prompt_ids[len(before.prompt_ids) + len(before.response_ids) :]), True
 
 
 What = Literal["open", "ended", "late", "failed"]

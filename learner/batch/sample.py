@@ -163,18 +163,14 @@ def _lineages(turns: Sequence[Turn]) -> list[list[int]]:
     """Indices of the turns, in lists within which every turn continues the one before it."""
     lineages: list[list[int]] = []
     for k, turn in enumerate(turns):
-        continued = next((lineage for lineage in reversed(lineages) if _appends(turns[lineage[-1]], turn)), None)
+        continued = next(
+            (lineage for lineage in reversed(lineages) if turns[lineage[-1]].is_continued_by(turn.prompt_ids)), None
+        )
         if continued is None:
             lineages.append([k])
         else:
             continued.append(k)
     return lineages
-
-
-def _appends(turn: Turn, following: Turn) -> bool:
-    """Whether the following prompt starts, bit by bit, with this turn's prompt and response."""
-    prompt, seen, said = following.prompt_ids, len(turn.prompt_ids), len(turn.response_ids)
-    return prompt[seen : seen + said] == turn.response_ids and prompt[:seen] == turn.prompt_ids
 
 
 def _merge(
@@ -185,7 +181,7 @@ def _merge(
     sample = Sample(
         group_id=trajectory.group_id,
         index=trajectory.index,
-        token_ids=np.array(turns[-1].prompt_ids + turns[-1].response_ids, dtype=np.int64),
+        token_ids=np.concatenate([np.asarray(turns[-1].prompt_ids, np.int64), turns[-1].response_ids]),
         loss_mask=np.zeros(length, dtype=np.bool_),
         advantages=np.zeros(length, dtype=np.float32),
         rollout_logprobs=np.zeros(length, dtype=np.float32),

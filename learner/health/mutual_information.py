@@ -120,7 +120,7 @@ def estimate(scores: Floats, own: Ints) -> float:
     return math.fsum(matched - marginal) / len(own)
 
 
-def _prompt(i: int, answers: Sequence[Turn]) -> list[int]:
+def _prompt(i: int, answers: Sequence[Turn]) -> Sequence[int]:
     if not answers:
         raise ValueError(f"prompt {i} has no response")
     if any(turn.prompt_ids != answers[0].prompt_ids for turn in answers):

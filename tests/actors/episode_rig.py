@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from milepost.actors.engine import Completion, Engine
+from milepost.actors.engine import Completion, Engine, Engines
 from milepost.actors.episode import run_episode
 from milepost.actors.resources import Limits, RolloutResources
 from milepost.actors.tool_reading import ToolReaders
@@ -59,7 +59,7 @@ def task(env: str = f"{BROKEN}:CountingEnv", **options: OptionValue) -> Task:
 async def resources(
     dialogue: Dialogue,
     *,
-    engine: Engine | None = None,
+    engine: Engine | Engines | None = None,
     reward: Reward | None = None,
     threads: int = 8,
     **limits: float,

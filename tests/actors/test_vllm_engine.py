@@ -118,6 +118,7 @@ def test_log_probs_equal_an_independent_recomputation(
 ) -> None:
     played = play(engine, dialogue)
     assert_sampled_by(played, initial, engine)
+    assert all(torch.tensor(c.logprobs).tolist() == c.logprobs for _, c in played)  # float32: what wires keep exactly
     assert gaps(played, initial, 1.0).max() > 1e-2  # they are those at the sampling temperature, not at 1
     assert all(spans(c) == [(0, 0, len(c.response_ids))] for _, c in played)
 

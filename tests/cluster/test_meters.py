@@ -122,7 +122,7 @@ def test_a_failed_episode_that_nobody_can_decode_is_left_out_of_the_meters(redis
         async with rig(redis_url) as run:
             await run.issue("g", 2)
             await run.buffer.put_failure(failure("g", 0))
-            await run.client.rpush(run.store.failures, b"mp\x05F not msgpack")
+            await run.client.rpush(run.store.failures, b"mp\x06F not msgpack")
             await run.buffer.put_failure(failure("g", 1))
             assert [f.index for f, _ in await run.buffer.take_failures()] == [0, 1]
 

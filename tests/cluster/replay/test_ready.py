@@ -13,7 +13,7 @@ def test_poison_becomes_a_dead_letter_with_its_reason_and_the_rest_is_delivered(
         0: b"\x80\x04pickle",
         1: b"mp\x09T" + encode(trajectory("g1", 0))[4:],
         2: encode(trajectory("g2", 0))[:-3],
-        3: b"mp\x05T" + b"\x91" * 2000,
+        3: b"mp\x06T" + b"\x91" * 2000,
         4: b"x" * 5000,
         5: encode(trajectory("another", 0)),
     }

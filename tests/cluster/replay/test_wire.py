@@ -1,4 +1,5 @@
 import contextlib
+import struct
 import time
 
 import msgspec
@@ -17,7 +18,7 @@ from milepost.cluster.replay.wire import (
 )
 from tests.cluster.replay.buffer_rig import failure, task, trajectory
 
-_PREFIX = b"mp\x05T"
+_PREFIX = b"mp\x06T"
 
 
 def reason_for(data: bytes, **limits: int) -> str:
@@ -68,7 +69,7 @@ def test_foreign_bytes_are_refused(data: bytes) -> None:
 
 
 def changed(**fields: object) -> bytes:
-    plain = msgspec.to_builtins(trajectory("g", 0))
+    plain = msgspec.msgpack.decode(encode(trajectory("g", 0))[4:])
     return _PREFIX + msgspec.msgpack.encode({**plain, **fields})
 
 
@@ -95,8 +96,8 @@ def test_malformed_bytes_are_refused_at_once(data: bytes) -> None:
 
 
 def test_a_log_prob_that_is_not_finite_is_refused() -> None:
-    plain = msgspec.to_builtins(trajectory("g", 0))
-    plain["turns"][0]["logprobs"][0] = float("nan")
+    plain = msgspec.msgpack.decode(encode(trajectory("g", 0))[4:])
+    plain["turns"][0]["logprobs"] = struct.pack("<2f", -0.5, float("nan"))
     assert reason_for(_PREFIX + msgspec.msgpack.encode(plain)) == "malformed"
 
 
