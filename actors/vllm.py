@@ -33,7 +33,9 @@ def _placement(config: EngineConfig) -> dict[str, Any]:
     nobody, so both share one: up in half the time, and half the CPU time per token (docs/design.md, section 10).
     """
     if not current_platform.is_cpu():
-        return {"gpu_memory_utilization": config.gpu_memory_utilization}
+        # In a Ray placement group vLLM would start its workers as actors, in bundles that it does not know
+        several = {"distributed_executor_backend": "mp"} if config.tensor_parallel_size > 1 else {}
+        return {"gpu_memory_utilization": config.gpu_memory_utilization, **several}
     return {"distributed_executor_backend": UniProcExecutor} if config.tensor_parallel_size == 1 else {}
 
 
