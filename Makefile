@@ -50,7 +50,7 @@ prometheus:
 monitor: setup prometheus
 	$(BIN)/python -m deploy.monitoring.monitor
 
-# Real runs under a real Prometheus: every panel, a healthy run, faults. Not run to its end yet.
+# Real runs under a real Prometheus: every panel, a healthy run, faults. A quarter of an hour.
 monitoring: setup prometheus
 	$(BIN)/python -m pytest -m sweep tests/monitoring
 

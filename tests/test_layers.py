@@ -128,7 +128,7 @@ FRONT_DOORS = {
     "jinja2": {"cluster/viewer/pages.py"},
     "mcp": {"envs/mcp_tool_env.py"},
     "wandb": {"cluster/trackers/wandb.py"},
-    "mlflow": {"cluster/trackers/mlflow.py"},
+    "mlflow": {"cluster/registry/mlflow_store.py", "cluster/trackers/mlflow.py"},
 }
 MOST_LINES = 300
 MOST_FILES = 16

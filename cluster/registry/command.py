@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from milepost.cluster.base.exits import ConfigError
+
+if TYPE_CHECKING:
+    from milepost.cluster.registry.registry import Registry
 
 app = typer.Typer()
 _DAY_S = 86400.0
@@ -24,15 +27,26 @@ Window = Annotated[
 
 
 @app.command()
-def policies(registry: RegistryDir = Path("registry")) -> None:
+def policies(
+    registry: RegistryDir = Path("registry"),
+    mlflow: Annotated[
+        str, typer.Option(metavar="URI", help="Copy them into MLflow's model registry, from now on.")
+    ] = "",
+    mlflow_model: Annotated[str, typer.Option(metavar="NAME", help="Of the registered model there.")] = "milepost",
+) -> None:
     """List the policies that came through a gate, and which of them is the champion."""
-    from milepost.cluster.registry import tables  # heavy front doors
+    from milepost.cluster.registry import mirror, tables  # heavy front doors
     from milepost.cluster.registry.registry import Registry
 
-    state = Registry(registry).state()
+    there = Registry(registry)
+    state = there.state()
     if state.champion is None:
         raise ConfigError(f"{registry} has no policy yet; milepost promote RUN --gate FILE puts one there")
     typer.echo("\n".join(tables.policies(state)))
+    if mlflow:
+        with there.lock():
+            copied = mirror.connect(there, mirror.Place(mlflow, mlflow_model))
+        typer.echo(f"MLflow at {mlflow} holds them as the model {mlflow_model}; {len(copied)} copied")
 
 
 @app.command()
@@ -52,9 +66,11 @@ def promote(
     from milepost.cluster.registry import promotion  # heavy front doors
     from milepost.cluster.registry.registry import Registry
 
+    there = Registry(registry)
     with promotion.candidate(name, runs_dir) as found:
-        version = promotion.promote(Registry(registry), found, gate, champion)
+        version = promotion.promote(there, found, gate, champion)
     typer.echo(f"version {version} is the champion: {found.results.policy.source}")
+    _tell_mlflow(there)
 
 
 @app.command()
@@ -74,6 +90,7 @@ def rollback(
     with there.lock():
         done = there.roll_back(to, said)
     typer.echo(f"version {done.version} is the champion again, in place of version {done.left}")
+    _tell_mlflow(there)
 
 
 @app.command()
@@ -118,3 +135,11 @@ def serve(
     limits = Limits(start_s=start_timeout, drain_s=drain_timeout)
     with logging_to(registry / "logs" / "serve.log"):
         serving.run(there, limits, arguments, port=port, window_s=window * _DAY_S)
+
+
+def _tell_mlflow(registry: Registry) -> None:
+    from milepost.cluster.registry import mirror  # heavy front door
+
+    with registry.lock():
+        if problem := mirror.follow(registry):
+            typer.echo(f"milepost: {problem}", err=True)

@@ -54,6 +54,17 @@ def test_a_policy_is_promoted_listed_rolled_back_and_told_of(call, own_folder: P
     assert call("history")[1].splitlines()[3] == "rollback rate: no promotion is 7 days old yet"
 
 
+def test_policies_are_copied_into_mlflow_from_the_day_somebody_asks(call, own_folder: Path) -> None:
+    asked, place = gate(own_folder), (own_folder / "mlruns").as_uri()
+    call("promote", played(own_folder / "a", "sound").parent, "--gate", asked)
+    code, out, err = call("policies", "--mlflow", place)
+    assert (code, out.splitlines()[-1]) == (0, f"MLflow at {place} holds them as the model milepost; 1 copied")
+    (own_folder / "registry" / "mlflow.json").write_text('{"uri": "nonsense://x", "model": "milepost"}')
+    code, out, err = call("promote", played(own_folder / "b", "sound").parent, "--gate", asked)
+    assert (code, out) == (0, f"version 2 is the champion: {own_folder / 'b'}\n")
+    assert err.startswith("milepost: MLflow at nonsense://x did not take the registry")
+
+
 def test_a_refusal_names_every_limit_ends_with_eight_and_stays_in_the_history(call, own_folder: Path) -> None:
     asked = gate(own_folder, absolute=[{"metric": "success", "limit": 0.5}, {"metric": "steps_p99", "limit": 3}])
     run = a_run(own_folder, "looping")
