@@ -90,13 +90,13 @@ def _where(config: RunConfig, placement: Placement, filled: Sequence[Filled]) ->
     if placement.shares_gpus:
         yield "an engine and a learner rank share a GPU, both in memory at once"
     for number, host in enumerate(filled):
-        kinds = {"engines": host.engines, "learner ranks": host.ranks, "workers": host.workers}
-        there = ", ".join(f"{kind} {_span(indices)}" for kind, indices in kinds.items() if indices)
-        yield f"host {number}{', the driver' + chr(39) + 's' if number == 0 else ''}: {there or 'nothing'}"
+        kinds = {"engine": host.engines, "learner rank": host.ranks, "worker": host.workers}
+        there = ", ".join(_named(kind, indices) for kind, indices in kinds.items() if indices)
+        yield f"host {number}{', with the driver' if number == 0 else ''}: {there or 'nothing'}"
 
 
-def _span(indices: Sequence[int]) -> str:
-    return f"{indices[0]} to {indices[-1]}" if len(indices) > 2 else " and ".join(map(str, indices))
+def _named(kind: str, indices: Sequence[int]) -> str:
+    return f"{kind} {indices[0]}" if len(indices) == 1 else f"{kind}s {indices[0]} to {indices[-1]}"
 
 
 def _gpus(config: RunConfig, size: ModelSize, hardware: Hardware, placement: Placement) -> Iterator[Account]:

@@ -193,7 +193,7 @@ def test_hosts_of_a_cluster_hold_what_was_computed_by_hand(sizes: dict[str, Mode
     where, accounts = dry_run.plan(run_on(FOUR_BY_EIGHT), sizes["Qwen2.5-32B"], hardware(FOUR_BY_EIGHT))
     assert where == [
         "8 engines x tensor parallel 2, 16 learner ranks (ZeRO 3), 1 workers: 32 GPUs and 25 CPUs in 25 bundles",
-        "host 0, the driver's: engines 0 to 3, workers 0",
+        "host 0, with the driver: engines 0 to 3, worker 0",
         "host 1: engines 4 to 7",
         "host 2: learner ranks 0 to 7",
         "host 3: learner ranks 8 to 15",
