@@ -37,7 +37,9 @@ def _placement(config: EngineConfig) -> dict[str, Any]:
     not full is computed again.
     """
     if not current_platform.is_cpu():
-        return {"gpu_memory_utilization": config.gpu_memory_utilization}
+        # In a Ray placement group vLLM would start its workers as actors, in bundles that it does not know
+        several = {"distributed_executor_backend": "mp"} if config.tensor_parallel_size > 1 else {}
+        return {"gpu_memory_utilization": config.gpu_memory_utilization, **several}
     alone: dict[str, Any] = (
         {"distributed_executor_backend": UniProcExecutor} if config.tensor_parallel_size == 1 else {}
     )

@@ -23,6 +23,7 @@ from milepost.actors.resources import Limits
 from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.evaluation.judging import require_judge
+from milepost.cluster.placement.plan import check_own_host
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
 from milepost.cluster.runlog.endpoint import require_port
@@ -67,6 +68,7 @@ def check_start(config: RunConfig) -> None:
         print(f"milepost: {warning}", file=sys.stderr)
     require_port(config.metrics)
     require_packages(config.trackers)
+    check_own_host(config)
     positions = config.model.warmup.max_positions
     if config.model.source == "warmup" and config.engine.max_model_len > positions:
         raise ConfigError(

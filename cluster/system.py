@@ -16,10 +16,13 @@ from typing import Any
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.failure_streak import FailureStreak
+from milepost.cluster.placement.hosts import installed_build
+from milepost.cluster.placement.plan import Placement, place
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.learner_process import LearnerSpec
 from milepost.cluster.pools.learners import LearnerPool
+from milepost.cluster.pools.places import Places, hosts
 from milepost.cluster.pools.ray_start import RayStart
 from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.cluster.pools.weights import Seconds, WeightFolder
@@ -88,6 +91,8 @@ class System:
         ray = RayStart(self.config.run.ray_address)
         self._ending.push_async_callback(ray.end)
         await ray.begin()
+        placement = place(self.config, hosts(), installed_build(), learns=learner is not None, is_final=ray.is_own)
+        places = await self._reserve(placement)
         phase("starting the engine and the learner" if learner else "starting the engine")
         spec = EngineSpec(
             model=model,
@@ -98,25 +103,42 @@ class System:
             seed=self.config.run.seed,
             restarts=self.config.restarts,
         )
-        self.engines = EnginePool(spec)
+        self.engines = EnginePool(spec, places.engine)
         self._ray_metrics_port = ray.metrics_port
         self._ending.push_async_callback(self.engines.stop)
         if learner:
             self.weights = WeightFolder(self.folder.run_id)
             self._ending.callback(self.weights.close)
-            self.learners = LearnerPool(learner, self.weights)
+            self.learners = LearnerPool(learner, self.weights, places.rank)
             self._ending.push_async_callback(self.learners.stop)
-        await _side_by_side([self.engines.start(), self._start_rest(learner, self._worker_spec(url, model))])
+        rest = self._start_rest(learner, self._worker_spec(url, model), places)
+        if placement.shares_gpus:  # the engine measures what it finds free
+            await rest
+            await self.engines.start()
+        else:
+            await _side_by_side([self.engines.start(), rest])
         if learner and self.config.engine.transfer == "file":
             phase("trying an update of the weights")
             await require_updates(self._trial(model, version, dialogue), self.engines, self.weights)
         await self.workers.tend(self.engines.rotation)
 
-    async def _start_rest(self, learner: LearnerSpec | None, spec: WorkerSpec) -> None:
+    async def _reserve(self, placement: Placement) -> Places:
+        """Reserve what the run takes of Ray, and say where that is less than whole CPUs and GPUs."""
+        if placement.shares_gpus:
+            shared = sum(part.gpus < 1 for part in placement.ranks)
+            self.note(f"there are too few GPUs for each part: {shared} hold an engine and a learner rank each")
+        if (share := placement.workers[0].cpus) < 1:
+            self.note(f"Ray has fewer CPUs than the run has processes: each takes {share:g} of one")
+        places = Places(placement, self.folder.run_id)
+        self._ending.callback(places.release)
+        await places.reserved(self.config.engine.start_timeout_s, self.note)
+        return places
+
+    async def _start_rest(self, learner: LearnerSpec | None, spec: WorkerSpec, places: Places) -> None:
         """The learner, then the workers: both are there before the engine is, which takes longest."""
         if learner:
             await self.learners.start()
-        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation, self.record)
+        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation, self.record, places.worker)
         self._ending.push_async_callback(self.workers.stop)
 
     def _trial(self, model: Path, version: int, dialogue: Dialogue) -> Trial:

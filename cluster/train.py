@@ -7,11 +7,19 @@ nothing else: the second signal ends the process.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 from milepost.cluster.base.exits import Exit, NothingLearnt, Stopped
 from milepost.cluster.base.output import others_to
+from milepost.cluster.evaluate import first_policy
+from milepost.cluster.placement import dry_run
+from milepost.cluster.placement.hosts import Build, Host, installed_build, memory_here, named_ray, own_host
+from milepost.cluster.placement.size import size_of_folder, size_of_warmup
+from milepost.cluster.pools.places import joined_hosts
 from milepost.cluster.run import Run
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.metrics import Metrics
@@ -43,6 +51,31 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool) -> None:
             why = run.reporter.finished(how)
     if why is not None:
         raise NothingLearnt(why)
+
+
+def planned(config: RunConfig, hosts: int, gpus: int, *, gpu_gib: float, host_gib: float) -> Iterator[str]:
+    """`milepost train --dry-run`: placement and memory in lines; nothing is started, but a Ray that is named is joined.
+
+    Args:
+        hosts: plan for so many, of `gpus` each, with packages that use these; 0: for what there is.
+        gpu_gib: memory of each GPU, and `host_gib` of each host; 0: as here.
+
+    Raises ConfigError for what does not fit.
+    """
+    size = size_of_warmup(config.model.warmup)
+    if config.model.source != "warmup":
+        size = size_of_folder(
+            first_policy(config, print) if config.model.source == "smollm2" else Path(config.model.path)
+        )
+    if hosts:
+        found, build = [Host(math.inf, gpus)] * hosts, Build(engine=gpus > 0, learner=gpus > 0)
+    elif address := named_ray(config.run.ray_address):
+        found, build = joined_hosts(address), installed_build()
+    else:
+        found, build = [own_host()], installed_build()
+    here_gib, here_gpu_gib = memory_here()
+    hardware = dry_run.Hardware(found, build, gpu_gib or here_gpu_gib, host_gib or here_gib)
+    yield from dry_run.report(config, size, hardware)
 
 
 async def _signalled(run: Run, start: Start) -> None:

@@ -50,7 +50,10 @@ DOORS = {
     "cluster/trackers": {"cluster/base", "cluster/runlog"},
     "cluster/pools": {
         "envs", "reward", "actors", "actors/agents", "learner", "learner/batch", "learner/credit", "learner/zero",
-        "cluster/base", "cluster/replay", "cluster/trajectories",
+        "cluster/base", "cluster/replay", "cluster/trajectories", "cluster/placement",
+    },
+    "cluster/placement": {
+        "learner/credit", "learner/credit/strategies", "learner/first_policy", "cluster/base", "cluster/settings",
     },
     "cluster/settings": {
         "envs", "actors", "actors/agents", "learner", "learner/credit", "learner/credit/strategies",
@@ -83,8 +86,8 @@ DOORS = {
         "learner", "learner/batch", "learner/credit",
         "learner/credit/strategies", "learner/first_policy", "learner/health", "learner/loss", "learner/zero",
         "cluster/base", "cluster/replay", "cluster/runlog", "cluster/trajectories", "cluster/tracing",
-        "cluster/trackers", "cluster/pools", "cluster/settings", "cluster/workbench", "cluster/experiment",
-        "cluster/evaluation", "cluster/projects", "cluster/live",
+        "cluster/trackers", "cluster/placement", "cluster/pools", "cluster/settings", "cluster/workbench",
+        "cluster/experiment", "cluster/evaluation", "cluster/projects", "cluster/live",
         "cluster/registry", "cluster/viewer",
     },
 }  # fmt: skip
@@ -105,6 +108,7 @@ FRONT_DOORS = {
         "cluster/pools/learners.py",
         "cluster/pools/trial.py",
         "cluster/pools/ray_start.py",
+        "cluster/pools/places.py",
     },
     "prometheus_client": {
         "cluster/pools/engines.py",

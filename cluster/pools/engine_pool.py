@@ -21,6 +21,7 @@ from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engine_slot import EngineSlot
 from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation, last_line, sampling_seed
+from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.weights import Delivery, Seconds
 from milepost.envs.types import Turn
 from milepost.learner.timing import timed
@@ -40,8 +41,9 @@ _UNANSWERED = 8
 class EnginePool:
     """All engines of a run: start, publish weights to them, probe them, replace the dead."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, place: Place) -> None:
         self._spec = spec
+        self._place = place
         self._slots: list[EngineSlot] = []
         self._published: Delivery | None = None
         self._updating = asyncio.Lock()
@@ -69,15 +71,13 @@ class EnginePool:
     def _spawn(self, slot: EngineSlot) -> Any:
         seed = sampling_seed(self._spec.seed, engine=slot.index, start=slot.starts, version=self._spec.version)
         slot.starts += 1
-        return self._launch(replace(self._spec, seed=seed))
+        return self._launch(replace(self._spec, seed=seed), slot.index)
 
-    def _launch(self, spec: EngineSpec) -> Any:
-        gpus = self._spec.config.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
+    def _launch(self, spec: EngineSpec, index: int) -> Any:
         actor = ray.remote(EngineActor).options(
-            num_cpus=1,
-            num_gpus=gpus,
             max_concurrency=_MAX_CALLS,
             runtime_env={"env_vars": environment(self._spec.config)},
+            **self._place(index),
         )
         return actor.remote(spec)
 

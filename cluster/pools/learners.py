@@ -28,6 +28,7 @@ from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, W
 from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
+from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder
 from milepost.cluster.replay.wire import encode_group
 from milepost.envs.types import Group, Turn
@@ -59,8 +60,9 @@ class LearnerLost(DependencyLost):
 class LearnerPool:
     """All ranks of the learner."""
 
-    def __init__(self, spec: LearnerSpec, weights: WeightFolder) -> None:
+    def __init__(self, spec: LearnerSpec, weights: WeightFolder, place: Place) -> None:
         self._spec = spec
+        self._place = place
         self._weights = weights
         self._handles: list[Any] = []
         self._step_s: list[float] = []
@@ -77,11 +79,14 @@ class LearnerPool:
         Raises ConfigError or DependencyLost with the cause.
         """
         spec, config = self._spec, self._spec.recipe.learner
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
         env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads or 1)}
-        env |= {} if gpus else {"DS_ACCELERATOR": "cpu", **_ALLOCATOR}
-        actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": env})
-        self._handles = [actor.remote(spec, rank) for rank in range(config.ranks)]
+        places = [self._place(rank) for rank in range(config.ranks)]
+        env |= {} if places[0]["num_gpus"] else {"DS_ACCELERATOR": "cpu", **_ALLOCATOR}
+        actor = ray.remote(LearnerActor)
+        self._handles = [
+            actor.options(runtime_env={"env_vars": env}, **place).remote(spec, rank)
+            for rank, place in enumerate(places)
+        ]
         limit = config.collective_timeout_s + _START_S
         try:
             [meeting] = await self._each(self._handles[:1], "listen", timeout_s=limit)

@@ -18,10 +18,9 @@ from ray.exceptions import AuthenticationError
 
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.surroundings import make_usable
+from milepost.cluster.placement.hosts import LOCAL_CPUS, named_ray
 
 logger = logging.getLogger(__name__)
-_LOCAL_CPUS = 64
-"""Logical: actors are placed by what they are, not by counting cores on a laptop."""
 _GIVE_UP_AFTER_S = 30.0
 """A start that is given up. Where a signal ended its parts, Ray ends this process after 60 s, with code 1."""
 
@@ -50,9 +49,14 @@ class RayStart:
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
     @property
+    def is_own(self) -> bool:
+        """Whether it was started here, and so has this host alone."""
+        return self._is_own.result()
+
+    @property
     def metrics_port(self) -> int | None:
         """Where a Ray of our own serves its metrics, on loopback; of one that was joined, its head tells."""
-        return ray.nodes()[0]["MetricsExportPort"] if self._is_own.result() else None
+        return ray.nodes()[0]["MetricsExportPort"] if self.is_own else None
 
     async def end(self) -> None:
         """Shut down a Ray of our own. A start that is given up is waited for, though not for ever: see above."""
@@ -71,14 +75,14 @@ def start_ray(address: str) -> bool:
 
     Returns whether it is our own. Raises DependencyLost.
     """
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    wanted = named_ray(address) or "local"
     for told in make_usable() if wanted == "local" else ():
         logger.warning("%s", told)
     path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
     runtime_env = {"env_vars": {"PYTHONPATH": path, "RAY_DEDUP_LOGS": "0"}}
     local = (
         {
-            "num_cpus": _LOCAL_CPUS,
+            "num_cpus": LOCAL_CPUS,
             "include_dashboard": False,
             "object_store_memory": 512 * 1024**2,
             "_node_ip_address": "127.0.0.1",

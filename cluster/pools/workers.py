@@ -24,6 +24,7 @@ from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
 from milepost.cluster.base.remains import MARK
 from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engines import Rotation, last_line
+from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.pulse import Pulse
 from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
@@ -54,10 +55,11 @@ class WorkerPool:
     """All workers of a run."""
 
     def __init__(
-        self, spec: WorkerSpec, ledger: Ledger, rotation: Rotation, record: Callable[[Batch], None] | None
+        self, spec: WorkerSpec, ledger: Ledger, rotation: Rotation, record: Callable[[Batch], None] | None, place: Place
     ) -> None:
         """`record` is given what workers tell of their episodes; None: they tell nothing."""
         self._spec = spec
+        self._place = place
         self._record = record
         self._ledger = ledger
         self._rotation = rotation
@@ -66,7 +68,7 @@ class WorkerPool:
         self._budget = RestartBudget(spec.restarts.max_per_worker, spec.restarts.window_s)
         self._due: dict[int, float] = {}
         """When those that were lost are started again. What is neither here nor in `_slots` has no restart left."""
-        self._slots = {index: self._spawn() for index in range(spec.actors.num_workers)}
+        self._slots = {index: self._spawn(index) for index in range(spec.actors.num_workers)}
 
     @property
     def restarts(self) -> int:
@@ -78,18 +80,18 @@ class WorkerPool:
         """Workers that are not waiting for their restart."""
         return len(self._slots)
 
-    def _launch(self, name: str) -> Any:
+    def _launch(self, name: str, index: int) -> Any:
         actor = ray.remote(WorkerActor).options(
-            num_cpus=1,
             max_concurrency=1000,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", MARK: name}},
+            **self._place(index),
         )
         return actor.remote(self._spec, name, self._rotation, records=self._record is not None)
 
-    def _spawn(self) -> _Slot:
+    def _spawn(self, index: int) -> _Slot:
         self._spawned += 1
         name = f"worker-{os.getpid()}-{self._spawned}"  # unique over resumptions: leases carry it
-        handle, limit_s = self._launch(name), self._spec.actors.env_timeout_s
+        handle, limit_s = self._launch(name, index), self._spec.actors.env_timeout_s
         pulse = Pulse(name, handle.ping.remote, partial(ray.kill, handle), limit_s=limit_s)
         slot = _Slot(name, handle, self._rotation, pulse)
         if self._rolling:
@@ -217,7 +219,7 @@ class WorkerPool:
                 self._grant(index)
             if self._due.get(index, math.inf) <= time.monotonic():
                 del self._due[index]
-                self._slots[index] = self._spawn()
+                self._slots[index] = self._spawn(index)
 
     async def stop(self) -> None:
         """End the workers at once; the groups they leave are given out again when the run goes on."""

@@ -117,7 +117,10 @@ def _imitated(
 ) -> LlamaForCausalLM:
     examples = imitation.encode_transcripts(transcripts, Dialogue(tokenizer), max_positions=config.max_positions)
     batches = imitation.make_batches(examples, batch_tokens=config.batch_tokens, pad_id=tokenizer.pad_token_id)
-    model = imitation.new_llama(_llama_config(config, tokenizer), seed=config.seed)
+    shape = llama_config(
+        config, len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model = imitation.new_llama(shape, seed=config.seed)
     progress(f"warm-up: {model.num_parameters() / 1e6:.1f} M parameters, {len(batches)} batches x {config.epochs}")
     with _threads(config.num_threads):
         imitation.imitate(
@@ -198,10 +201,11 @@ def _worth(facts: Facts) -> Iterator[str]:
         )
 
 
-def _llama_config(config: WarmupConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def llama_config(config: WarmupConfig, vocab_size: int, **token_ids: int | None) -> LlamaConfig:
+    """The shape of the small model; `token_ids` are transformers' names of special tokens."""
     num_heads = config.hidden_size // config.head_dim
     return LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_hidden_layers=config.num_layers,
@@ -212,9 +216,7 @@ def _llama_config(config: WarmupConfig, tokenizer: PreTrainedTokenizerFast) -> L
         tie_word_embeddings=True,
         # The usual 0.02 suits wide models; at this width attention then stays uniform for the whole warm-up.
         initializer_range=config.hidden_size**-0.5,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **{"bos_token_id": None, **token_ids},
     )
 
 

@@ -1,4 +1,7 @@
-"""The same run as a Ray job: it finishes, and `ray job stop` is an orderly stop. The cluster is one machine, ours."""
+"""The same run as a Ray job: `ray job stop` is an orderly stop, and the job that is submitted again goes on to its end.
+
+The cluster is one machine, ours, with fewer CPUs than the run has processes.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ def head() -> Iterator[Head]:
         ports = [free_port() for _ in range(6)]
         names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
         names += ("metrics-export-port", "ray-client-server-port")
-        command = ["--block", "--node-ip-address=127.0.0.1", "--num-cpus=32"]
+        command = ["--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
         command += ["--dashboard-host=127.0.0.1", f"--temp-dir={short}", f"--object-store-memory={256 * 2**20}"]
         command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
         script = ["bash", "-ec", f"{PREPARED}\nexec {HEAD} {shlex.join(command)}"]
@@ -99,29 +102,33 @@ def head() -> Iterator[Head]:
 
 
 @pytest.mark.timeout(900)
-def test_a_submitted_run_succeeds_and_job_stop_is_an_orderly_stop(
+def test_job_stop_is_an_orderly_stop_and_the_job_that_is_submitted_again_goes_on_and_succeeds(
     head: Head, tmp_path: Path, tiny_policy: Path
 ) -> None:
-    config = write_config(tmp_path, tiny_policy, run={"iterations": 2})
-    done = head.submit("short", config, timeout_s=START_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    short = head.job("short")
-    assert (short["status"], short["driver_exit_code"]) == ("SUCCEEDED", 0)
-    assert [record.iteration for record in iterations(read_records(_newest(tmp_path).metrics))] == [1, 2]
-
-    config = write_config(tmp_path, tiny_policy, run={"iterations": 1000, "name": "long", "checkpoint_every": 1000})
-    done = head.submit("long", config, "--no-wait", timeout_s=START_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    _wait_for_first_iteration(head, tmp_path)
+    once = {"name": "job", "resume": "auto", "checkpoint_every": 1000}
+    config = write_config(tmp_path, tiny_policy, run=once | {"iterations": 1000})
+    submitted = head.submit("first", config, "--no-wait", timeout_s=START_S)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    _wait_for_first_iteration(head, "first", tmp_path)
     folder = _newest(tmp_path)
-    assert head.ray("stop", "long").returncode == 0
-    stopped = head.job("long")
-    assert stopped["status"] == "STOPPED"
+    assert head.ray("stop", "first").returncode == 0
+    assert head.job("first")["status"] == "STOPPED"
     assert "exit 3: stopped" in folder.driver_log.read_text()
+    assert "each takes 0.66 of one" in folder.driver_log.read_text()
     saved = checkpoint.newest_valid(folder.checkpoints)
     assert saved is not None
     assert saved.manifest.record.iteration == iterations(read_records(folder.metrics))[-1].iteration
     assert not [p.pid for p in psutil.process_iter() if str(folder.path) in _command(p)]
+
+    done = saved.manifest.record.iteration
+    write_config(tmp_path, tiny_policy, run=once | {"iterations": done + 1})
+    again = head.submit("again", config, timeout_s=START_S)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"going on with {folder.run_id}" in again.stdout
+    job = head.job("again")
+    assert (job["status"], job["driver_exit_code"]) == ("SUCCEEDED", 0)
+    assert list_runs(tmp_path / "runs") == [folder.run_id]
+    assert [record.iteration for record in iterations(read_records(folder.metrics))] == [*range(1, done + 2)]
 
 
 def _wait_until_jobs_are_taken(head: Head, log: Path) -> None:
@@ -136,15 +143,14 @@ def _wait_until_jobs_are_taken(head: Head, log: Path) -> None:
     raise AssertionError(f"the head took no jobs within {START_S} s: {problem}\n{log.read_text()}")
 
 
-def _wait_for_first_iteration(head: Head, tmp_path: Path) -> None:
+def _wait_for_first_iteration(head: Head, name: str, tmp_path: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        assert head.job("long")["status"] in ("PENDING", "RUNNING"), head.ray("logs", "long").stdout
-        folder = _newest(tmp_path)
-        if folder.run_id.endswith("-long") and read_records(folder.metrics):
+        assert head.job(name)["status"] in ("PENDING", "RUNNING"), head.ray("logs", name).stdout
+        if list_runs(tmp_path / "runs") and read_records(_newest(tmp_path).metrics):
             return
         time.sleep(0.3)
-    raise AssertionError(f"no iteration within {START_S} s: {head.ray('logs', 'long').stdout}")
+    raise AssertionError(f"no iteration within {START_S} s: {head.ray('logs', name).stdout}")
 
 
 def _newest(tmp_path: Path) -> RunFolder:

@@ -29,6 +29,11 @@ SPEC = EngineSpec(
 )
 
 
+def nowhere(_: int) -> dict[str, Any]:
+    """Handles lie on no host."""
+    return {}
+
+
 class Handle:
     """An engine's actor; `dead` makes every call fail."""
 
@@ -76,7 +81,7 @@ class Delivered:
 def spawned(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
     made: list[Handle] = []
 
-    def launch(_: EnginePool, spec: EngineSpec) -> Handle:
+    def launch(_: EnginePool, spec: EngineSpec, _index: int) -> Handle:
         made.append(Handle(spec))
         return made[-1]
 
@@ -93,7 +98,7 @@ async def settled() -> None:
 
 def test_a_replacement_that_dies_before_it_was_looked_at_is_replaced_too(spawned: list[Handle]) -> None:
     async def lose_two() -> EnginePool:
-        pool = EnginePool(SPEC)
+        pool = EnginePool(SPEC, nowhere)
         await pool.start()
         for expected in (2, 3):
             spawned[-1].dead = True
@@ -114,7 +119,7 @@ def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_an
         handle.dead = True
 
     async def lose_at_commit() -> None:
-        pool, weights = EnginePool(SPEC), Delivered()
+        pool, weights = EnginePool(SPEC, nowhere), Delivered()
         await pool.start()
         assert (await pool.publish(weights)).keys() == {"commit"}, "the rest is the delivery's"
         await pool.probe()
@@ -136,7 +141,7 @@ def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_an
 def test_engines_that_cannot_be_replaced_are_missed_until_too_few_serve(spawned: list[Handle]) -> None:
     async def lose_all() -> None:
         limits = RestartConfig(min_engines=2, max_per_engine=0)
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=3), restarts=limits))
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=3), restarts=limits), nowhere)
         await pool.start()
         spawned[0].dead = True
         assert len(await pool.probe()) == 2
@@ -155,7 +160,7 @@ def test_a_replacement_that_does_not_come_up_is_tried_again_while_another_engine
     spawned: list[Handle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail_twice() -> None:
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)))
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)), nowhere)
         await pool.start()
         spawned[0].dead = True
         monkeypatch.setattr(Handle, "born_dead", True)
@@ -172,7 +177,7 @@ def test_a_replacement_that_does_not_come_up_is_tried_again_while_another_engine
 def test_an_engine_that_had_no_restart_left_is_started_again_when_the_window_has_passed(spawned: list[Handle]) -> None:
     async def wait_for_the_window() -> None:
         limits = RestartConfig(window_s=0.05, max_per_engine=1)
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2), restarts=limits))
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2), restarts=limits), nowhere)
         await pool.start()
         for _ in range(2):
             next(handle for handle in spawned if handle in pool.handles and handle is not spawned[1]).dead = True
@@ -192,7 +197,7 @@ def test_every_engine_that_is_started_draws_from_a_seed_of_its_own_and_a_run_rep
 ) -> None:
     async def seeds_of(version: int) -> list[int]:
         spawned.clear()
-        pool = EnginePool(replace(SPEC, version=version, config=EngineConfig(num_engines=2)))
+        pool = EnginePool(replace(SPEC, version=version, config=EngineConfig(num_engines=2)), nowhere)
         await pool.start()
         spawned[0].dead = True
         await pool.probe()
@@ -214,7 +219,7 @@ def test_an_engine_whose_core_stopped_is_replaced_while_the_other_one_goes_on(
 
     async def stop_a_core() -> None:
         config = EngineConfig(num_engines=2, request_timeout_s=0.1)
-        pool = EnginePool(replace(SPEC, config=config))
+        pool = EnginePool(replace(SPEC, config=config), nowhere)
         await pool.start()
         assert await pool.probe() == [2.5, 2.5]
         spawned[0].silent.clear()
@@ -232,7 +237,7 @@ def test_an_engine_whose_core_stopped_is_replaced_while_the_other_one_goes_on(
 
 def test_an_engine_that_answers_probes_and_no_request_is_replaced(spawned: list[Handle]) -> None:
     async def wedge() -> None:
-        pool = EnginePool(SPEC)
+        pool = EnginePool(SPEC, nowhere)
         await pool.start()
         spawned[0].unanswered = 7
         assert len(await pool.probe()) == 1

@@ -39,7 +39,7 @@ def pool_with(root: Path, write: Write) -> LearnerPool:
         write(staged)
 
     spec = SimpleNamespace(checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3, restarts=RestartConfig())
-    pool = LearnerPool(spec, None)
+    pool = LearnerPool(spec, None, lambda _: {})
     pool._handles = [SimpleNamespace(save=SimpleNamespace(remote=save))]
     return pool
 

@@ -63,7 +63,7 @@ class ServingModel:
 def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> ServingModel:
     """One trial with one engine; it is returned as the trial leaves it."""
     serving = ServingModel(model, take)
-    monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec: serving)
+    monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec, _index: serving)
     spec = EngineSpec(
         model=model,
         version=VERSION,
@@ -77,7 +77,7 @@ def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> Serving
     trial = Trial(model=model, version=VERSION, prompts=prompts, temperature=1.0, limit=1e-3, timeout_s=20)
 
     async def run() -> None:
-        pool = EnginePool(spec)
+        pool = EnginePool(spec, lambda _: {})
         await pool.start()
         await require_updates(trial, pool, weights)
 

@@ -80,7 +80,7 @@ class Clock:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
     handles: list[Handle] = []
 
-    def launch(_pool: WorkerPool, _name: str) -> Handle:
+    def launch(_pool: WorkerPool, _name: str, _index: int) -> Handle:
         handles.append(Handle())
         return handles[-1]
 
@@ -113,7 +113,7 @@ def pool_of(ledger: Any, *, num_workers: int = 1, record: Any = None, **limits: 
         group_size=2,
         restarts=RestartConfig(window_s=HOUR_S, **limits),
     )
-    return WorkerPool(spec, ledger, ENGINES, record)
+    return WorkerPool(spec, ledger, ENGINES, record, lambda _: {})
 
 
 async def look(pool: WorkerPool) -> None:

@@ -26,7 +26,7 @@ class _Calls:
 
 def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = SimpleNamespace(start=_Calls(), health=_Calls())
-    monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec: handle)
+    monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec, _index: handle)
     spec = EngineSpec(
         model=Path("model"),
         version=0,
@@ -38,7 +38,7 @@ def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytes
     )
 
     async def probe() -> None:
-        pool = EnginePool(spec)
+        pool = EnginePool(spec, lambda _: {})
         starting = asyncio.create_task(pool.start())
         await asyncio.sleep(0.01)
         handle.start.answers[0].set_result(0)

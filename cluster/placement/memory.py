@@ -1,0 +1,144 @@
+"""Memory of the parts of a run, item by item, in GiB. docs/placement.md has the formulas with their sources.
+
+Weights, gradients and optimizer follow exactly from counts and ZeRO stage; activations, working memory and processes
+are estimates. Not promised: fragmentation, or what other programs hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from milepost.cluster.placement.size import ModelSize
+from milepost.cluster.settings.config import RunConfig
+from milepost.learner.credit.modulators import needs
+from milepost.learner.credit.strategies.registry import build
+
+GIB: Final = 2**30
+_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BUCKET: Final = 5e8
+"""Elements in which DeepSpeed exchanges gradients, by default."""
+_LIVE: Final = 1e9
+"""Elements that ZeRO-3 keeps gathered at most, by default."""
+_LOGIT_TENSORS: Final = 5
+"""In float32 and of the logits' size, at the peak of a backward pass over log-probs and entropies."""
+CONTEXT_GIB: Final = 1.5
+"""Of a process on a GPU: CUDA's context, and workspaces of cuBLAS and NCCL. An estimate."""
+ENGINE_WORK_GIB: Final = 3.0
+"""Of an engine on a GPU: its context, activations of a prefill, CUDA graphs. An estimate."""
+PROCESS_GIB: Final = 1.0
+"""Of the host, for a process with PyTorch, transformers and Ray. An estimate."""
+DRIVER_GIB: Final = 2.0
+"""Of the driver's host, for the driver and Ray's own processes. An estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line of an account."""
+
+    what: str
+    gib: float
+
+
+def total(items: list[Item]) -> float:
+    """GiB of all items."""
+    return sum(item.gib for item in items)
+
+
+def rank_items(config: RunConfig, size: ModelSize) -> list[Item]:
+    """Of one learner rank, where its models lie: on its GPU, or without one in its host's memory."""
+    learner, wide = config.learner, _BYTES[config.learner.dtype]
+    stage, ranks = learner.zero_stage, learner.ranks
+    parameters = size.parameters * (2 if has_own_critic(config) else 1)
+    items = [
+        Item(f"weights, {learner.dtype}", _gib(wide * parameters, ranks if stage == 3 else 1)),
+        Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1)),
+        Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0),
+        Item("Adam's moments, float32", _gib(8 * parameters, ranks if stage else 1)),
+        Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, size.parameters))),
+        Item("reference, float32", _gib(4 * size.parameters) if config.loss.kl_coef > 0 else 0.0),
+        Item("activations (estimate)", _activations(config, size, wide)),
+        Item("log-probs (estimate)", _gib(4 * _LOGIT_TENSORS * pass_tokens(config) * size.vocabulary)),
+    ]
+    return [item for item in items if item.gib]
+
+
+def has_own_critic(config: RunConfig) -> bool:
+    """Whether a rank trains a second model."""
+    reads_critic = "critic" in needs(build(config.credit), config.credit.modulators)
+    return reads_critic and config.critic.trunk == "own"
+
+
+def pass_tokens(config: RunConfig) -> int:
+    """Tokens of the largest pass: a full micro-batch, or one row that is longer than it."""
+    return max(config.learner.max_tokens_per_micro_batch, config.engine.max_model_len)
+
+
+def _bucket_elements(stage: int, parameters: int) -> float:
+    bucket = min(parameters, _BUCKET)
+    return {0: 0.0, 3: bucket + min(parameters, _LIVE)}.get(stage, bucket)
+
+
+def _activations(config: RunConfig, size: ModelSize, wide: int) -> float:
+    """Inputs of every layer and all of one, where activations are recomputed; else all of every layer."""
+    tokens, layer = pass_tokens(config), 8 * size.hidden + 2 * size.kv_heads * size.head_dim + 4 * size.intermediate
+    if config.learner.gradient_checkpointing:
+        return _gib(wide * tokens * (size.layers * size.hidden + layer))
+    return _gib(wide * tokens * size.layers * layer)
+
+
+def engine_weights(config: RunConfig, size: ModelSize) -> Item:
+    """Of one engine's share of the policy: on each of its GPUs, or on its host."""
+    engine = config.engine
+    return Item(
+        f"engine's weights, {engine.dtype}",
+        _gib(_BYTES[engine.dtype] * size.parameters, engine.tensor_parallel_size),
+    )
+
+
+def sequence_gib(config: RunConfig, size: ModelSize) -> float:
+    """KV cache of one sequence of `engine.max_model_len` tokens on each GPU of an engine."""
+    engine = config.engine
+    heads = max(1.0, size.kv_heads / engine.tensor_parallel_size)
+    return _gib(2 * size.layers * heads * size.head_dim * _BYTES[engine.dtype] * engine.max_model_len)
+
+
+def engine_items(config: RunConfig, size: ModelSize, gpu_gib: float) -> list[Item]:
+    """Of one engine on each of its GPUs. The KV cache gets what `engine.gpu_memory_utilization` leaves: negative where
+    even the rest has no room.
+    """
+    weights = engine_weights(config, size)
+    kv_gib = config.engine.gpu_memory_utilization * gpu_gib - weights.gib - ENGINE_WORK_GIB
+    return [weights, Item("engine's working memory (estimate)", ENGINE_WORK_GIB), Item("engine's KV cache", kv_gib)]
+
+
+def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_gpu: dict[str, bool]) -> Iterator[Item]:
+    """Of one host that holds so many `driver`, `engines`, `ranks` and `workers`.
+
+    Args:
+        on_gpu: of `engines` and `ranks`, whether their models lie on GPUs.
+    """
+    wide, copies = _BYTES[config.learner.dtype], 1 + has_own_critic(config) + (config.loss.kl_coef > 0)
+    if parts["driver"]:
+        yield Item("driver and Ray (estimate)", DRIVER_GIB)
+        if not config.buffer.url_env:
+            yield Item("embedded Redis at its limit", config.buffer.maxmemory_bytes / GIB)
+        if parts["ranks"] and config.engine.transfer == "file":
+            yield Item("weights on their way: two files, rank 0's copy", _gib(3 * wide * size.parameters))
+    if processes := parts["engines"] + parts["ranks"] + parts["workers"]:
+        yield Item(f"{processes} processes (estimate)", PROCESS_GIB * processes)
+    if parts["ranks"]:
+        if on_gpu["ranks"]:
+            loading = _gib(4 * copies * size.parameters * parts["ranks"])
+            yield Item(f"models while {parts['ranks']} ranks load them, float32", loading)
+        else:
+            yield Item(f"models of {parts['ranks']} ranks", parts["ranks"] * total(rank_items(config, size)))
+    if parts["engines"] and not on_gpu["engines"]:
+        weights = engine_weights(config, size)
+        yield Item(weights.what, parts["engines"] * weights.gib)
+        yield Item("KV cache of engines", parts["engines"] * config.engine.kv_cache_gib)
+
+
+def _gib(count: float, ranks: int = 1) -> float:
+    return count / ranks / GIB
