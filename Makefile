@@ -1,3 +1,4 @@
+# make setup   install: CUDA's builds where nvidia-smi answers, else the CPU's; ACCELERATOR=cpu or cuda says which
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
 # make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
 # make families  a run of every model family
@@ -8,6 +9,7 @@
 # make bench-recording   what the record of 100,000 episodes costs
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
 # make monitoring  every panel and alerts on real runs under a real Prometheus
+# make gpu-lock  deploy/requirements-gpu.lock from requirements.lock
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
@@ -16,17 +18,30 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models clean
+.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models gpu-lock clean
 setup: .venv/ready
 
-.venv/ready: deploy/requirements.lock pyproject.toml
+# Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
+ifndef ACCELERATOR
+ACCELERATOR := $(or $(shell cat .venv/ready 2>/dev/null),$(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu))
+endif
+LOCK := deploy/requirements$(if $(filter cuda,$(ACCELERATOR)),-gpu).lock
+BUILDS := $(if $(filter cuda,$(ACCELERATOR)),CUDA,the CPU)
+OTHER := $(if $(filter cuda,$(ACCELERATOR)),cpu,cuda)
+
+accelerator:
+	@case '$(ACCELERATOR)' in cpu|cuda) ;; *) echo "milepost: ACCELERATOR is cpu or cuda, not '$(ACCELERATOR)'"; exit 2;; esac
+	@[ ! -s .venv/ready ] || [ "$$(cat .venv/ready)" = '$(ACCELERATOR)' ] \
+		|| { echo "milepost: .venv was made with ACCELERATOR=$$(cat .venv/ready): make clean, then again with $(ACCELERATOR)"; exit 2; }
+
+.venv/ready: $(LOCK) pyproject.toml | accelerator
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "milepost: needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	@echo 'installing what deploy/requirements.lock names into .venv: a few minutes'
-	@$(PIP) install --quiet --no-deps --requirement deploy/requirements.lock
-	@$(BIN)/python -c 'import torch' || { echo "milepost: this build of torch does not start here. Where CUDA's libraries are not installed it must be PyTorch's CPU build: set PIP_EXTRA_INDEX_URL to the index of those, then make clean and again"; exit 2; }
+	@echo 'installing for $(BUILDS) what $(LOCK) names into .venv: a few minutes (make clean setup ACCELERATOR=$(OTHER) for the other)'
+	@$(PIP) install --quiet --no-deps --requirement $(LOCK)
+	@$(BIN)/python -c 'import torch' || { echo "milepost: this build of torch does not start here. Where CUDA's libraries are not installed it must be PyTorch's CPU build: set PIP_EXTRA_INDEX_URL to the index of those, then make clean and again. With an NVIDIA card: make clean setup ACCELERATOR=cuda"; exit 2; }
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo $(ACCELERATOR) > $@
 
 train: setup
 	$(BIN)/milepost train deploy/configs/local.toml
@@ -103,6 +118,11 @@ agent-tokens: setup
 # Half a minute a family and a minute for each that is trained; writes the tables of docs/models.md.
 models: setup
 	$(BIN)/python -m tests.families.table
+
+# Resolved from metadata alone, in an environment that holds the resolver.
+gpu-lock: setup
+	@[ -x .cache/uv/bin/uv ] || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==0.13.9; }
+	$(BIN)/python -m deploy.gpu_lock .cache/uv/bin/uv
 
 clean:
 	rm -rf .venv .venv-worlds .venv-phoenix
