@@ -61,7 +61,7 @@ def train(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run: id, path or 'latest'.")] = None,
 ) -> None:
     """Train a policy; with --resume from the newest valid checkpoint of a run."""
-    resolved, folder = _prepared(config, overrides, resume)
+    resolved, folder, is_resumed = _prepared(config, overrides, resume)
     if resolved.run.iterations and (nothing := folder.nothing_left(resolved.run.iterations)):
         typer.echo(nothing)
         return
@@ -70,7 +70,7 @@ def train(
 
     with folder.lock(), logging_to(folder.driver_log):
         configs.dump(resolved, folder.resolved)
-        training.train(resolved, folder, resume=resume is not None)
+        training.train(resolved, folder, resume=is_resumed)
 
 
 @app.command(epilog=CREDIT_EXAMPLES)
@@ -245,26 +245,31 @@ def _told(end: Exit) -> int:
     return end.code
 
 
-def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -> tuple[RunConfig, RunFolder]:
-    """The config to train with and the run's folder, new or resumed."""
+def _prepared(path: Path | None, overrides: Sequence[str], resume: str | None) -> tuple[RunConfig, RunFolder, bool]:
+    """The config to train with, the run's folder, and whether that is a resumed run's."""
     from milepost.cluster.settings import config as configs
+    from milepost.cluster.settings.resumption import newest_run
 
     if resume is None:
         if path is None:
             raise ConfigError("train: give a CONFIG, e.g. deploy/configs/local.toml, or --resume RUN")
         resolved = configs.load(path, overrides)
-        from milepost.cluster import preflight  # heavier still: a wrong config is told of first
+        folder = newest_run(resolved) if resolved.run.resume == "auto" else None
+        if folder is None:
+            from milepost.cluster import preflight  # heavier still: a wrong config is told of first
 
-        preflight.check_start(resolved)
-        return resolved, runs.create(Path(resolved.run.runs_dir), resolved.run.name)
+            preflight.check_start(resolved)
+            return resolved, runs.create(Path(resolved.run.runs_dir), resolved.run.name), False
+        typer.echo(f'run.resume = "auto": going on with {folder.run_id}')
+    else:
+        runs_dir = Path(configs.load(path, overrides).run.runs_dir) if path else Path("runs")
+        folder = runs.find(runs_dir, resume)
+        resolved = configs.load(path or folder.resolved, overrides)
+        configs.refuse_change(configs.load(folder.resolved), resolved)
     from milepost.learner.zero import checkpoint
 
-    runs_dir = Path(configs.load(path, overrides).run.runs_dir) if path else Path("runs")
-    folder = runs.find(runs_dir, resume)
-    resolved = configs.load(path or folder.resolved, overrides)
-    configs.refuse_change(configs.load(folder.resolved), resolved)
     runs.refuse_fewer(folder, resolved.run.iterations, done=checkpoint.newest_iteration(folder.checkpoints))
-    return resolved, folder
+    return resolved, folder, True
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ _FREE_ON_RESUME = (
     "run.eval_episodes",
     "run.eval_splits",
     "run.eval_every",
+    "run.resume",
     "run.runs_dir",
     "run.stop_grace_s",
     "run.stall_timeout_s",

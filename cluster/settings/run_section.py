@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -29,6 +30,10 @@ class RunSection(BaseModel):
         ("train", "heldout", "ood"), min_length=1, description="Evaluation splits, of those that hold scenarios"
     )
     eval_every: int = Field(0, ge=0, description="Evaluation interval in iterations; 0: before and after training only")
+    resume: Literal["never", "auto"] = Field(
+        "never",
+        description="Resumption without --resume; auto: the newest run of the same configuration in runs_dir goes on",
+    )
     runs_dir: str = Field("runs", min_length=1, description="Folder of the run folders")
     stop_grace_s: float = Field(30, gt=0, description="Grace period in seconds that an orderly stop may take")
     stall_timeout_s: float = Field(300, gt=0, description="Stall timeout in seconds in which no episode ends")
