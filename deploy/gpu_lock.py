@@ -1,4 +1,4 @@
-"""Writes `deploy/requirements-gpu.lock` from `deploy/requirements.lock`: `make gpu-lock`, which brings the resolver uv.
+"""`make gpu-lock`: writes `deploy/requirements-gpu.lock` from `deploy/requirements.lock` with the resolver uv.
 
 The CUDA environment is that of the CPU with vLLM's CUDA build in place of the CPU's, and with everything that it and
 PyTorch's CUDA build name, libraries of CUDA included. What both environments hold has one version, but for
