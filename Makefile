@@ -10,6 +10,7 @@
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
 # make monitoring  every panel and alerts on real runs under a real Prometheus
 # make gpu-lock  deploy/requirements-gpu.lock from requirements.lock   make check-deploy  Dockerfile and manifests
+# make gpu-check  what a lent GPU is asked: the learner alone   make gpu-wheels  what it needs there
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
@@ -18,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models gpu-lock check-deploy clean
+.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
 setup: .venv/ready
 
 # Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
@@ -127,6 +128,15 @@ gpu-lock: setup .cache/deploy/ready
 check-deploy: .cache/deploy/ready
 	.cache/deploy/bin/hadolint deploy/Dockerfile
 	.cache/deploy/bin/python -m tests.deploy.manifests $(CRDS)
+
+# The learner on a GPU: tests/gpu/check.py. The wheels are for a machine that reaches no index.
+gpu-check: setup
+	$(BIN)/python -m tests.gpu.check
+
+gpu-wheels: setup
+	$(PIP) download --quiet --no-deps --dest .cache/gpu_wheels --only-binary :all: --python-version 3.12 \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --requirement tests/gpu/wheels.txt
+	$(PIP) wheel --quiet --no-deps --wheel-dir .cache/gpu_wheels $$(grep ^deepspeed== $(LOCK))
 
 .cache/deploy/ready:
 	$(PYTHON) -m venv .cache/deploy
