@@ -77,6 +77,10 @@ def train(  # noqa: PLR0913  the options of the command
         for line in training.planned(resolved, hosts, gpus_per_host, gpu_gib=gpu_memory, host_gib=host_memory):
             typer.echo(line)
         return
+    if hosts or gpus_per_host or gpu_memory or host_memory:
+        raise ConfigError(
+            "train: hosts, GPUs and their memory are told to plan a run: add --dry-run, or leave them out"
+        )
     resolved, folder, is_resumed = _prepared(config, overrides, resume)
     if resolved.run.iterations and (nothing := folder.nothing_left(resolved.run.iterations)):
         typer.echo(nothing)

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from milepost.cluster.base.exits import Exit, NothingLearnt, Stopped
+from milepost.cluster.base.exits import ConfigError, Exit, NothingLearnt, Stopped
 from milepost.cluster.base.output import others_to
 from milepost.cluster.evaluate import first_policy
 from milepost.cluster.placement import dry_run
@@ -62,10 +62,12 @@ def planned(config: RunConfig, hosts: int, gpus: int, *, gpu_gib: float, host_gi
 
     Raises ConfigError for what does not fit.
     """
+    if gpus and not hosts:
+        raise ConfigError("train --dry-run: --gpus-per-host says what each of --hosts has: give both, or neither")
     size = size_of_warmup(config.model.warmup)
     if config.model.source != "warmup":
         size = size_of_folder(
-            first_policy(config, print) if config.model.source == "smollm2" else Path(config.model.path)
+            first_policy(config, print) if config.model.source == "smollm2" else Path(config.model.path).expanduser()
         )
     if hosts:
         found, build = [Host(math.inf, gpus)] * hosts, Build(engine=gpus > 0, learner=gpus > 0)

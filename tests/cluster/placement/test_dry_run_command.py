@@ -25,6 +25,14 @@ def test_a_dry_run_prints_placement_and_memory_and_leaves_no_run(call, lake: Pat
     assert list(lake.parent.iterdir()) == [lake]
 
 
+def test_hardware_is_told_for_a_dry_run_alone_and_gpus_with_their_hosts(call, lake: Path) -> None:
+    code, _, err = call("train", lake, "--hosts", "4")
+    assert (code, "add --dry-run, or leave them out" in err, err.count("\n")) == (2, True, 1)
+    code, _, err = call("train", lake, "--dry-run", "--gpus-per-host", "8")
+    assert (code, "give both, or neither" in err, err.count("\n")) == (2, True, 1)
+    assert list(lake.parent.iterdir()) == [lake]
+
+
 def test_a_dry_run_of_what_cannot_fit_ends_with_code_2_after_its_account(call, lake: Path) -> None:
     planned = ("--hosts", "1", "--gpus-per-host", "1", "--gpu-memory", "3")
     code, out, err = call("train", lake, "--dry-run", *planned)

@@ -33,21 +33,17 @@ def shared() -> Placement:
     return place(RunConfig(), hosts(), Build(engine=True, learner=True), learns=True, is_final=True)
 
 
-class Placed:
-    """Stands for a part: it says where it lies."""
-
-    def gpus(self) -> list[str]:
-        """Ids of its GPUs."""
-        return list(ray.get_runtime_context().get_accelerator_ids()["GPU"])
-
-
 @pytest.mark.usefixtures("one_gpu")
 def test_an_engine_and_a_rank_get_the_same_gpu_and_a_worker_none() -> None:
+    class Part:  # in here: Ray's processes do not find the modules of tests
+        def gpus(self) -> list[str]:
+            return list(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+
     assert hosts() == [Host(2, 1)]
     reserved = Places(shared(), "run")
     asyncio.run(reserved.reserved(60, print))
     started = [
-        ray.remote(Placed).options(**options).remote()
+        ray.remote(Part).options(**options).remote()
         for options in (reserved.engine(0), reserved.rank(0), reserved.worker(0))
     ]
     assert ray.get([actor.gpus.remote() for actor in started], timeout=120) == [["0"], ["0"], []]
