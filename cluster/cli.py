@@ -71,10 +71,10 @@ def train(  # noqa: PLR0913  the options of the command
     from milepost.cluster.settings import config as configs
 
     if dry_run:
-        from milepost.cluster import train as training  # heavy front door
+        from milepost.cluster.train import planned  # heavy front door
 
         resolved = configs.load(_given(config), overrides)
-        for line in training.planned(resolved, hosts, gpus_per_host, gpu_gib=gpu_memory, host_gib=host_memory):
+        for line in planned(resolved, hosts, gpus_per_host, gpu_gib=gpu_memory, host_gib=host_memory):
             typer.echo(line)
         return
     if hosts or gpus_per_host or gpu_memory or host_memory:
@@ -85,7 +85,7 @@ def train(  # noqa: PLR0913  the options of the command
     if resolved.run.iterations and (nothing := folder.nothing_left(resolved.run.iterations)):
         typer.echo(nothing)
         return
-    from milepost.cluster import train as training
+    from milepost.cluster import train as training  # heavy front door
 
     with folder.lock(), logging_to(folder.driver_log):
         configs.dump(resolved, folder.resolved)

@@ -117,9 +117,8 @@ def _imitated(
 ) -> LlamaForCausalLM:
     examples = imitation.encode_transcripts(transcripts, Dialogue(tokenizer), max_positions=config.max_positions)
     batches = imitation.make_batches(examples, batch_tokens=config.batch_tokens, pad_id=tokenizer.pad_token_id)
-    shape = llama_config(
-        config, len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    shape = llama_config(config, len(tokenizer), **special)
     model = imitation.new_llama(shape, seed=config.seed)
     progress(f"warm-up: {model.num_parameters() / 1e6:.1f} M parameters, {len(batches)} batches x {config.epochs}")
     with _threads(config.num_threads):
@@ -216,7 +215,7 @@ def llama_config(config: WarmupConfig, vocab_size: int, **token_ids: int | None)
         tie_word_embeddings=True,
         # The usual 0.02 suits wide models; at this width attention then stays uniform for the whole warm-up.
         initializer_range=config.hidden_size**-0.5,
-        **{"bos_token_id": None, **token_ids},
+        **token_ids,
     )
 
 
