@@ -75,9 +75,7 @@ class VLLMEngine:
                 enforce_eager=current_platform.is_cpu(),
                 enable_prefix_caching=True,
                 logprobs_mode="processed_logprobs",
-                weight_transfer_config=WeightTransferConfig(
-                    backend=transfer.BACKEND if config.transfer == "file" else "nccl"
-                ),
+                weight_transfer_config=WeightTransferConfig(backend=transfer.BACKENDS[config.transfer]),
                 disable_log_stats=False,  # its own metrics, for whoever serves them
                 **_placement(config),
             )

@@ -6,6 +6,7 @@ Not promised: that a request survives its engine; it is sampled again on another
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
@@ -164,7 +165,7 @@ class EngineActor:
         """End vLLM's processes in order."""
         self._engine.shutdown()
 
-    # The calls that the trainer side of vLLM's NCCL backend makes on an engine, by vLLM's names.
+    # What `milepost.actors.nccl.sender` calls, by vLLM's names.
 
     async def init_weight_transfer_engine(self, request: Any) -> None:
         """Join the transfer group."""
@@ -181,6 +182,12 @@ class EngineActor:
     async def finish_weight_update(self) -> None:
         """Everything was received."""
         await self._engine.llm.finish_weight_update()
+
+    async def shutdown_weight_transfer_engine(self) -> None:
+        """Leave the transfer group, also in the middle of an update: what was received then is no set of weights."""
+        with contextlib.suppress(Exception):  # vLLM keeps who is in an update, and refuses to end one that is none
+            await self._engine.llm.finish_weight_update()
+        await self._engine.llm.shutdown_weight_transfer_engine()
 
 
 class RoutedEngine:

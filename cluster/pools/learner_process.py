@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 import safetensors.torch
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.envs.types import Group, Turn
@@ -24,6 +25,9 @@ from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero.rendezvous import connect_store, open_store
+
+if TYPE_CHECKING:
+    from milepost.actors.nccl.sender import NcclSender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +55,7 @@ class LearnerActor:
         self._number = rank
         self._timeout = timedelta(seconds=spec.recipe.learner.collective_timeout_s)
         self._store: Store | None = None
-        self._link: Any = None
-        self._linked: list[Any] = []
+        self._sender: NcclSender | None = None
 
     def listen(self) -> tuple[str, int]:
         """Of rank 0 only: open the place where the ranks meet, and say where it is."""
@@ -106,18 +109,22 @@ class LearnerActor:
         safetensors.torch.save_file(tensors, path)
         return file_sha256(path)
 
-    def broadcast(self, engines: list[Any], world_size: int) -> None:
-        """Send every tensor to the engines over NCCL; all ranks take part in gathering. Not run: it needs GPUs."""
-        from milepost.actors import transfer  # imports vllm, which only this way of delivery needs in a learner
+    def broadcast(self, engines: Sequence[Any], timeout_s: float) -> Sent | None:
+        """Rank 0 sends every tensor to the engines over NCCL and says how that ended; the other ranks take part in
+        gathering.
+        """
+        if self._models.rank != 0:
+            for _ in self._models.full_tensors():
+                pass
+            return None
+        from milepost.actors.nccl.sender import GatheredSource, NcclSender  # vllm: only this way needs it in a learner
 
-        if self._link is None or self._linked != engines:
-            source = transfer.GatheredSource(self._models.tensor_shapes(), self._models.full_tensors)
-            host = ray.util.get_node_ip_address()
-            self._link = transfer.nccl_sender(
-                source=source, engines=engines, rank=self._models.rank, host=host, world_size=world_size
+        if self._sender is None:
+            source = GatheredSource(self._models.tensor_shapes(), self._models.full_tensors)
+            self._sender = NcclSender(
+                source, host=ray.util.get_node_ip_address(), workers_per_engine=self._spec.workers_per_engine
             )
-            self._linked = engines
-        self._link.send_weights()
+        return self._sender.send(engines, timeout_s)
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint into `folder`."""

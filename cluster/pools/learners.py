@@ -23,6 +23,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from safetensors import SafetensorError
 
+from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.deadline import on_a_thread
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
 from milepost.cluster.base.restarts import RestartBudget
@@ -42,6 +43,8 @@ _STEP_S = 900.0
 several ranks, one that hangs is found by the others' collectives long before."""
 _START_S = 120.0
 """Of a rank's process and its models, beside what it may wait for the other ranks."""
+_PARTS_OF_A_BROADCAST = 4
+"""Leaving an earlier group, forming one, sending, and leaving it where it breaks: each has the engines' deadline."""
 _DISK_S = 900.0
 _SLOWEST_STEP = 5.0
 _LAST_WORDS_S = 20.0
@@ -119,9 +122,11 @@ class LearnerPool:
         assert digest is not None
         return FileDelivery(path=path, sha256=digest, version=version)
 
-    async def _broadcast(self, engines: list[Any]) -> None:
-        world_size = 1 + len(engines) * self._spec.workers_per_engine
-        await self._all("broadcast", engines, world_size, timeout_s=_STEP_S)
+    async def _broadcast(self, engines: Sequence[Any], timeout_s: float) -> Sent:
+        limit = _PARTS_OF_A_BROADCAST * timeout_s + _START_S
+        sent: list[Sent | None] = await self._all("broadcast", list(engines), timeout_s, timeout_s=limit)
+        assert sent[0] is not None
+        return sent[0]
 
     async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
         """Write, hash and publish a checkpoint of `iteration`; returns its folder.

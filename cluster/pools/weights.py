@@ -5,8 +5,8 @@ the version is committed -> requests go on.
 
 `FileDelivery`: the learner writes one file into shared memory, every engine verifies its hash before it touches its
 model; the last file stays, because an engine that is replaced catches up from it. `NcclDelivery`: learner rank 0
-broadcasts to all engines over vLLM's own NCCL backend; an engine that is replaced catches up with the next version. It
-has not been run: it needs GPUs. Nothing here survives the run: checkpoints do.
+broadcasts to all engines over vLLM's own NCCL backend (`milepost.actors.nccl`); an engine that is replaced catches up
+with the next version. Nothing here survives the run: checkpoints do.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ray.exceptions import RayError
 
+from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import try_lock
 from milepost.learner.timing import timed
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 Digests = dict[str, str]
 Seconds = dict[str, float]
 """Wall time by part of a transfer."""
 _SHARED_MEMORY = Path("/dev/shm")
+_BROADCASTS = 2
+"""One that breaks is repeated once: an engine was lost, or a network had a bad moment."""
 
 
 class Delivery(Protocol):
@@ -89,26 +93,47 @@ class FileDelivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NcclDelivery:
-    """Weights broadcast to all engines at once; if it fails, no engine is left in a known state."""
+    """Weights broadcast to all engines at once: one that is lost breaks it for all, and it is repeated without it."""
 
-    send: Callable[[list[Any]], Awaitable[None]]
-    """Joins every learner rank and the engines in one transfer."""
+    send: Callable[[Sequence[Any], float], Awaitable[Sent]]
+    """Joins every learner rank and the engines in one transfer, each part of it with this deadline in seconds."""
     version: int
     repeatable: ClassVar[bool] = False
 
     async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
-        """As `Delivery.deliver`; engines succeed or fail together."""
+        """As `Delivery.deliver`. Raises what means that the learner is lost."""
+        with timed(seconds, "pause"):
+            paused = await asyncio.gather(*(self._within(timeout_s, engine.pause.remote()) for engine in engines))
+        there = [index for index, answer in enumerate(paused) if answer is not None]
+        with timed(seconds, "load"):
+            there = await self._broadcast(engines, there, timeout_s)
+        with timed(seconds, "verify"):
+            asked = [self._within(timeout_s, engines[index].digests.remote()) for index in there]
+            told = dict(zip(there, await asyncio.gather(*asked), strict=True))
+        return [answer[0] if (answer := told.get(index)) else None for index in range(len(engines))]
+
+    async def _broadcast(self, engines: list[Any], there: list[int], timeout_s: float) -> list[int]:
+        """Which engines hold the weights, after at most one repetition with those that survived the first attempt."""
+        for _ in range(_BROADCASTS):
+            if not there:
+                break
+            sent = await self.send([engines[index] for index in there], timeout_s)
+            if sent.cause is None:
+                return there
+            there = [index for index, alive in zip(there, sent.alive, strict=True) if alive]
+            logger.error(
+                "the broadcast of version %d broke, %d engines are left: %s", self.version, len(there), sent.cause
+            )
+        return []
+
+    async def _within(self, timeout_s: float, call: Awaitable[T]) -> tuple[T] | None:
+        """What an engine answered, None where it is lost."""
         try:
             async with asyncio.timeout(timeout_s):
-                with timed(seconds, "pause"):
-                    await asyncio.gather(*(engine.pause.remote() for engine in engines))
-                with timed(seconds, "load"):
-                    await self.send(engines)
-                with timed(seconds, "verify"):
-                    return list(await asyncio.gather(*(engine.digests.remote() for engine in engines)))
+                return (await call,)
         except (RayError, TimeoutError) as error:
-            logger.error("the broadcast of version %d failed: %s", self.version, error)
-            return [None] * len(engines)
+            logger.error("an engine was lost on the way to version %d: %s", self.version, error)
+            return None
 
 
 class WeightFolder:

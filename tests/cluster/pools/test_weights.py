@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
+from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.pools import weights as weights_module
-from milepost.cluster.pools.weights import FileDelivery, WeightFolder
+from milepost.cluster.pools.weights import FileDelivery, NcclDelivery, WeightFolder
 from milepost.learner import timing
 
 
@@ -61,3 +64,43 @@ def test_the_seconds_of_a_delivery_are_those_of_its_slowest_engine_by_part(monke
     engines = [engine(pause=1.0, load=4.0, digests=0.5), engine(pause=2.0, load=3.0, digests=0.25)]
     assert asyncio.run(delivery.deliver(engines, 60, spent)) == [{}, {}]
     assert spent == {"pause": 2.0, "load": 4.0, "verify": 0.5}
+
+
+def broadcast(*answers: Sent, lost_before: int | None = None) -> tuple[list[list[int]], list[dict[str, str] | None]]:
+    """Deliver to engines 0 to 3 while broadcasts end like `answers`; to whom each went, and what was delivered."""
+    asked: list[list[int]] = []
+
+    def engine(number: int) -> Any:
+        async def pause() -> None:
+            if number == lost_before:
+                raise RayActorError
+
+        async def digests() -> dict[str, str]:
+            return {"of": str(number)}
+
+        return SimpleNamespace(
+            number=number, pause=SimpleNamespace(remote=pause), digests=SimpleNamespace(remote=digests)
+        )
+
+    async def send(engines: Sequence[Any], _: float) -> Sent:
+        asked.append([engine.number for engine in engines])
+        return answers[len(asked) - 1]
+
+    delivery = NcclDelivery(send=send, version=3)
+    return asked, asyncio.run(delivery.deliver([engine(number) for number in range(4)], 60, {}))
+
+
+def test_a_broadcast_that_breaks_is_repeated_once_with_the_engines_that_survived_it() -> None:
+    asked, delivered = broadcast(Sent([True, False, True, True], "lost"), Sent([True] * 3))
+    assert asked == [[0, 1, 2, 3], [0, 2, 3]]
+    assert delivered == [{"of": "0"}, None, {"of": "2"}, {"of": "3"}]
+    asked, delivered = broadcast(Sent([True] * 4, "a bad moment"), Sent([True] * 4, "another"))
+    assert (len(asked), delivered) == (2, [None] * 4)
+    asked, delivered = broadcast(Sent([False] * 4, "all lost"))
+    assert (len(asked), delivered) == (1, [None] * 4)
+
+
+def test_an_engine_that_is_lost_before_the_broadcast_is_not_in_its_group() -> None:
+    asked, delivered = broadcast(Sent([True] * 3), lost_before=3)
+    assert asked == [[0, 1, 2]]
+    assert delivered == [{"of": "0"}, {"of": "1"}, {"of": "2"}, None]
