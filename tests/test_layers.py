@@ -108,6 +108,8 @@ FRONT_DOORS = {
         "cluster/pools/learner_process.py",
         "cluster/pools/engine_pool.py",
         "cluster/pools/weights.py",
+        "cluster/pools/hosts.py",
+        "cluster/pools/stored_weights.py",
         "cluster/pools/workers.py",
         "cluster/pools/learners.py",
         "cluster/pools/trial.py",

@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import ray
 import safetensors.torch
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from milepost.actors.engine import Transfer
 from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
+from milepost.cluster.pools.stored_weights import StoredWeights, put
 from milepost.envs.types import Group, Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
@@ -42,7 +44,7 @@ class LearnerSpec:
     checkpoints: Path
     keep_checkpoints: int
     config_hash: str
-    transfer: Literal["file", "nccl"]
+    transfer: Transfer
     workers_per_engine: int
     restarts: RestartConfig
 
@@ -100,14 +102,27 @@ class LearnerActor:
         """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in
         gathering.
         """
+        if (tensors := self._gathered()) is None:
+            return None
+        safetensors.torch.save_file(tensors, path)
+        return file_sha256(path)
+
+    def store_weights(self, folder: str) -> StoredWeights | None:
+        """Rank 0 puts every tensor into Ray's object store; the other ranks take part in gathering.
+
+        `folder`: name of the one that engines keep them in.
+        """
+        if (tensors := self._gathered()) is None:
+            return None
+        return put(safetensors.torch.save(tensors), folder=folder)
+
+    def _gathered(self) -> dict[str, torch.Tensor] | None:
+        """Every tensor on the CPU, on rank 0."""
         tensors = {}
         for name, tensor in self._models.full_tensors():
             if self._models.rank == 0:
                 tensors[name] = tensor.to("cpu", copy=True).contiguous()
-        if self._models.rank != 0:
-            return None
-        safetensors.torch.save_file(tensors, path)
-        return file_sha256(path)
+        return tensors if self._models.rank == 0 else None
 
     def broadcast(self, engines: Sequence[Any], timeout_s: float) -> Sent | None:
         """Rank 0 sends every tensor to the engines over NCCL and says how that ended; the other ranks take part in

@@ -11,14 +11,15 @@ import pytest
 from ray.exceptions import RayActorError
 
 from milepost.actors.nccl.waiting import Sent
-from milepost.cluster.pools import weights as weights_module
-from milepost.cluster.pools.weights import FileDelivery, NcclDelivery, WeightFolder
+from milepost.cluster.base import weight_folders
+from milepost.cluster.base.weight_folders import WeightFolder
+from milepost.cluster.pools.weights import FileDelivery, NcclDelivery
 from milepost.learner import timing
 
 
 @pytest.fixture(autouse=True)
 def _memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_module, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(weight_folders, "_SHARED_MEMORY", tmp_path)
 
 
 def test_what_a_killed_driver_left_is_removed_and_nothing_that_is_held(tmp_path: Path) -> None:
@@ -57,13 +58,40 @@ def test_the_seconds_of_a_delivery_are_those_of_its_slowest_engine_by_part(monke
 
             return SimpleNamespace(remote=spend)
 
-        return SimpleNamespace(**{part: call(part) for part in ("pause", "load", "digests")})
+        return SimpleNamespace(**{part: call(part) for part in ("verify", "pause", "load", "digests")})
 
     spent: dict[str, float] = {}
     delivery = FileDelivery(path=Path("weights"), sha256="", version=1)
-    engines = [engine(pause=1.0, load=4.0, digests=0.5), engine(pause=2.0, load=3.0, digests=0.25)]
+    engines = [
+        engine(verify=0.5, pause=1.0, load=4.0, digests=0.5),
+        engine(verify=1.5, pause=2.0, load=3.0, digests=0.25),
+    ]
     assert asyncio.run(delivery.deliver(engines, 60, spent)) == [{}, {}]
-    assert spent == {"pause": 2.0, "load": 4.0, "verify": 0.5}
+    assert spent == {"fetch": 1.5, "pause": 2.0, "load": 4.0, "verify": 0.5}
+
+
+def test_no_engine_is_paused_while_another_one_still_fetches_and_one_that_cannot_fetch_is_not_paused_at_all() -> None:
+    told: list[str] = []
+
+    def engine(number: int) -> Any:
+        def call(part: str) -> SimpleNamespace:
+            async def tell(*_: object) -> dict[str, str]:
+                if part == "verify":
+                    await asyncio.sleep(0.01 * number)
+                told.append(f"{part} {number}")
+                if (part, number) == ("verify", 1):
+                    raise RayActorError
+                return {"of": str(number)}
+
+            return SimpleNamespace(remote=tell)
+
+        return SimpleNamespace(**{part: call(part) for part in ("verify", "pause", "load", "digests")})
+
+    delivery = FileDelivery(path=Path("weights"), sha256="", version=1)
+    delivered = asyncio.run(delivery.deliver([engine(number) for number in range(3)], 60, {}))
+    assert told[:3] == ["verify 0", "verify 1", "verify 2"]
+    assert set(told[3:]) == {f"{part} {number}" for part in ("pause", "load", "digests") for number in (0, 2)}
+    assert delivered == [{"of": "0"}, None, {"of": "2"}]
 
 
 def broadcast(*answers: Sent, lost_before: int | None = None) -> tuple[list[list[int]], list[dict[str, str] | None]]:
