@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from milepost.envs.types import VersionSpan
 
+Transfer = Literal["auto", "file", "object_store", "nccl"]
+
 
 class EngineConfig(BaseModel):
     """The inference engines: how many, how large, and how new weights reach them."""
@@ -33,8 +35,10 @@ class EngineConfig(BaseModel):
         1, ge=1, description="Tensor parallel size: GPUs that one engine's weights are split over"
     )
     num_threads: int = Field(1, ge=1, description="CPU threads per engine (CPU only)")
-    transfer: Literal["file", "nccl"] = Field(
-        "file", description="Weight transfer to engines: file, over shared memory on one host; nccl, between GPUs"
+    transfer: Transfer = Field(
+        "auto",
+        description="Weight transfer to engines: file, over shared memory on one host; object_store, through Ray's to "
+        "several hosts; nccl, between GPUs; auto: file where Ray has one host, else object_store",
     )
     start_timeout_s: float = Field(300, gt=0, description="Start timeout in seconds, until an engine serves")
     request_timeout_s: float = Field(60, gt=0, description="Request timeout in seconds, of one generation")

@@ -1,9 +1,7 @@
 """Weights into a running vLLM engine through vLLM's own weight-transfer interface.
 
-`file`: the learner writes one safetensors file into shared memory; this engine checks its SHA-256 and stages the
-tensors before it touches the model, so a bad file leaves the old weights in place. Works on CPU and GPU on the
-learner's host. `nccl`: vLLM's own backend; `nccl_sender` opens the trainer side over the learner's gathered tensors.
-It is written against vLLM 0.32 and has not been run on GPUs by us.
+By file: a safetensors file that the engine's own process has verified, in the memory of its host, whichever way it came
+there; it is opened before the model is touched. Works on CPU and GPU. By NCCL: see `milepost.actors.nccl`.
 
 vLLM loads `register` in each of its processes through the `vllm.general_plugins` entry point of this distribution.
 """
@@ -11,28 +9,24 @@ vLLM loads `register` in each of its processes through the `vllm.general_plugins
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
 from vllm.distributed.weight_transfer.base import (
-    ParamMeta,
-    TrainerWeightTransferEngine,
-    WeightSource,
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 
-BACKEND = "milepost_file"
+FILE, NCCL = "milepost_file", "milepost_nccl"
+"""What vLLM knows our backends by."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -43,14 +37,13 @@ class FileInit(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """One whole set of weights: where it lies and what it must hash to."""
+    """One whole set of weights: where it lies."""
 
     path: str
-    sha256: str
 
 
 class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[misc]
-    """Worker side of `file`. Verified first, loaded at `finish_weight_update` only."""
+    """Worker side: opened first, loaded at `finish_weight_update` only."""
 
     init_info_cls = FileInit
     update_info_cls = FileUpdate
@@ -65,13 +58,8 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
         self._staged = None
 
     def receive_weights(self, update_info: FileUpdate) -> None:
-        """Read, verify and stage. Raises ValueError, with the model untouched, if the digest differs."""
-        with open(update_info.path, "rb") as file:
-            blob = file.read()
-        digest = hashlib.sha256(blob).hexdigest()
-        if digest != update_info.sha256:
-            raise ValueError(f"weights in {update_info.path} hash to {digest[:12]}, expected {update_info.sha256[:12]}")
-        self._staged = list(safetensors.torch.load(blob).items())
+        """Open and stage, with the model untouched. Raises where it is no safetensors file."""
+        self._staged = list(safetensors.torch.load_file(update_info.path).items())
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """As the base class, without its device synchronisation: staging stays on the host."""
@@ -83,7 +71,7 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
         if self._staged is None:
-            raise RuntimeError("finish_weight_update without verified weights")
+            raise RuntimeError("finish_weight_update without weights")
         staged, self._staged = self._staged, None
         _forget_packed_experts(self.model)
         initialize_layerwise_reload(self.model)
@@ -123,47 +111,17 @@ def _repack_tied_heads(model: torch.nn.Module) -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
-class GatheredSource(WeightSource):  # type: ignore[misc]
-    """The learner's full tensors as vLLM's trainer side wants them; every learner rank iterates it in step."""
-
-    def __init__(
-        self,
-        meta: list[tuple[str, torch.dtype, tuple[int, ...]]],
-        gather: Callable[[], Iterator[tuple[str, torch.Tensor]]],
-    ) -> None:
-        self._meta = [ParamMeta(*entry) for entry in meta]
-        self._gather = gather
-
-    def metadata(self) -> list[ParamMeta]:
-        """Name, dtype and full shape of every tensor, in iteration order; transfers nothing."""
-        return self._meta
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return self._gather()
-
-
-def nccl_sender(
-    *, source: GatheredSource, engines: list[Any], rank: int, host: str, world_size: int
-) -> TrainerWeightTransferEngine:
-    """Open the trainer side of vLLM's NCCL backend on one learner rank; `.send_weights()` on every rank sends.
-
-    `host` is this rank's node; all meet at rank 0's. `world_size` counts the sending rank and every engine
-    worker; `engines` are Ray handles with vLLM's control calls.
-    """
-    from vllm.distributed.weight_transfer.clients import RayVLLMWeightSyncClient
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo  # needs NCCL: GPU hosts only
-    from vllm.utils.network_utils import get_open_port
-
-    info = NCCLTrainerInitInfo(
-        master_address=host, master_port=get_open_port(), world_size=world_size, packed=True, rank=rank
-    )
-    return WeightTransferTrainerFactory.trainer_init(info, client=RayVLLMWeightSyncClient(engines), source=source)
-
-
 def register() -> None:
-    """Entry point for vLLM: make `file` known, and let vLLM's own child processes die with their parent."""
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, FileTransfer)
+    """Entry point for vLLM: make our backends known, and let vLLM's own child processes die with their parent."""
+    if FILE not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(FILE, FileTransfer)
+        WeightTransferEngineFactory._registry[NCCL] = _nccl_receiver
     if multiprocessing.parent_process() is not None and os.environ.get("MILEPOST_ENGINE"):
         # An engine core outlives a killed owner otherwise, and holds its memory and port.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _nccl_receiver() -> type[WeightTransferEngine]:
+    from milepost.actors.nccl.receiver import NcclReceiver  # loads NCCL's wrapper, which other ways do without
+
+    return NcclReceiver

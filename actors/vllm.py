@@ -8,6 +8,7 @@ across batch compositions.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class VLLMEngine:
                 enable_prefix_caching=True,
                 logprobs_mode="processed_logprobs",
                 weight_transfer_config=WeightTransferConfig(
-                    backend=transfer.BACKEND if config.transfer == "file" else "nccl"
+                    backend=transfer.NCCL if config.transfer == "nccl" else transfer.FILE
                 ),
                 disable_log_stats=False,  # its own metrics, for whoever serves them
                 **_placement(config),
@@ -95,7 +96,7 @@ class VLLMEngine:
     async def start(self) -> int:
         """Name the weights it was started from and prove it serves. Returns the policy version."""
         await self._llm.update_weight_version(str(self._version))
-        if self._config.transfer == "file":
+        if self._config.transfer != "nccl":
             await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self.generate([min(self._stop)])
         return self._version
@@ -150,13 +151,23 @@ class VLLMEngine:
         # every later token is sampled by one set of weights.
         await self._llm.pause_generation(mode="keep", clear_cache=True)
 
-    async def load(self, path: str, sha256: str) -> None:
-        """Verify the weights in `path`, then load them. Pause first.
+    async def verify(self, path: str, sha256: str) -> None:
+        """Hash the weights in `path` on a thread, while requests go on. Raises ValueError if they are other ones."""
+
+        def hashed() -> str:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
+        if (digest := await asyncio.to_thread(hashed)) != sha256:
+            raise ValueError(f"weights in {path} hash to {digest[:12]}, expected {sha256[:12]}")
+
+    async def load(self, path: str) -> None:
+        """Load the weights in `path`. Verify first, pause, then load.
 
         If it raises, the engine stays paused: it is out of rotation and must be replaced.
         """
         await self._llm.start_weight_update()
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "sha256": sha256}))
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path}))
         await self._llm.finish_weight_update()
 
     async def digests(self) -> dict[str, str]:

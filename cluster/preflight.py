@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sys
 import threading
@@ -123,7 +124,9 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
     _require_engine(folder, found)
     wide = 2 if config.learner.dtype == "bfloat16" else 4
     needed, free = 2 * wide * found.parameters, shutil.disk_usage(_SHARED_MEMORY).free
-    if trained and config.engine.transfer == "file" and needed > free:
+    joined = config.run.ray_address or os.environ.get("RAY_ADDRESS")  # perhaps of several hosts
+    is_here = config.engine.transfer == "file" or (config.engine.transfer == "auto" and not joined)
+    if trained and is_here and needed > free:
         raise ConfigError(
             f"model: weights on their way to the engines need {needed / 2**30:.1f} GiB of {_SHARED_MEMORY} (an old and "
             f"a new version of {found.parameters / 1e6:.0f} M parameters), {free / 2**30:.1f} GiB are free: give the "

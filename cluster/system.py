@@ -16,16 +16,18 @@ from typing import Any
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.failure_streak import FailureStreak
+from milepost.cluster.base.weight_folders import WeightFolder
 from milepost.cluster.placement.hosts import installed_build
 from milepost.cluster.placement.plan import Placement, place
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
+from milepost.cluster.pools.hosts import require_hosts
 from milepost.cluster.pools.learner_process import LearnerSpec
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.cluster.pools.places import Places, hosts
 from milepost.cluster.pools.ray_start import RayStart
 from milepost.cluster.pools.trial import Trial, require_updates
-from milepost.cluster.pools.weights import Seconds, WeightFolder
+from milepost.cluster.pools.weights import Seconds
 from milepost.cluster.pools.worker_process import WorkerSpec
 from milepost.cluster.pools.workers import WorkerPool
 from milepost.cluster.preflight import check_dialogue, judge_model
@@ -91,6 +93,8 @@ class System:
         ray = RayStart(self.config.run.ray_address)
         self._ending.push_async_callback(ray.end)
         await ray.begin()
+        trains = learner is not None
+        await require_hosts(model, redis_url=url if trains else None, run=self.folder.path if trains else None)
         placement = place(self.config, hosts(), installed_build(), learns=learner is not None, is_final=ray.is_own)
         places = await self._reserve(placement)
         phase("starting the engine and the learner" if learner else "starting the engine")
@@ -117,7 +121,7 @@ class System:
             await self.engines.start()
         else:
             await _side_by_side([self.engines.start(), rest])
-        if learner and self.config.engine.transfer == "file":
+        if learner and self.config.engine.transfer != "nccl":
             phase("trying an update of the weights")
             await require_updates(self._trial(model, version, dialogue), self.engines, self.weights)
         await self.workers.tend(self.engines.rotation)
@@ -149,6 +153,7 @@ class System:
             temperature=self.config.sampling.temperature,
             limit=self.config.learner.parity_limit,
             timeout_s=self.config.engine.update_timeout_s,
+            transfer=self.config.engine.transfer,
         )
 
     async def _start_redis(self) -> str:

@@ -25,7 +25,8 @@ DOORS = {
     "reward": {"envs"},
     "reward/evaluators": {"envs"},
     "reward/judges": {"envs", "reward", "reward/evaluators"},
-    "actors": {"envs", "reward"},
+    "actors/nccl": set(),
+    "actors": {"envs", "reward", "actors/nccl"},
     "actors/agents": {"envs", "reward", "actors"},
     "actors/checks": {"envs", "reward", "actors"},
     "learner/batch": {"envs"},
@@ -49,8 +50,8 @@ DOORS = {
     "cluster/tracing": {"reward/evaluators", "cluster/trajectories"},
     "cluster/trackers": {"cluster/base", "cluster/runlog"},
     "cluster/pools": {
-        "envs", "reward", "actors", "actors/agents", "learner", "learner/batch", "learner/credit", "learner/zero",
-        "cluster/base", "cluster/replay", "cluster/trajectories", "cluster/placement",
+        "envs", "reward", "actors", "actors/agents", "actors/nccl", "learner", "learner/batch", "learner/credit",
+        "learner/zero", "cluster/base", "cluster/placement", "cluster/replay", "cluster/trajectories",
     },
     "cluster/placement": {
         "learner/credit", "learner/credit/strategies", "learner/first_policy", "cluster/base", "cluster/settings",
@@ -93,7 +94,13 @@ DOORS = {
 }  # fmt: skip
 """The rooms: a folder of code and the ones it imports, each of them in use."""
 FRONT_DOORS = {
-    "vllm": {"actors/vllm.py", "actors/transfer.py", "actors/tool_parsing.py"},
+    "vllm": {
+        "actors/vllm.py",
+        "actors/transfer.py",
+        "actors/tool_parsing.py",
+        "actors/nccl/sender.py",
+        "actors/nccl/receiver.py",
+    },
     "deepspeed": {"learner/zero/zero_model.py"},
     "redis": {
         "cluster/replay/client.py",
@@ -104,6 +111,8 @@ FRONT_DOORS = {
         "cluster/pools/learner_process.py",
         "cluster/pools/engine_pool.py",
         "cluster/pools/weights.py",
+        "cluster/pools/hosts.py",
+        "cluster/pools/stored_weights.py",
         "cluster/pools/workers.py",
         "cluster/pools/learners.py",
         "cluster/pools/trial.py",

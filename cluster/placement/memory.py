@@ -124,7 +124,7 @@ def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_
         yield Item("driver and Ray (estimate)", DRIVER_GIB)
         if not config.buffer.url_env:
             yield Item("embedded Redis at its limit", config.buffer.maxmemory_bytes / GIB)
-        if parts["ranks"] and config.engine.transfer == "file":
+        if parts["ranks"] and config.engine.transfer != "nccl":
             yield Item("weights on their way: two files, rank 0's copy", _gib(3 * wide * size.parameters))
     if processes := parts["engines"] + parts["ranks"] + parts["workers"]:
         yield Item(f"{processes} processes (estimate)", PROCESS_GIB * processes)

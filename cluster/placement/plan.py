@@ -84,7 +84,7 @@ def place(config: RunConfig, hosts: Sequence[Host], build: Build, *, learns: boo
     if shared and config.engine.transfer == "nccl":
         raise ConfigError(
             f'engine.transfer = "nccl" needs a GPU for each engine and learner rank, {wanted} in all, and there are '
-            f'{there}: set engine.transfer = "file"'
+            f"{there}: leave engine.transfer out"
         )
     share = _cpu_share(hosts, engines + ranks + config.actors.num_workers, waits=wanted > there and not shared)
     first_rank = engines - shared
@@ -152,5 +152,5 @@ def _require_reach(config: RunConfig, hosts: Sequence[Host], placement: Placemen
             raise ConfigError(
                 f'engine.transfer = "file" hands weights over in the shared memory of the driver\'s host, which has '
                 f"{there:g} of the {wanted:g} {kind}s that engines and learner rank 0 take: set engine.transfer = "
-                '"nccl", or start the driver on a host where they fit'
+                '"object_store", or start the driver on a host where they fit'
             )

@@ -133,7 +133,7 @@ class EnginePool:
                 else:
                     with timed(seconds, "commit"):
                         await self._commit(slot, weights, rollback)
-        if not self.handles and not self.is_replacing:
+        if not self.handles and not (self.is_replacing and weights.repeatable):
             raise DependencyLost(f"no engine took the weights of version {weights.version}")
         return seconds
 

@@ -21,6 +21,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from milepost.actors.engine import Completion, Engine, EngineConfig, EngineError, SamplingConfig
 from milepost.cluster.base.restarts import RestartConfig
+from milepost.cluster.base.weight_folders import close_shared
+from milepost.cluster.pools.stored_weights import StoredWeights, fetch
 
 _RETRY_S = 0.2
 
@@ -101,6 +103,7 @@ class EngineActor:
         self._unanswered = 0
         self._since = time.monotonic()
         self._metrics_port = serve_metrics()
+        self._fetched: set[str] = set()
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -136,9 +139,18 @@ class EngineActor:
         self._tick()
         self._paused = True
 
-    async def load(self, path: str, sha256: str) -> None:
-        """Verify and load a weight file; see `VLLMEngine.load`."""
-        await self._engine.load(path, sha256)
+    async def verify(self, path: str, sha256: str) -> None:
+        """Verify a weight file on this host; see `VLLMEngine.verify`."""
+        await self._engine.verify(path, sha256)
+
+    async def fetch(self, weights: StoredWeights) -> str:
+        """Bring weights to this host and verify them; the file they are in. See `stored_weights.fetch`."""
+        self._fetched.add(weights.folder)
+        return str(await asyncio.to_thread(fetch, weights))
+
+    async def load(self, path: str) -> None:
+        """Load a verified weight file; see `VLLMEngine.load`."""
+        await self._engine.load(path)
 
     async def digests(self) -> dict[str, str]:
         """vLLM's digests of the parameters it holds."""
@@ -164,10 +176,12 @@ class EngineActor:
         return EngineHealth(busy_s=self._busy_s, unanswered=self._unanswered, metrics_port=self._metrics_port)
 
     async def shutdown(self) -> None:
-        """End vLLM's processes in order."""
+        """End vLLM's processes in order, and give back what fetched weights take on this host."""
         self._engine.shutdown()
+        for folder in self._fetched:
+            close_shared(folder)
 
-    # The calls that the trainer side of vLLM's NCCL backend makes on an engine, by vLLM's names.
+    # What `milepost.actors.nccl.sender` calls, by vLLM's names.
 
     async def init_weight_transfer_engine(self, request: Any) -> None:
         """Join the transfer group."""
@@ -184,6 +198,12 @@ class EngineActor:
     async def finish_weight_update(self) -> None:
         """Everything was received."""
         await self._engine.llm.finish_weight_update()
+
+    async def shutdown_weight_transfer_engine(self) -> None:
+        """Leave the transfer group, also in the middle of an update: what was received then is no set of weights."""
+        with contextlib.suppress(Exception):  # vLLM keeps who is in an update, and refuses to end one that is none
+            await self._engine.llm.finish_weight_update()
+        await self._engine.llm.shutdown_weight_transfer_engine()
 
 
 class RoutedEngines:

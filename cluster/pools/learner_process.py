@@ -10,21 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import ray
 import safetensors.torch
 import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from milepost.actors.engine import Transfer
+from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
+from milepost.cluster.pools.stored_weights import StoredWeights, put
 from milepost.cluster.replay.wire import decode_group
 from milepost.envs.types import Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero.rendezvous import connect_store, open_store
+
+if TYPE_CHECKING:
+    from milepost.actors.nccl.sender import NcclSender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,7 @@ class LearnerSpec:
     checkpoints: Path
     keep_checkpoints: int
     config_hash: str
-    transfer: Literal["file", "nccl"]
+    transfer: Transfer
     workers_per_engine: int
     restarts: RestartConfig
 
@@ -52,8 +58,7 @@ class LearnerActor:
         self._number = rank
         self._timeout = timedelta(seconds=spec.recipe.learner.collective_timeout_s)
         self._store: Store | None = None
-        self._link: Any = None
-        self._linked: list[Any] = []
+        self._sender: NcclSender | None = None
 
     def listen(self) -> tuple[str, int]:
         """Of rank 0 only: open the place where the ranks meet, and say where it is."""
@@ -98,27 +103,44 @@ class LearnerActor:
         """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in
         gathering.
         """
-        tensors = {}
-        for name, tensor in self._models.full_tensors():
-            if self._models.rank == 0:
-                tensors[name] = tensor.to("cpu", copy=True).contiguous()
-        if self._models.rank != 0:
+        if (tensors := self._gathered()) is None:
             return None
         safetensors.torch.save_file(tensors, path)
         return file_sha256(path)
 
-    def broadcast(self, engines: list[Any], world_size: int) -> None:
-        """Send every tensor to the engines over NCCL; all ranks take part in gathering. Not run: it needs GPUs."""
-        from milepost.actors import transfer  # imports vllm, which only this way of delivery needs in a learner
+    def store_weights(self, folder: str) -> StoredWeights | None:
+        """Rank 0 puts every tensor into Ray's object store; the other ranks take part in gathering.
 
-        if self._link is None or self._linked != engines:
-            source = transfer.GatheredSource(self._models.tensor_shapes(), self._models.full_tensors)
-            host = ray.util.get_node_ip_address()
-            self._link = transfer.nccl_sender(
-                source=source, engines=engines, rank=self._models.rank, host=host, world_size=world_size
+        `folder`: name of the one that engines keep them in.
+        """
+        if (tensors := self._gathered()) is None:
+            return None
+        return put(safetensors.torch.save(tensors), folder=folder)
+
+    def _gathered(self) -> dict[str, torch.Tensor] | None:
+        """Every tensor on the CPU, on rank 0."""
+        tensors = {}
+        for name, tensor in self._models.full_tensors():
+            if self._models.rank == 0:
+                tensors[name] = tensor.to("cpu", copy=True).contiguous()
+        return tensors if self._models.rank == 0 else None
+
+    def broadcast(self, engines: Sequence[Any], timeout_s: float) -> Sent | None:
+        """Rank 0 sends every tensor to the engines over NCCL and says how that ended; the other ranks take part in
+        gathering.
+        """
+        if self._models.rank != 0:
+            for _ in self._models.full_tensors():
+                pass
+            return None
+        from milepost.actors.nccl.sender import GatheredSource, NcclSender  # vllm: only this way needs it in a learner
+
+        if self._sender is None:
+            source = GatheredSource(self._models.tensor_shapes(), self._models.full_tensors)
+            self._sender = NcclSender(
+                source, host=ray.util.get_node_ip_address(), workers_per_engine=self._spec.workers_per_engine
             )
-            self._linked = engines
-        self._link.send_weights()
+        return self._sender.send(engines, timeout_s)
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint into `folder`."""

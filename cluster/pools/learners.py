@@ -23,13 +23,16 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from safetensors import SafetensorError
 
+from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.deadline import on_a_thread
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
 from milepost.cluster.base.restarts import RestartBudget
+from milepost.cluster.base.weight_folders import WeightFolder
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
 from milepost.cluster.pools.places import Place
-from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, WeightFolder
+from milepost.cluster.pools.stored_weights import StoredWeights
+from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, StoredDelivery, alive_hosts, chosen_way
 from milepost.cluster.replay.wire import encode_group
 from milepost.envs.types import Group, Turn
 from milepost.learner.credit.trial import StrategyError
@@ -47,6 +50,8 @@ _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": st
 every page of the next one (up to a third of a rank's CPU time)."""
 _START_S = 120.0
 """Of a rank's process and its models, beside what it may wait for the other ranks."""
+_PARTS_OF_A_BROADCAST = 4
+"""Leaving an earlier group, forming one, sending, and leaving it where it breaks: each has the engines' deadline."""
 _DISK_S = 900.0
 _SLOWEST_STEP = 5.0
 _LAST_WORDS_S = 20.0
@@ -90,10 +95,20 @@ class LearnerPool:
         limit = config.collective_timeout_s + _START_S
         try:
             [meeting] = await self._each(self._handles[:1], "listen", timeout_s=limit)
+            self._require_file_in_reach(meeting[0])
             await self._all("join", meeting, timeout_s=limit)
             await self.load(loaded)
         except (LearnerLost, RuntimeError, OSError) as error:
             raise DependencyLost(f"the learner could not start: {last_line(error)}") from error
+
+    def _require_file_in_reach(self, host: str) -> None:
+        """Raises ConfigError where rank 0, on `host`, cannot write into the memory of this one."""
+        here = ray.util.get_node_ip_address()
+        if self._spec.transfer == "file" and len(alive_hosts()) > 1 and host != here:
+            raise ConfigError(
+                f'engine.transfer = "file" goes over the memory of one host, and the learner is on {host}, the driver '
+                f'on {here}: set it to "object_store", or leave it out'
+            )
 
     async def load(self, folder: Path | None) -> None:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
@@ -119,18 +134,22 @@ class LearnerPool:
         return found[0]
 
     async def delivery(self, version: int) -> Delivery:
-        """The current weights, on the way that the engines were started for."""
-        if self._spec.transfer == "nccl":
+        """The current weights, on their way to the engines."""
+        way = chosen_way(self._spec.transfer)
+        if way == "nccl":
             return NcclDelivery(send=self._broadcast, version=version)
+        if way == "object_store":
+            stored: list[StoredWeights] = await self._all("store_weights", self._weights.for_engines, timeout_s=_STEP_S)
+            return StoredDelivery(stored=stored[0], version=version)
         path = self._weights.file(version)
-        digests: list[str | None] = await self._all("write_weights", path, timeout_s=_STEP_S)
-        digest = digests[0]
-        assert digest is not None
-        return FileDelivery(path=path, sha256=digest, version=version)
+        digests: list[str] = await self._all("write_weights", path, timeout_s=_STEP_S)
+        return FileDelivery(path=path, sha256=digests[0], version=version)
 
-    async def _broadcast(self, engines: list[Any]) -> None:
-        world_size = 1 + len(engines) * self._spec.workers_per_engine
-        await self._all("broadcast", engines, world_size, timeout_s=_STEP_S)
+    async def _broadcast(self, engines: Sequence[Any], timeout_s: float) -> Sent:
+        limit = _PARTS_OF_A_BROADCAST * timeout_s + _START_S
+        sent: list[Sent | None] = await self._all("broadcast", list(engines), timeout_s, timeout_s=limit)
+        assert sent[0] is not None
+        return sent[0]
 
     async def save(self, *, iteration: int, version: int, consumed: Mapping[str, str]) -> Path:
         """Write, hash and publish a checkpoint of `iteration`; returns its folder.

@@ -5,7 +5,7 @@ or names them otherwise. So perturbed weights are published on the way that all 
 prompts, and their log-probs are compared with those of the same model computed here; then the true weights are put
 back. Where they differ, kinds of tensors are tried one by one, so that the error names those that do not arrive.
 
-By file only: what NCCL sends is the learner's own model. Not promised: that updates far larger than the trial's work.
+Not over NCCL: what that sends is the learner's own model. Not promised: that updates far larger than the trial's work.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor
 
+from milepost.actors.engine import Transfer
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.files import file_sha256
+from milepost.cluster.base.weight_folders import WeightFolder
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import last_line
-from milepost.cluster.pools.weights import WeightFolder
+from milepost.cluster.pools.stored_weights import put
+from milepost.cluster.pools.weights import FileDelivery, StoredDelivery, chosen_way
 from milepost.envs.types import Turn
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import lone_samples
@@ -50,6 +53,7 @@ class Trial:
     limit: float
     """Largest mean |log-prob of the engines - of the model| in nats per token."""
     timeout_s: float
+    transfer: Transfer
 
 
 async def require_updates(trial: Trial, engines: EnginePool, weights: WeightFolder) -> None:
@@ -77,6 +81,7 @@ class _Publication:
         self._trial = trial
         self._engines = engines
         self._file = weights.file(trial.version + 1)
+        self._for_engines = weights.for_engines
         self._model = load_policy(trial.model).eval().requires_grad_(False)
         self._true = {name: tensor.clone() for name, tensor in self._model.named_parameters()}
         self.family = str(self._model.config.model_type)
@@ -119,21 +124,40 @@ class _Publication:
         safetensors.torch.save_file(tensors, self._file)
 
     async def _publish(self, version: int) -> None:
-        digest = await asyncio.to_thread(file_sha256, self._file)
+        delivery = await asyncio.to_thread(self._delivery, version)
         try:
             async with asyncio.timeout(self._trial.timeout_s):
-                await asyncio.gather(*(self._one(handle, version, digest) for handle in self._engines.handles))
+                paths = await asyncio.gather(*(delivery.bring(handle) for handle in self._engines.handles))
+        except RayTaskError as error:
+            raise ConfigError(
+                f"engine.transfer = {self._trial.transfer!r}: an engine did not get new weights: {last_line(error)}"
+            ) from error
         except (RayActorError, TimeoutError) as error:
-            raise DependencyLost(f"an engine was lost in a trial update of its weights: {last_line(error)}") from error
+            raise self._lost(error) from error
+        try:
+            async with asyncio.timeout(self._trial.timeout_s):
+                loads = zip(self._engines.handles, paths, strict=True)
+                await asyncio.gather(*(self._one(handle, version, path) for handle, path in loads))
+        except (RayActorError, TimeoutError) as error:
+            raise self._lost(error) from error
         except RayTaskError as error:
             raise ConfigError(
                 f"model: the engine cannot take new weights of the family {self.family!r} ({last_line(error)}); "
                 "docs/models.md lists the families that work"
             ) from error
 
-    async def _one(self, handle: Any, version: int, digest: str) -> None:
+    def _delivery(self, version: int) -> FileDelivery | StoredDelivery:
+        if chosen_way(self._trial.transfer) == "object_store":
+            return StoredDelivery(stored=put(self._file.read_bytes(), folder=self._for_engines), version=version)
+        return FileDelivery(path=self._file, sha256=file_sha256(self._file), version=version)
+
+    @staticmethod
+    def _lost(error: Exception) -> DependencyLost:
+        return DependencyLost(f"an engine was lost in a trial update of its weights: {last_line(error)}")
+
+    async def _one(self, handle: Any, version: int, path: str) -> None:
         await handle.pause.remote()
-        await handle.load.remote(str(self._file), digest)
+        await handle.load.remote(path)
         await handle.commit.remote(version, True)
 
     def _gap(self, turns: list[Turn]) -> float:

@@ -1,36 +1,39 @@
 """New weights on their way from the learner to the engines, as one verified set per policy version.
 
-Sequence: the engines pause (requests are kept) -> the weights are delivered -> digests of the engines are compared ->
-the version is committed -> requests go on.
+Sequence: the weights come to each engine's host and are verified -> the engine pauses (requests are kept) -> it loads
+them -> digests of the engines are compared -> the version is committed -> requests go on.
 
 `FileDelivery`: the learner writes one file into shared memory, every engine verifies its hash before it touches its
-model; the last file stays, because an engine that is replaced catches up from it. `NcclDelivery`: learner rank 0
-broadcasts to all engines over vLLM's own NCCL backend; an engine that is replaced catches up with the next version. It
-has not been run: it needs GPUs. Nothing here survives the run: checkpoints do.
+model; the last file stays, because an engine that is replaced catches up from it. `StoredDelivery`: the same for
+several hosts, through Ray's object store (`milepost.cluster.pools.stored_weights`). `NcclDelivery`: learner rank 0
+broadcasts to all engines over vLLM's own NCCL backend (`milepost.actors.nccl`); an engine that is replaced catches up
+with the next version. Nothing here survives the run: checkpoints do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
-import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+import ray
 from ray.exceptions import RayError
 
-from milepost.cluster.base.files import try_lock
+from milepost.actors.engine import Transfer
+from milepost.actors.nccl.waiting import Sent
+from milepost.cluster.pools.stored_weights import StoredWeights
 from milepost.learner.timing import timed
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 Digests = dict[str, str]
 Seconds = dict[str, float]
 """Wall time by part of a transfer."""
-_SHARED_MEMORY = Path("/dev/shm")
+_BROADCASTS = 2
+"""One that breaks is repeated once: an engine was lost, or a network had a bad moment."""
 
 
 class Delivery(Protocol):
@@ -54,104 +57,135 @@ class Delivery(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileDelivery:
-    """Weights in one file that every engine reads and verifies by itself."""
+class _OneByOne:
+    """Deliveries of which engines succeed or fail one by one."""
 
-    path: Path
-    sha256: str
     version: int
     repeatable: ClassVar[bool] = True
 
+    async def bring(self, engine: Any) -> str:
+        """Have the verified weights lie on the engine's host, beside its work; the file they are in there."""
+        raise NotImplementedError
+
     async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
-        """As `Delivery.deliver`; engines succeed or fail one by one."""
+        """As `Delivery.deliver`. Nobody is paused before the slowest engine has what it will load."""
         each: list[Seconds] = [{} for _ in engines]
+        paths = await asyncio.gather(
+            *(self._tried(timeout_s, self._bring(engine, spent)) for engine, spent in zip(engines, each, strict=True))
+        )
         digests = await asyncio.gather(
-            *(self._one(engine, timeout_s, spent) for engine, spent in zip(engines, each, strict=True))
+            *(
+                self._tried(timeout_s, self._load(engine, path, spent))
+                for engine, path, spent in zip(engines, paths, each, strict=True)
+            )
         )
         seconds.update({part: max(spent.get(part, 0.0) for spent in each) for part in set().union(*each)})
         return list(digests)
 
-    async def _one(self, engine: Any, timeout_s: float, seconds: Seconds) -> Digests | None:
+    async def _bring(self, engine: Any, seconds: Seconds) -> str:
+        with timed(seconds, "fetch"):
+            return await self.bring(engine)
+
+    async def _load(self, engine: Any, path: str | None, seconds: Seconds) -> Digests | None:
+        if path is None:
+            return None
+        with timed(seconds, "pause"):
+            await engine.pause.remote()
+        with timed(seconds, "load"):
+            await engine.load.remote(path)
+        with timed(seconds, "verify"):
+            digests: Digests = await engine.digests.remote()
+        return digests
+
+    async def _tried(self, timeout_s: float, step: Coroutine[Any, Any, T]) -> T | None:
+        """What a step on one engine returns, None where it fails."""
         try:
             async with asyncio.timeout(timeout_s):
-                with timed(seconds, "pause"):
-                    await engine.pause.remote()
-                with timed(seconds, "load"):
-                    await engine.load.remote(str(self.path), self.sha256)
-                with timed(seconds, "verify"):
-                    digests: Digests = await engine.digests.remote()
-                return digests
+                return await step
         except (RayError, TimeoutError) as error:
             logger.error("an engine refused version %d: %s", self.version, str(error).strip().splitlines()[-1:])
             return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NcclDelivery:
-    """Weights broadcast to all engines at once; if it fails, no engine is left in a known state."""
+class FileDelivery(_OneByOne):
+    """Weights in one file that lies on the engines' host, and that every engine verifies by itself."""
 
-    send: Callable[[list[Any]], Awaitable[None]]
-    """Joins every learner rank and the engines in one transfer."""
+    path: Path
+    sha256: str
+    version: int
+
+    async def bring(self, engine: Any) -> str:
+        """Have the engine verify the file."""
+        await engine.verify.remote(str(self.path), self.sha256)
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDelivery(_OneByOne):
+    """Weights in Ray's object store that every host fetches and verifies once."""
+
+    stored: StoredWeights
+    version: int
+
+    async def bring(self, engine: Any) -> str:
+        """Have the engine fetch them."""
+        path: str = await engine.fetch.remote(self.stored)
+        return path
+
+
+def chosen_way(transfer: Transfer) -> Literal["file", "object_store", "nccl"]:
+    """How weights travel: as the configuration says, else by what Ray's hosts have in common."""
+    if transfer != "auto":
+        return transfer
+    return "object_store" if len(alive_hosts()) > 1 else "file"
+
+
+def alive_hosts() -> list[dict[str, Any]]:
+    """What Ray tells of each host that is there."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NcclDelivery:
+    """Weights broadcast to all engines at once: one that is lost breaks it for all, and it is repeated without it."""
+
+    send: Callable[[Sequence[Any], float], Awaitable[Sent]]
+    """Joins every learner rank and the engines in one transfer, each part of it with this deadline in seconds."""
     version: int
     repeatable: ClassVar[bool] = False
 
     async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
-        """As `Delivery.deliver`; engines succeed or fail together."""
+        """As `Delivery.deliver`. Raises what means that the learner is lost."""
+        with timed(seconds, "pause"):
+            paused = await asyncio.gather(*(self._within(timeout_s, engine.pause.remote()) for engine in engines))
+        there = [index for index, answer in enumerate(paused) if answer is not None]
+        with timed(seconds, "load"):
+            there = await self._broadcast(engines, there, timeout_s)
+        with timed(seconds, "verify"):
+            asked = [self._within(timeout_s, engines[index].digests.remote()) for index in there]
+            told = dict(zip(there, await asyncio.gather(*asked), strict=True))
+        return [answer[0] if (answer := told.get(index)) else None for index in range(len(engines))]
+
+    async def _broadcast(self, engines: list[Any], there: list[int], timeout_s: float) -> list[int]:
+        """Which engines hold the weights, after at most one repetition with those that survived the first attempt."""
+        for _ in range(_BROADCASTS):
+            if not there:
+                break
+            sent = await self.send([engines[index] for index in there], timeout_s)
+            if sent.cause is None:
+                return there
+            there = [index for index, alive in zip(there, sent.alive, strict=True) if alive]
+            logger.error(
+                "the broadcast of version %d broke, %d engines are left: %s", self.version, len(there), sent.cause
+            )
+        return []
+
+    async def _within(self, timeout_s: float, call: Awaitable[T]) -> tuple[T] | None:
+        """What an engine answered, None where it is lost."""
         try:
             async with asyncio.timeout(timeout_s):
-                with timed(seconds, "pause"):
-                    await asyncio.gather(*(engine.pause.remote() for engine in engines))
-                with timed(seconds, "load"):
-                    await self.send(engines)
-                with timed(seconds, "verify"):
-                    return list(await asyncio.gather(*(engine.digests.remote() for engine in engines)))
+                return (await call,)
         except (RayError, TimeoutError) as error:
-            logger.error("the broadcast of version %d failed: %s", self.version, error)
-            return [None] * len(engines)
-
-
-class WeightFolder:
-    """Where a run's weight files lie: memory-backed, readable by this user only, locked while the driver lives.
-
-    The lock, and no process id, tells what a killed driver left: containers share memory but not their processes.
-    """
-
-    def __init__(self, run_id: str) -> None:
-        for left in _SHARED_MEMORY.glob("milepost-*-*"):
-            if left.name.rpartition("-")[2].isdecimal():
-                _remove_unless_held(left)
-        # Two runs of one name (a resume beside a dying predecessor) must not share files.
-        self.path = _SHARED_MEMORY / f"milepost-{run_id}-{os.getpid()}"
-        unseen = _SHARED_MEMORY / f".{self.path.name}"  # by its own name only once it is locked
-        unseen.mkdir(mode=0o700, parents=True)
-        self._lock = os.open(unseen, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        unseen.rename(self.path)
-
-    def file(self, version: int) -> Path:
-        """The path for the weights of `version`."""
-        return self.path / f"v{version}.safetensors"
-
-    def keep_only(self, version: int) -> None:
-        """Remove the files of all other versions."""
-        for file in self.path.glob("v*.safetensors"):
-            if file != self.file(version):
-                file.unlink()
-
-    def close(self) -> None:
-        """Give the memory back."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-
-def _remove_unless_held(folder: Path) -> None:
-    try:
-        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # another user's, or gone meanwhile
-        return
-    try:
-        if try_lock(held):
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(held)
+            logger.error("an engine was lost on the way to version %d: %s", self.version, error)
+            return None

@@ -50,7 +50,7 @@ async def check_url(url: str, config: BufferConfig) -> None:
     client = connect(url)
     try:
         await check_server(client, maxmemory_bytes=config.maxmemory_bytes)
-        if not config.allow_no_password and not _is_loopback(url) and await serves_strangers(url):
+        if not config.allow_no_password and not is_loopback(url) and await serves_strangers(url):
             raise BufferRefused(
                 "Redis serves everybody who reaches it, without a password, and trajectories can be read and forged "
                 "there: set one (ACL SETUSER or requirepass), or buffer.allow_no_password = true in a closed network"
@@ -84,7 +84,7 @@ async def remove(url: str, run_id: str) -> Removed:
         await client.aclose()
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     """Whether only this machine can be at the other end."""
     parts = urlsplit(url)
     if parts.scheme == "unix" or parts.hostname in (None, "", "localhost"):

@@ -32,7 +32,7 @@ from milepost.cluster.runlog.records import EvalRecord, IterationRecord, Number,
 from milepost.reward.evaluators.summary import MAX_COHORTS, OTHER, CohortSuccess, together
 from milepost.reward.evaluators.wilson import wilson_interval
 
-_TRANSFER = ("gather", "pause", "load", "verify", "commit")
+_TRANSFER = ("gather", "fetch", "pause", "load", "verify", "commit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

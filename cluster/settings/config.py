@@ -66,6 +66,7 @@ _FREE_ON_RESUME = (
     "actors.max_observation_chars",
     "actors.episode_timeout_s",
     "actors.give_up_after_s",
+    "engine.transfer",
     "engine.start_timeout_s",
     "engine.request_timeout_s",
     "engine.update_timeout_s",

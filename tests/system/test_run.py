@@ -63,7 +63,7 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
     tensorboard_shows_every_iteration(driver, records)
     assert (status := driver.folder.read_status()) is not None
     assert status.ports.keys() == {"metrics", "ray", "engine-0"}
-    assert records[-1].transfer_s.keys() == {"gather", "pause", "load", "verify", "commit"}
+    assert records[-1].transfer_s.keys() == {"gather", "fetch", "pause", "load", "verify", "commit"}
     eval_prints_one_object(driver)
     told = _milepost("status", "latest", "--runs-dir", str(driver.runs_dir))
     assert "finished" in told

@@ -105,8 +105,8 @@ def test_an_embedded_redis_keeps_everything_on_the_drivers_host() -> None:
         (
             config(transfer="nccl"),
             [Host(64, 1)],
-            'engine.transfer = "nccl" needs a GPU for each engine and learner rank, 2 in all, and there are 1: set '
-            'engine.transfer = "file"',
+            'engine.transfer = "nccl" needs a GPU for each engine and learner rank, 2 in all, and there are 1: leave '
+            "engine.transfer out",
         ),
         (
             config().model_copy(update={"buffer": BufferConfig()}),

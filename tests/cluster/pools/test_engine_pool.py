@@ -138,6 +138,23 @@ def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_an
     asyncio.run(lose_at_commit())
 
 
+@pytest.mark.usefixtures("spawned")
+def test_a_broadcast_that_no_engine_took_ends_the_run_since_replacements_would_wait_for_the_next_one() -> None:
+    class Broken(Delivered):
+        repeatable = False
+
+        async def deliver(self, engines: list[Handle], *_: object) -> list[dict[str, str] | None]:
+            return [None for _ in engines]
+
+    async def publish() -> None:
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)))
+        await pool.start()
+        with pytest.raises(DependencyLost, match="no engine took the weights of version 1"):
+            await pool.publish(Broken())
+
+    asyncio.run(publish())
+
+
 def test_engines_that_cannot_be_replaced_are_missed_until_too_few_serve(spawned: list[Handle]) -> None:
     async def lose_all() -> None:
         limits = RestartConfig(min_engines=2, max_per_engine=0)

@@ -15,11 +15,12 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from milepost.actors.engine import Completion, EngineConfig, SamplingConfig
 from milepost.cluster.base.exits import ConfigError, DependencyLost
+from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
+from milepost.cluster.base.weight_folders import WeightFolder
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.trial import Trial, require_updates
-from milepost.cluster.pools.weights import WeightFolder
 from milepost.envs.types import VersionSpan
 from milepost.learner.zero.policy import load_policy
 
@@ -33,7 +34,7 @@ class ServingModel:
 
     def __init__(self, model: Path, take: Take) -> None:
         self.model, self.take, self.version = load_policy(model).requires_grad_(False), take, VERSION
-        for name in ("start", "pause", "load", "commit", "generate"):
+        for name in ("start", "verify", "pause", "load", "commit", "generate"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     async def _start(self) -> int:
@@ -42,7 +43,10 @@ class ServingModel:
     async def _pause(self) -> None:
         return None
 
-    async def _load(self, path: str, _: str) -> None:
+    async def _verify(self, path: str, sha256: str) -> None:
+        assert file_sha256(Path(path)) == sha256
+
+    async def _load(self, path: str) -> None:
         own = dict(self.model.named_parameters())
         for name, tensor in safetensors.torch.load_file(path).items():
             taken = self.take(name, tensor)
@@ -74,7 +78,9 @@ def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> Serving
         restarts=RestartConfig(),
     )
     prompts = [[k, 9, 10] for k in range(20, 24)]
-    trial = Trial(model=model, version=VERSION, prompts=prompts, temperature=1.0, limit=1e-3, timeout_s=20)
+    trial = Trial(
+        model=model, version=VERSION, prompts=prompts, temperature=1.0, limit=1e-3, timeout_s=20, transfer="file"
+    )
 
     async def run() -> None:
         pool = EnginePool(spec, lambda _: {})

@@ -91,7 +91,7 @@ def test_a_redis_that_serves_everybody_beyond_this_machine_is_refused_unless_tol
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with redis_server.start(tmp_path) as server:
-        monkeypatch.setattr(own_redis, "_is_loopback", lambda _: False)
+        monkeypatch.setattr(own_redis, "is_loopback", lambda _: False)
         check(server.url)
         with connect_sync(server.url) as client:
             client.execute_command("ACL", "SETUSER", "named", "on", ">pw", "~*", "+@all")
@@ -115,7 +115,7 @@ def test_a_redis_that_serves_everybody_beyond_this_machine_is_refused_unless_tol
     ],
 )
 def test_this_machine_is_told_from_others(url: str, loopback: bool) -> None:
-    assert own_redis._is_loopback(url) is loopback
+    assert own_redis.is_loopback(url) is loopback
 
 
 @pytest.mark.parametrize("where", ["#", "/", "?", "[", "@", "%"])
