@@ -24,8 +24,6 @@ class MicroBatch:
     """What one forward pass reads: B rows padded on the right to the longest, all tensors `[B, L]`."""
 
     input_ids: Tensor
-    attention_mask: Tensor
-    """1 for tokens, 0 for padding."""
     loss_mask: Tensor
     """True only for tokens the policy sampled."""
     advantages: Tensor
@@ -120,34 +118,30 @@ def padding_share(ranks: Sequence[Sequence[Sequence[Sample]]]) -> float:
 
 
 def collate(batch: Sequence[Sample]) -> MicroBatch:
-    """Pad samples to one micro-batch. No sample gives a dummy: two tokens that attend, train on nothing.
+    """Pad samples to one micro-batch. No sample gives a dummy: two tokens, and nothing to train on.
+
+    Padding needs no mask: it stands on the right, and attention is causal.
 
     >>> batch = collate([Sample.from_turn_index([-1, 0, 0]), Sample.from_turn_index([-1, 0])])
-    >>> batch.attention_mask.tolist(), batch.loss_mask.sum().item()
-    ([[1, 1, 1], [1, 1, 0]], 3)
+    >>> batch.loss_mask.tolist()
+    [[False, True, True], [False, True, False]]
     """
-    width = max((len(sample) for sample in batch), default=2)
-    attention = np.zeros((max(len(batch), 1), width), dtype=np.int64)
-    for row, sample in enumerate(batch):
-        attention[row, : len(sample)] = 1
-    if not batch:
-        attention[:] = 1
+    shape = (max(len(batch), 1), max((len(sample) for sample in batch), default=2))
     return MicroBatch(
-        input_ids=_pad([s.token_ids for s in batch], attention, 0),
-        attention_mask=torch.from_numpy(attention),
-        loss_mask=_pad([s.loss_mask for s in batch], attention, False),
-        advantages=_pad([s.advantages for s in batch], attention, np.float32(0)),
-        rollout_logprobs=_pad([s.rollout_logprobs for s in batch], attention, np.float32(0)),
-        versions=_pad([s.versions for s in batch], attention, NO_VERSION),
-        turn_lengths=_pad([s.turn_lengths for s in batch], attention, 0),
-        turn_index=_pad([s.turn_index for s in batch], attention, NO_TURN),
-        value_mask=_pad([s.value_mask for s in batch], attention, False),
-        value_targets=_pad([s.value_targets for s in batch], attention, np.float32(0)),
+        input_ids=_pad([s.token_ids for s in batch], shape, 0),
+        loss_mask=_pad([s.loss_mask for s in batch], shape, False),
+        advantages=_pad([s.advantages for s in batch], shape, np.float32(0)),
+        rollout_logprobs=_pad([s.rollout_logprobs for s in batch], shape, np.float32(0)),
+        versions=_pad([s.versions for s in batch], shape, NO_VERSION),
+        turn_lengths=_pad([s.turn_lengths for s in batch], shape, 0),
+        turn_index=_pad([s.turn_index for s in batch], shape, NO_TURN),
+        value_mask=_pad([s.value_mask for s in batch], shape, False),
+        value_targets=_pad([s.value_targets for s in batch], shape, np.float32(0)),
     )
 
 
-def _pad(rows: Sequence[NDArray[np.generic]], like: NDArray[np.int64], fill: int | bool | np.float32) -> Tensor:
-    padded = np.full(like.shape, fill)
+def _pad(rows: Sequence[NDArray[np.generic]], shape: tuple[int, int], fill: int | bool | np.float32) -> Tensor:
+    padded = np.full(shape, fill)
     for row, values in enumerate(rows):
         padded[row, : len(values)] = values
     return torch.from_numpy(padded)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from milepost.learner.batch.pack import MicroBatch
-from milepost.learner.loss.loss import token_logprobs
+from milepost.learner.zero.token_policy import TokenPolicy, token_scores
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -58,43 +58,9 @@ def load_policy(folder: Path) -> Any:
     )
 
 
-def batch_logprobs(
-    model: Any, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies `[B, L]` at the positions of the trained tokens; elsewhere they mean nothing.
-
-    The output layer runs only over the columns that need it. Entropies carry a gradient only if asked to.
-    """
-    columns = predicting_columns(batch)
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=columns
-    ).logits
-    return placed_logprobs(logits, columns, batch, temperature=temperature, entropy_gradient=entropy_gradient)
-
-
-def predicting_columns(batch: MicroBatch) -> Tensor:
-    """`[K]` columns in which some row predicts a trained token.
-
-    A dummy has one, so that every parameter stays in the graph.
-    """
-    columns = batch.loss_mask[:, 1:].any(0).nonzero().squeeze(1)
-    if columns.numel() == 0:
-        columns = torch.zeros(1, dtype=torch.int64, device=batch.input_ids.device)
-    return columns
-
-
-def placed_logprobs(
-    logits: Tensor, columns: Tensor, batch: MicroBatch, *, temperature: float, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies `[B, L]` from the logits `[B, K, V]` at `predicting_columns`."""
-    targets = batch.input_ids[:, columns + 1]
-    logprobs, entropies = token_logprobs(logits, targets, temperature, entropy_gradient=entropy_gradient)
-    return placed(logprobs, columns, batch), placed(entropies, columns, batch)
-
-
-def placed(values: Tensor, columns: Tensor, batch: MicroBatch) -> Tensor:
-    """`[B, K]` numbers said at `columns`, as `[B, L]` at the tokens they are about: one further; 0 elsewhere."""
-    return values.new_zeros(batch.input_ids.shape).index_copy(1, columns + 1, values)
+def batch_logprobs(policy: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies `[B, L]` of the trained tokens, 0 elsewhere, of a model that `load_policy` gave."""
+    return token_scores(TokenPolicy(policy), batch, temperature)[:2]
 
 
 def layer_of(name: str) -> str:

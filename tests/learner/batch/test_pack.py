@@ -29,16 +29,15 @@ def sample(length: int, group: str = "g", index: int = 0, trained: int = 1) -> S
 def test_rows_are_padded_on_the_right_and_padding_trains_nothing():
     batch = collate([sample(4), sample(2)])
     assert batch.input_ids.tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch.loss_mask.tolist() == [[False, False, False, True], [False, True, False, False]]
     assert batch.versions.tolist() == [[-1, -1, -1, 4], [-1, 4, -1, -1]]
     assert batch.advantages.dtype == batch.rollout_logprobs.dtype == torch.float32
-    assert batch.input_ids.dtype == batch.attention_mask.dtype == torch.int64
+    assert batch.input_ids.dtype == torch.int64
 
 
-def test_a_dummy_attends_to_something_and_trains_on_nothing():
+def test_a_dummy_has_tokens_and_trains_on_nothing():
     dummy = collate([])
-    assert dummy.attention_mask.tolist() == [[1, 1]]
+    assert dummy.input_ids.shape == (1, 2)
     assert not dummy.loss_mask.any()
 
 
