@@ -178,7 +178,7 @@ def _model(config: RunConfig) -> Finding:
         found = judge_model(config, Path(config.model.path).expanduser(), trained=True)
     except ConfigError as error:
         return Finding("fail", "model.path", str(error))
-    if said := remarks(found):
+    if said := remarks(config, found):
         return Finding("warn", f"model {config.model.path}", "; ".join(said))
     return Finding("ok", f"model {config.model.path}: {found.family}, {found.parameters / 1e6:.1f} M parameters")
 

@@ -77,7 +77,7 @@ def check_start(config: RunConfig) -> None:
     try:
         if config.model.source == "folder":
             folder = Path(config.model.path).expanduser()
-            for remark in remarks(judge_model(config, folder, trained=True)):
+            for remark in remarks(config, judge_model(config, folder, trained=True)):
                 print(f"milepost: {folder}: {remark}", file=sys.stderr)
             check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
@@ -131,9 +131,9 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
     return found
 
 
-def remarks(found: CheckedModel) -> list[str]:
+def remarks(config: RunConfig, found: CheckedModel) -> list[str]:
     """What training on a model folder costs more than need be, and why."""
-    return [*([] if found.appends else [REWRITES]), *remarks_on(found.config)]
+    return [*([] if found.appends else [REWRITES]), *remarks_on(found.config, config.learner.packing)]
 
 
 def _require_engine(folder: Path, found: CheckedModel) -> None:

@@ -27,7 +27,8 @@ from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.loss import LossTerms
 from milepost.learner.training import LossFn, ProcessGroupMember, StepMetrics, ValueFn
 from milepost.learner.update_metrics import add
-from milepost.learner.zero.policy import load_policy, write_policy
+from milepost.learner.zero.families import packing_for
+from milepost.learner.zero.policy import load_config, load_policy, write_policy
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores, token_values
 from milepost.learner.zero.value import Critic, critic_values
 from milepost.learner.zero.zero_model import ZeroError, ZeroModel, join
@@ -70,11 +71,13 @@ class ActorCritic:
             torch.set_num_threads(config.threads)
         torch.manual_seed(seed)
         self._trunk = "none" if models.critic is None else models.critic.trunk
-        policy = load_policy(models.policy)
+        self.packing = packing_for(load_config(models.policy), config.packing, device)
+        policy = load_policy(models.policy, self.packing)
         self._reference = None
         if models.reference is not None:
-            self._reference = TokenPolicy(load_policy(models.reference)).to(device).eval().requires_grad_(False)
-        critic = Critic(models.policy) if self._trunk == "own" else None
+            reference = TokenPolicy(load_policy(models.reference, self.packing))
+            self._reference = reference.to(device).eval().requires_grad_(False)
+        critic = Critic(models.policy, self.packing) if self._trunk == "own" else None
         join(member, device, timedelta(seconds=config.collective_timeout_s))
         if config.gradient_checkpointing:
             for module in [policy] if critic is None else [policy, critic.trunk]:

@@ -67,7 +67,8 @@ class OutputLayer(nn.Linear):
         if targets is None:
             return super().forward(hidden)
         scoring = _Scoring(self._rule, temperature, entropy_gradient)
-        return _ChunkedLogprobs.apply(hidden, self.weight, self.bias, targets, scoring)
+        parameters = (self.weight, self.bias)
+        return _ChunkedLogprobs.apply(hidden, *parameters, targets, scoring)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """Saves its inputs alone. Under ZeRO-3 `weight` is whole in both passes: saved is the parameter, not its data."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scoring: _Scoring
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropies = torch.empty(2, len(targets), dtype=torch.float32, device=hidden.device)
@@ -108,7 +109,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
         wanted = gradients if ctx.scoring.entropy_gradient else gradients[:1]
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None

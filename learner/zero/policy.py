@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from milepost.learner.batch.pack import MicroBatch
+from milepost.learner.batch.pack import MicroBatch, Packing
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores
+from milepost.learner.zero.tree_attention import NAME as TREE_ATTENTION
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -31,18 +32,17 @@ TOKENIZER_FILES: Final = (
 )
 
 
-def load_policy(folder: Path) -> Any:
+def load_policy(folder: Path, packing: Packing = "padded") -> Any:
     """The model in float32 with every dropout at zero: log-probs must not depend on chance.
 
     Attention that caps its logits (Gemma 2) is computed eagerly: PyTorch's fused one leaves the cap out, silently.
+    With `packing` "tree" it computes attention over prefix trees, and over nothing else.
 
     Raises:
         FileNotFoundError: the folder holds no model; says what is missing.
     """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"no model in {folder}: config.json is missing; give a folder in Hugging Face format")
     disable_progress_bar()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = load_config(folder)
     for name, value in config.to_dict().items():
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0:
             setattr(config, name, 0.0)
@@ -50,7 +50,7 @@ def load_policy(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
-        attn_implementation="eager" if capped else None,
+        attn_implementation=TREE_ATTENTION if packing == "tree" else "eager" if capped else None,
         dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,
@@ -58,8 +58,18 @@ def load_policy(folder: Path) -> Any:
     )
 
 
+def load_config(folder: Path) -> Any:
+    """transformers' configuration of the model in `folder`. Raises FileNotFoundError where there is none."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no model in {folder}: config.json is missing; give a folder in Hugging Face format")
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
 def batch_logprobs(policy: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies `[B, L]` of the trained tokens, 0 elsewhere, of a model that `load_policy` gave."""
+    """Log-probs and entropies `[B, L]` of the trained tokens, 0 elsewhere, of a model that `load_policy` gave.
+
+    `batch` is packed as the model was loaded for.
+    """
     return token_scores(TokenPolicy(policy), batch, temperature)[:2]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from milepost.learner.batch.pack import MicroBatch
-from milepost.learner.batch.prediction import predict
+from milepost.learner.batch.prediction import Layout, predict
 from milepost.learner.loss.loss import token_logprobs
 from milepost.learner.zero.families import logit_rule
 from milepost.learner.zero.output_layer import OutputLayer
@@ -56,35 +56,37 @@ class TokenPolicy(nn.Module):
             policy.set_output_embeddings(OutputLayer(layer, rule))
 
     def forward(
-        self, *, input_ids: Tensor, at: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+        self, *, layout: Layout, at: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
     ) -> Scores:
-        """Scores of the tokens `targets`, predicted at the positions `at` of the rows `[B, L]` one after another.
+        """Scores of the tokens `targets`, predicted at the positions `at` of the layout, row after row.
 
         `at` is `[K]`, `targets` `[T]` with T <= K: only the first T positions are asked for logits, all K for
         estimates. Entropies carry a gradient only with `entropy_gradient`.
         """
         layer, asked = self.policy.get_output_embeddings(), at[: len(targets)]
         if isinstance(layer, OutputLayer):
-            hidden = last_hidden(self.policy.base_model, input_ids, at)
+            hidden = last_hidden(self.policy.base_model, layout, at)
             scoring = {"temperature": temperature, "entropy_gradient": entropy_gradient}
             found = layer(hidden[: len(targets)], targets, **scoring)
         else:
-            hidden, logits = self._whole_logits(input_ids, at, asked)
+            hidden, logits = self._whole_logits(layout.input_ids, at, asked)
             found = token_logprobs(logits, targets, temperature, entropy_gradient=entropy_gradient)
-        return Scores(*found, values=None if self.head is None else self.head(hidden))
+        logprobs, entropies = found
+        return Scores(logprobs, entropies, values=None if self.head is None else self.head(hidden))
 
     def _whole_logits(self, input_ids: Tensor, at: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states `[K, width]` at `at` and logits `[T, V]` at `asked`, from the model's own forward pass."""
         length = input_ids.shape[1]
-        kept, where = (asked % length).unique(return_inverse=True)
+        kept, where = torch.unique(asked % length, return_inverse=True)
         outputs = self.policy(input_ids=input_ids, use_cache=False, logits_to_keep=kept, output_hidden_states=True)
         # the last of these is what the output layer reads
         return outputs.hidden_states[-1].flatten(0, 1)[at], outputs.logits[asked // length, where]
 
 
-def last_hidden(trunk: Any, input_ids: Tensor, at: Tensor) -> Tensor:
-    """`[K, width]`: the last hidden states at the positions `at` of the rows `[B, L]` one after another."""
-    hidden: Tensor = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+def last_hidden(trunk: Any, layout: Layout, at: Tensor) -> Tensor:
+    """`[K, width]`: the last hidden states at the positions `at` of the layout, row after row."""
+    tree = {} if layout.branches is None else {"position_ids": layout.position_ids, "prefix_branches": layout.branches}
+    hidden: Tensor = trunk(input_ids=layout.input_ids, use_cache=False, **tree).last_hidden_state
     return hidden.flatten(0, 1)[at]
 
 
@@ -97,7 +99,7 @@ def token_scores(
     """
     prediction = predict(batch)
     scores = model(
-        input_ids=batch.input_ids,
+        layout=prediction.layout,
         at=prediction.at,
         targets=prediction.targets,
         temperature=temperature,
@@ -111,5 +113,5 @@ def token_values(model: Any, batch: MicroBatch) -> Tensor:
     """The estimates alone, with a value head: logits are made of one token."""
     prediction = predict(batch)
     targets, nothing = prediction.targets[:1], {"temperature": 1.0, "entropy_gradient": False}
-    scores = model(input_ids=batch.input_ids, at=prediction.at, targets=targets, **nothing)
+    scores = model(layout=prediction.layout, at=prediction.at, targets=targets, **nothing)
     return prediction.placed(scores.values)

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from milepost.learner.batch.pack import MicroBatch
-from milepost.learner.batch.prediction import predict
+from milepost.learner.batch.pack import MicroBatch, Packing
+from milepost.learner.batch.prediction import Layout, predict
 from milepost.learner.zero.policy import load_policy
 from milepost.learner.zero.token_policy import ValueHead, last_hidden
 
@@ -22,19 +22,19 @@ from milepost.learner.zero.token_policy import ValueHead, last_hidden
 class Critic(nn.Module):
     """A trunk of its own, which starts as the policy's, and a value head."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packing: Packing = "padded") -> None:
         """Load the trunk from the policy's folder. Raises what `load_policy` raises."""
         super().__init__()
-        policy = load_policy(folder)
+        policy = load_policy(folder, packing)
         self.trunk = policy.base_model
         self.head = ValueHead(policy.config.hidden_size)
 
-    def forward(self, *, input_ids: Tensor, at: Tensor) -> Tensor:
-        """Estimates `[K]` at the positions `at` `[K]` of the rows `[B, L]` one after another."""
-        return self.head(last_hidden(self.trunk, input_ids, at))  # type: ignore[no-any-return]
+    def forward(self, *, layout: Layout, at: Tensor) -> Tensor:
+        """Estimates `[K]` at the positions `at` `[K]` of the layout, row after row."""
+        return self.head(last_hidden(self.trunk, layout, at))  # type: ignore[no-any-return]
 
 
 def critic_values(critic: Any, batch: MicroBatch) -> Tensor:
     """Estimates `[B, L]` before each of the trained tokens; 0 elsewhere. `critic` is a `Critic`, or runs one."""
     prediction = predict(batch)
-    return prediction.placed(critic(input_ids=batch.input_ids, at=prediction.at))
+    return prediction.placed(critic(layout=prediction.layout, at=prediction.at))

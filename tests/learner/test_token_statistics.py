@@ -55,6 +55,7 @@ class Alone:
 
     rank = 0
     world_size = 1
+    packing = "padded"
 
     def __init__(self, model: TokenPolicy) -> None:
         self.model = model

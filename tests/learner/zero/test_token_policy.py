@@ -11,30 +11,33 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from milepost.learner.batch.pack import MicroBatch, collate
+from milepost.learner.batch.pack import MicroBatch, Packing, collate
 from milepost.learner.batch.sample import Sample
 from milepost.learner.loss.loss import token_logprobs
 from milepost.learner.zero import output_layer
-from milepost.learner.zero.families import KNOWN
+from milepost.learner.zero.families import KNOWN, packing_for
 from milepost.learner.zero.output_layer import LogitRule, OutputLayer
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores
+from milepost.learner.zero.tree_attention import NAME
 from tests.families.tiny_models import FAMILIES, write
+from tests.learner.closeness import differ
 from tests.learner.tiny_llama import save_tiny_llama
 
 TEMPERATURE = 0.8
 TRIED = [name for name in FAMILIES if ", " not in name]
 """Those that differ in their code, and not only in how the file is laid out."""
+TURNS = [-1, 0, 0, -1, -1, 1, 1, 1], [-1, -1, 0], [-1, 0]
 
 
-def rows(vocabulary: int, *turns: list[int]) -> MicroBatch:
-    """A micro-batch of random tokens whose trained ones are those with a turn."""
+def rows(vocabulary: int, *turns: list[int], packing: Packing = "padded") -> MicroBatch:
+    """A micro-batch of random tokens whose trained ones are those with a turn; rows are equal for two tokens."""
     draw, samples = np.random.default_rng(0), []
     for index in turns:
         sample = Sample.from_turn_index(index)
-        sample.token_ids[:] = draw.integers(0, vocabulary, len(sample))
+        sample.token_ids[:] = [5, 7, *draw.integers(0, vocabulary, len(sample) - 2)]
         samples.append(sample)
-    return collate(samples)
+    return collate(samples, packing)
 
 
 def whole(model: Any, batch: MicroBatch, *, entropy_gradient: bool) -> list[Tensor]:
@@ -53,18 +56,12 @@ def gradients(model: Any, found: list[Tensor]) -> list[Tensor]:
     return [g for g in torch.autograd.grad(total, parameters, allow_unused=True) if g is not None]
 
 
-def differ(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference, relative to the largest number of its tensor where that is above 1."""
-    pairs = zip(ours, theirs, strict=True)
-    return max(float((a - b).detach().abs().max() / b.detach().abs().max().clamp(min=1)) for a, b in pairs)
-
-
 @pytest.mark.parametrize("name", TRIED)
 def test_a_known_family_scores_as_its_own_logits_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_layer, "CHUNK_TOKENS", 3)  # several chunks, the last one not whole
     model = load_policy(write(FAMILIES[name], tmp_path))
     assert model.config.model_type in KNOWN
-    batch = rows(300, [-1, 0, 0, -1, -1, 1, 1, 1], [-1, -1, 0], [-1, 0])
+    batch = rows(300, *TURNS)
     theirs = whole(model, batch, entropy_gradient=True)
     wanted = gradients(model, theirs)
     ours = token_scores(TokenPolicy(model), batch, TEMPERATURE, entropy_gradient=True)
@@ -72,6 +69,12 @@ def test_a_known_family_scores_as_its_own_logits_do(name: str, tmp_path: Path, m
     assert differ(found, theirs) < 1e-5
     assert differ(gradients(model, found), wanted) < 1e-5
     assert not ours[0][~batch.loss_mask].any()
+    if packing_for(model.config, "tree", torch.device("cpu")) == "tree":
+        model.set_attn_implementation(NAME)
+        packed = token_scores(TokenPolicy(model), rows(300, *TURNS, packing="tree"), TEMPERATURE, entropy_gradient=True)
+        found = [values[batch.loss_mask] for values in packed[:2]]
+        assert differ(found, theirs) < 1e-5
+        assert differ(gradients(model, found), wanted) < 1e-5
 
 
 def test_a_family_that_is_not_known_is_scored_by_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
