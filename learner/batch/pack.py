@@ -48,8 +48,9 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> Self:
         """The same micro-batch on another device."""
-        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return type(self)(**{name: None if part is None else part.to(device) for name, part in parts.items()})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in parts.items()}
+        return type(self)(**moved)
 
 
 def minibatches(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
