@@ -258,7 +258,8 @@ class ActorCritic:
         return self._critic
 
     def _layout(self) -> dict[str, int | str]:
-        return {"ranks": self.world_size, "zero_stage": self._zero_stage, "critic": self._trunk}
+        layout: dict[str, int | str] = {"ranks": self.world_size, "zero_stage": self._zero_stage}
+        return layout | {"critic": self._trunk, "prefix": TokenPolicy.PREFIX}
 
 
 def _policy_name(name: str) -> str | None:
