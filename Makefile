@@ -7,6 +7,7 @@
 # make phoenix spans of episodes in a real Phoenix
 # make bench   asynchrony against lockstep                         make clean   remove the environment
 # make bench-recording   what the record of 100,000 episodes costs
+# make bench-learner   rows padded against prefix trees, in the learner's step
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
 # make monitoring  every panel and alerts on real runs under a real Prometheus
 # make gpu-lock  deploy/requirements-gpu.lock from requirements.lock   make check-deploy  Dockerfile and manifests
@@ -19,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
+.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording bench-learner agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
 setup: .venv/ready
 
 # Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
@@ -112,6 +113,9 @@ bench: setup
 # Compared with the rate of the newest run in runs/.
 bench-recording: setup
 	$(BIN)/python -m tests.benchmarks.recording
+
+bench-learner: setup
+	$(BIN)/python -m tests.benchmarks.learner
 
 agent-tokens: setup
 	$(BIN)/python -m tests.actors.agents.test_exact_tokens

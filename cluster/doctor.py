@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from milepost.actors.agents.config import AgentConfig
 from milepost.actors.agents.program import AgentPathError, check_program
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.preflight import REWRITES, judge_model
+from milepost.cluster.preflight import judge_model, remarks
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
@@ -178,8 +178,8 @@ def _model(config: RunConfig) -> Finding:
         found = judge_model(config, Path(config.model.path).expanduser(), trained=True)
     except ConfigError as error:
         return Finding("fail", "model.path", str(error))
-    if not found.appends:
-        return Finding("warn", f"model {config.model.path}", REWRITES)
+    if said := remarks(config, found):
+        return Finding("warn", f"model {config.model.path}", "; ".join(said))
     return Finding("ok", f"model {config.model.path}: {found.family}, {found.parameters / 1e6:.1f} M parameters")
 
 

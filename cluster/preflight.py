@@ -43,6 +43,7 @@ from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
 from milepost.learner.first_policy.demonstrations import DemonstrationError, require_demonstrator
 from milepost.learner.first_policy.model_check import CheckedModel, ModelError, check_model, load_tokenizer
+from milepost.learner.zero.families import remarks_on
 from milepost.reward.judges.config import JudgeConfig
 from milepost.reward.judges.reward import JudgeReward
 from milepost.reward.reward import Reward, RewardError, load_reward
@@ -79,8 +80,8 @@ def check_start(config: RunConfig) -> None:
     try:
         if config.model.source == "folder":
             folder = Path(config.model.path).expanduser()
-            if not judge_model(config, folder, trained=True).appends:
-                print(f"milepost: {folder}: {REWRITES}", file=sys.stderr)
+            for remark in remarks(config, judge_model(config, folder, trained=True)):
+                print(f"milepost: {folder}: {remark}", file=sys.stderr)
             check_dialogue(config, folder, scenarios)
         if config.buffer.url_env:
             asyncio.run(check_url(config.buffer.url, config.buffer))
@@ -133,6 +134,11 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
             "container more (docker run --shm-size), or take a smaller model"
         )
     return found
+
+
+def remarks(config: RunConfig, found: CheckedModel) -> list[str]:
+    """What training on a model folder costs more than need be, and why."""
+    return [*([] if found.appends else [REWRITES]), *remarks_on(found.config, config.learner.packing)]
 
 
 def _require_engine(folder: Path, found: CheckedModel) -> None:

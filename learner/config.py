@@ -37,6 +37,11 @@ class LearnerConfig(BaseModel):
     max_tokens_per_micro_batch: int = Field(
         16384, ge=2, description="Micro-batch size in tokens, padding included; bounds the memory of a pass"
     )
+    packing: Literal["tree", "padded"] = Field(
+        "tree",
+        description="Packing of rows: tree, prefixes that rows share pass through the model once and nothing is "
+        "padded, where the model can take it; padded, every row as it is",
+    )
     gradient_checkpointing: bool = Field(
         False, description="Gradient checkpointing: recompute activations, for less memory at 4/3 of the time"
     )

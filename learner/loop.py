@@ -114,13 +114,14 @@ class LearnerRank:
             tokens=sum(sample.num_trained for sample in pool),
             num_samples=len(pool),
             prefix_breaks=len(pool) - sum(len(group.trajectories) for group in kept),
-            padding_share=fmean(each.padding_share for each in minibatches) if minibatches else 0.0,
+            padding_share=fmean(each.passed.padding_share for each in minibatches) if minibatches else 0.0,
             parity=mean(parity, "parity_current", "tokens_current"),
             metrics=measured("credit", lambda: credit_metrics(credits, verdicts))
             | measured("tokens", lambda: token_metrics(sums))
             | measured("critic", lambda: critic_metrics(sums))
             | _step_metrics(steps)
-            | _norm_metric("critic_grad_norm", critic_steps),
+            | _norm_metric("critic_grad_norm", critic_steps)
+            | ({"prefix_share": fmean(each.passed.prefix_share for each in minibatches)} if minibatches else {}),
             seconds=seconds,
         )
 
@@ -145,8 +146,10 @@ class LearnerRank:
             return None
         cross = cross_samples(turns)
         max_tokens = self._recipe.learner.max_tokens_per_micro_batch
-        rows = pack.plan(cross.samples, num_ranks=self._backend.world_size, max_tokens=max_tokens)[self._backend.rank]
-        batches = [pack.collate(members) for members in rows]
+        backend, packing = self._backend, self._backend.packing
+        ranks = pack.plan(cross.samples, num_ranks=backend.world_size, max_tokens=max_tokens, packing=packing)
+        rows = ranks[backend.rank]
+        batches = [pack.collate(members, packing) for members in rows]
         logprobs = self._backend.token_logprobs(batches, temperature=self._recipe.temperature)
         scores = self._backend.all_sum_array(score_matrix(cross, rows, logprobs))
         return estimate(scores, cross.own)

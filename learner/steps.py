@@ -46,8 +46,8 @@ class Minibatch:
     """One more than the largest turn index, over all ranks."""
     value_total: int
     """How many estimates of the critic have a target, over all ranks."""
-    padding_share: float
-    """Of the token positions of all ranks' micro-batches."""
+    passed: pack.Passed
+    """What of all ranks' micro-batches passes through the model."""
     old_values: list[Tensor] | None
     """The critic's estimates before the update, where there is a critic."""
     proximal: list[Tensor] | None = None
@@ -72,17 +72,16 @@ class Stepper:
         parts = pack.minibatches(pool, steps)
         recompute = len(parts) > 1 and self._objective.offpolicy.proximal == "recompute"
         for part in parts:
-            ranks = pack.plan(
-                part, num_ranks=self._backend.world_size, max_tokens=self._config.max_tokens_per_micro_batch
-            )
+            packing, max_tokens = self._backend.packing, self._config.max_tokens_per_micro_batch
+            ranks = pack.plan(part, num_ranks=self._backend.world_size, max_tokens=max_tokens, packing=packing)
             rows = ranks[self._backend.rank]
-            micro_batches = [pack.collate(members) for members in rows]
+            micro_batches = [pack.collate(members, packing) for members in rows]
             minibatch = Minibatch(
                 micro_batches=micro_batches,
                 total=denominator(part, self._objective.loss),
                 num_turns=num_turns(part),
                 value_total=count_targets(part),
-                padding_share=pack.padding_share(ranks),
+                passed=pack.Passed.of(ranks, packing),
                 old_values=statistics.values_of(rows, micro_batches) if statistics else None,
                 proximal=statistics.logprobs_of(rows, micro_batches) if statistics and recompute else None,
             )

@@ -131,7 +131,7 @@ def compute_token_statistics(
     index = TokenIndex(groups)
     pool = [s for group in groups for t in group.trajectories for s in samples(t, [0.0] * len(t.turns))]
     rows = _rows(backend, pool, max_tokens)
-    batches = [pack.collate(batch) for batch in rows]
+    batches = [pack.collate(batch, backend.packing) for batch in rows]
     logprobs = entropies = values = gains = None
     if needs & {"entropy", "history_gain"}:
         found = backend.token_statistics(batches, temperature=temperature)
@@ -142,7 +142,8 @@ def compute_token_statistics(
     if logprobs is not None and "history_gain" in needs:
         alone = [part for sample in pool for part in stripped(sample)]
         rows = _rows(backend, alone, max_tokens)
-        without = backend.token_logprobs([pack.collate(batch) for batch in rows], temperature=temperature)
+        batches = [pack.collate(batch, backend.packing) for batch in rows]
+        without = backend.token_logprobs(batches, temperature=temperature)
         gains = np.zeros(index.num_tokens)
         bare = backend.all_sum_array(index.flat(rows, without))
         for sample in alone:
@@ -175,4 +176,5 @@ def _rows(backend: TrainingBackend, pool: Sequence[Sample], max_tokens: int) -> 
     """This rank's share of `pool`, by micro-batch; no micro-batch where there is nothing to measure."""
     if not pool:
         return []
-    return pack.plan(pool, num_ranks=backend.world_size, max_tokens=max_tokens)[backend.rank]
+    size, packing = backend.world_size, backend.packing
+    return pack.plan(pool, num_ranks=size, max_tokens=max_tokens, packing=packing)[backend.rank]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from milepost.learner.batch.pack import MicroBatch
+from milepost.learner.batch.pack import MicroBatch, Packing
 from milepost.learner.loss.loss import LossTerms
 
 LossFn = Callable[[int, MicroBatch, Tensor, Tensor], LossTerms]
@@ -47,6 +47,8 @@ class TrainingBackend(Protocol):
 
     rank: int
     world_size: int
+    packing: Packing
+    """How micro-batches are planned and collated that its methods are given."""
 
     def update(
         self,

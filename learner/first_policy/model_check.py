@@ -47,6 +47,8 @@ class CheckedModel:
     """Whether its chat template leaves earlier turns as they were."""
     positions: float
     """The longest context that it was made for, in tokens; infinite where it names none."""
+    config: Any
+    """transformers' configuration of it."""
 
 
 def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -> CheckedModel:
@@ -71,6 +73,7 @@ def check_model(folder: Path, *, context_tokens: int, system_prompt: str = "") -
         parameters=parameters,
         appends=dialogue.appends,
         positions=positions,
+        config=config,
     )
 
 

@@ -27,8 +27,10 @@ from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.loss import LossTerms
 from milepost.learner.training import LossFn, ProcessGroupMember, StepMetrics, ValueFn
 from milepost.learner.update_metrics import add
-from milepost.learner.zero.policy import batch_logprobs, load_policy, write_policy
-from milepost.learner.zero.value import Critic, ValuedPolicy, critic_values, shared_values, valued_logprobs
+from milepost.learner.zero.families import packing_for
+from milepost.learner.zero.policy import load_config, load_policy, write_policy
+from milepost.learner.zero.token_policy import TokenPolicy, token_scores, token_values
+from milepost.learner.zero.value import Critic, critic_values
 from milepost.learner.zero.zero_model import ZeroError, ZeroModel, join
 
 LAYOUT: Final = "layout.json"
@@ -69,16 +71,18 @@ class ActorCritic:
             torch.set_num_threads(config.threads)
         torch.manual_seed(seed)
         self._trunk = "none" if models.critic is None else models.critic.trunk
-        policy = load_policy(models.policy)
+        self.packing = packing_for(load_config(models.policy), config.packing, device)
+        policy = load_policy(models.policy, self.packing)
         self._reference = None
         if models.reference is not None:
-            self._reference = load_policy(models.reference).to(device).eval().requires_grad_(False)
-        critic = Critic(models.policy) if self._trunk == "own" else None
+            reference = TokenPolicy(load_policy(models.reference, self.packing))
+            self._reference = reference.to(device).eval().requires_grad_(False)
+        critic = Critic(models.policy, self.packing) if self._trunk == "own" else None
         join(member, device, timedelta(seconds=config.collective_timeout_s))
         if config.gradient_checkpointing:
             for module in [policy] if critic is None else [policy, critic.trunk]:
                 module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        trained = ValuedPolicy(policy) if self._trunk == "shared" else policy
+        trained = TokenPolicy(policy, valued=self._trunk == "shared")
         self._policy = ZeroModel(trained, config, lr=config.lr, name="policy")
         self._critic = None
         if critic is not None and models.critic is not None:
@@ -104,12 +108,13 @@ class ActorCritic:
         """
 
         def terms_of(k: int, batch: MicroBatch) -> LossTerms:
-            if value_fn is None:
-                return loss_fn(k, batch, *self._logprobs(batch, temperature, entropy_gradient=entropy_gradient))
-            logprobs, entropies, values = valued_logprobs(
+            logprobs, entropies, values = token_scores(
                 self._policy, batch, temperature, entropy_gradient=entropy_gradient
             )
-            terms, valued = loss_fn(k, batch, logprobs, entropies), value_fn(k, batch, values)
+            terms = loss_fn(k, batch, logprobs, entropies)
+            if value_fn is None or values is None:
+                return terms
+            valued = value_fn(k, batch, values)
             return LossTerms(terms.loss + valued.loss, terms.sums | valued.sums)
 
         return self._step(self._policy, micro_batches, terms_of, approve)
@@ -130,28 +135,28 @@ class ActorCritic:
     @torch.no_grad()
     def token_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
         """Log-probs `[B, L]` of trained tokens under the current weights, on the device; 0 where nothing is trained."""
-        return [self._logprobs(batch.to(self._device), temperature)[0] for batch in micro_batches]
+        return [token_scores(self._policy, batch.to(self._device), temperature)[0] for batch in micro_batches]
 
     @torch.no_grad()
     def token_statistics(
         self, micro_batches: Sequence[MicroBatch], *, temperature: float
     ) -> list[tuple[Tensor, Tensor]]:
         """The same with the entropies."""
-        return [self._logprobs(batch.to(self._device), temperature) for batch in micro_batches]
+        return [token_scores(self._policy, batch.to(self._device), temperature)[:2] for batch in micro_batches]
 
     @torch.no_grad()
     def reference_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
         """Log-probs under the frozen starting policy. Raises ZeroError if there is none."""
         if self._reference is None:
             raise ZeroError("this rank has no reference model; kl_coef > 0 needs one")
-        return [batch_logprobs(self._reference, batch.to(self._device), temperature)[0] for batch in micro_batches]
+        return [token_scores(self._reference, batch.to(self._device), temperature)[0] for batch in micro_batches]
 
     @torch.no_grad()
     def token_values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """The critic's estimates `[B, L]` before each trained token. Raises ZeroError if there is no critic."""
         batches = (batch.to(self._device) for batch in micro_batches)
         if self._trunk == "shared":
-            return [shared_values(self._policy, batch) for batch in batches]
+            return [token_values(self._policy, batch) for batch in batches]
         critic = self._own_critic()
         return [critic_values(critic, batch) for batch in batches]
 
@@ -175,7 +180,7 @@ class ActorCritic:
 
     def tensor_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and whole shape of what `full_tensors` yields, in its order, without gathering anything."""
-        named = ((self._policy_name(name), dtype, shape) for name, dtype, shape in self._policy.tensor_shapes())
+        named = ((_policy_name(name), dtype, shape) for name, dtype, shape in self._policy.tensor_shapes())
         return [(name, dtype, shape) for name, dtype, shape in named if name is not None]
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -184,7 +189,7 @@ class ActorCritic:
         A tensor is valid only until the next is taken. All ranks iterate to the end together.
         """
         for name, tensor in self._policy.full_tensors():
-            if (own := self._policy_name(name)) is not None:
+            if (own := _policy_name(name)) is not None:
                 yield own, tensor
 
     def save_policy(self, folder: Path) -> None:
@@ -194,8 +199,7 @@ class ActorCritic:
             if self.rank == 0:
                 weights[name] = tensor.to("cpu", copy=True)
         if self.rank == 0:
-            module = self._policy.module.policy if self._trunk == "shared" else self._policy.module
-            write_policy(module, weights, source=self._folder, folder=folder)
+            write_policy(self._policy.module.policy, weights, source=self._folder, folder=folder)
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizers and schedules, one shard per rank and model. `folder` is the same for all ranks."""
@@ -248,26 +252,19 @@ class ActorCritic:
         grad_norm = model.step()
         return StepMetrics(applied=math.isfinite(grad_norm), loss=loss, grad_norm=grad_norm, lr=lr, sums=sums)
 
-    def _logprobs(
-        self, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        if self._trunk == "shared":
-            return valued_logprobs(self._policy, batch, temperature, entropy_gradient=entropy_gradient)[:2]
-        return batch_logprobs(self._policy, batch, temperature, entropy_gradient=entropy_gradient)
-
     def _own_critic(self) -> Any:
         if self._critic is None:
             raise ZeroError("this rank has no critic with a trunk of its own; make it with a critic")
         return self._critic
 
-    def _policy_name(self, name: str) -> str | None:
-        """The name in the policy's checkpoint; None for what belongs to a critic."""
-        if self._trunk != "shared":
-            return name
-        return name.removeprefix(ValuedPolicy.PREFIX) if name.startswith(ValuedPolicy.PREFIX) else None
-
     def _layout(self) -> dict[str, int | str]:
-        return {"ranks": self.world_size, "zero_stage": self._zero_stage, "critic": self._trunk}
+        layout: dict[str, int | str] = {"ranks": self.world_size, "zero_stage": self._zero_stage}
+        return layout | {"critic": self._trunk, "prefix": TokenPolicy.PREFIX}
+
+
+def _policy_name(name: str) -> str | None:
+    """The name in the policy's checkpoint; None for what belongs to a critic."""
+    return name.removeprefix(TokenPolicy.PREFIX) if name.startswith(TokenPolicy.PREFIX) else None
 
 
 def _paced(config: LearnerConfig, steps: int) -> LearnerConfig:

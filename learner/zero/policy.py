@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from milepost.learner.batch.pack import MicroBatch
-from milepost.learner.loss.loss import token_logprobs
+from milepost.learner.batch.pack import MicroBatch, Packing
+from milepost.learner.zero.token_policy import TokenPolicy, token_scores
+from milepost.learner.zero.tree_attention import NAME as TREE_ATTENTION
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -31,18 +32,17 @@ TOKENIZER_FILES: Final = (
 )
 
 
-def load_policy(folder: Path) -> Any:
+def load_policy(folder: Path, packing: Packing = "padded") -> Any:
     """The model in float32 with every dropout at zero: log-probs must not depend on chance.
 
     Attention that caps its logits (Gemma 2) is computed eagerly: PyTorch's fused one leaves the cap out, silently.
+    With `packing` "tree" it computes attention over prefix trees, and over nothing else.
 
     Raises:
         FileNotFoundError: the folder holds no model; says what is missing.
     """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"no model in {folder}: config.json is missing; give a folder in Hugging Face format")
     disable_progress_bar()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = load_config(folder)
     for name, value in config.to_dict().items():
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0:
             setattr(config, name, 0.0)
@@ -50,7 +50,7 @@ def load_policy(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
-        attn_implementation="eager" if capped else None,
+        attn_implementation=TREE_ATTENTION if packing == "tree" else "eager" if capped else None,
         dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,
@@ -58,43 +58,19 @@ def load_policy(folder: Path) -> Any:
     )
 
 
-def batch_logprobs(
-    model: Any, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies `[B, L]` at the positions of the trained tokens; elsewhere they mean nothing.
+def load_config(folder: Path) -> Any:
+    """transformers' configuration of the model in `folder`. Raises FileNotFoundError where there is none."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no model in {folder}: config.json is missing; give a folder in Hugging Face format")
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
-    The output layer runs only over the columns that need it. Entropies carry a gradient only if asked to.
+
+def batch_logprobs(policy: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies `[B, L]` of the trained tokens, 0 elsewhere, of a model that `load_policy` gave.
+
+    `batch` is packed as the model was loaded for.
     """
-    columns = predicting_columns(batch)
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=columns
-    ).logits
-    return placed_logprobs(logits, columns, batch, temperature=temperature, entropy_gradient=entropy_gradient)
-
-
-def predicting_columns(batch: MicroBatch) -> Tensor:
-    """`[K]` columns in which some row predicts a trained token.
-
-    A dummy has one, so that every parameter stays in the graph.
-    """
-    columns = batch.loss_mask[:, 1:].any(0).nonzero().squeeze(1)
-    if columns.numel() == 0:
-        columns = torch.zeros(1, dtype=torch.int64, device=batch.input_ids.device)
-    return columns
-
-
-def placed_logprobs(
-    logits: Tensor, columns: Tensor, batch: MicroBatch, *, temperature: float, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies `[B, L]` from the logits `[B, K, V]` at `predicting_columns`."""
-    targets = batch.input_ids[:, columns + 1]
-    logprobs, entropies = token_logprobs(logits, targets, temperature, entropy_gradient=entropy_gradient)
-    return placed(logprobs, columns, batch), placed(entropies, columns, batch)
-
-
-def placed(values: Tensor, columns: Tensor, batch: MicroBatch) -> Tensor:
-    """`[B, K]` numbers said at `columns`, as `[B, L]` at the tokens they are about: one further; 0 elsewhere."""
-    return values.new_zeros(batch.input_ids.shape).index_copy(1, columns + 1, values)
+    return token_scores(TokenPolicy(policy), batch, temperature)[:2]
 
 
 def layer_of(name: str) -> str:

@@ -23,6 +23,7 @@ MODULES = [
 ]
 OBVIOUS = {
     "milepost.learner.batch.pack.MicroBatch.to",
+    "milepost.learner.batch.tree.PrefixTree.to",
     "milepost.learner.credit.assignment.Strategy.assign",
     "milepost.learner.credit.filter.needs",
     "milepost.learner.credit.interchange.read",

@@ -30,7 +30,7 @@ VERSION = 4
 class BigramEngine:
     """A TrainingBackend of one rank: the last token alone decides, plain gradient descent."""
 
-    rank, world_size = 0, 1
+    rank, world_size, packing = 0, 1, "padded"
 
     def __init__(self) -> None:
         self.table = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(1)).requires_grad_()

@@ -28,8 +28,8 @@ from milepost.learner.token_statistics import (
     compute_token_statistics,
     stripped,
 )
-from milepost.learner.zero.policy import batch_logprobs, load_policy
-from milepost.learner.zero.value import ValuedPolicy, shared_values
+from milepost.learner.zero.policy import load_policy
+from milepost.learner.zero.token_policy import TokenPolicy, token_scores, token_values
 from tests.learner.tiny_llama import save_tiny_llama
 from tests.learner.token_turns import turn
 
@@ -55,39 +55,40 @@ class Alone:
 
     rank = 0
     world_size = 1
+    packing = "padded"
 
-    def __init__(self, model: ValuedPolicy) -> None:
+    def __init__(self, model: TokenPolicy) -> None:
         self.model = model
         self.calls: list[str] = []
 
     @torch.no_grad()
     def token_statistics(self, batches: Sequence[MicroBatch], *, temperature: float) -> list[tuple[Tensor, Tensor]]:
         self.calls.append("statistics")
-        return [batch_logprobs(self.model.policy, batch, temperature) for batch in batches]
+        return [token_scores(self.model, batch, temperature)[:2] for batch in batches]
 
     @torch.no_grad()
     def token_logprobs(self, batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
         self.calls.append("logprobs")
-        return [batch_logprobs(self.model.policy, batch, temperature)[0] for batch in batches]
+        return [token_scores(self.model, batch, temperature)[0] for batch in batches]
 
     @torch.no_grad()
     def token_values(self, batches: Sequence[MicroBatch]) -> list[Tensor]:
         self.calls.append("values")
-        return [shared_values(self.model, batch) for batch in batches]
+        return [token_values(self.model, batch) for batch in batches]
 
     def all_sum_array(self, values: Any) -> Any:
         return values
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ValuedPolicy:
-    found = ValuedPolicy(load_policy(save_tiny_llama(tmp_path_factory.mktemp("llama"))))
+def model(tmp_path_factory: pytest.TempPathFactory) -> TokenPolicy:
+    found = TokenPolicy(load_policy(save_tiny_llama(tmp_path_factory.mktemp("llama"))), valued=True)
     torch.manual_seed(0)
     torch.nn.init.normal_(found.head.weight)
     return found
 
 
-def alone(model: ValuedPolicy, context: list[int], response: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def alone(model: TokenPolicy, context: list[int], response: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log-probs, entropies and estimates of one response, by running nothing but it."""
     ids = torch.tensor([context + response])
     with torch.no_grad():
@@ -100,12 +101,12 @@ def alone(model: ValuedPolicy, context: list[int], response: list[int]) -> tuple
     return logprobs, entropies, np.array([values[k].item() for k in at])
 
 
-def statistics(model: ValuedPolicy, **more: Any) -> TokenStatistics:
+def statistics(model: TokenPolicy, **more: Any) -> TokenStatistics:
     arguments: dict[str, Any] = {"needs": STATISTICS, "temperature": TEMPERATURE, "max_tokens": 12}
     return compute_token_statistics(Alone(model), GROUPS, **{**arguments, **more})  # type: ignore[arg-type]
 
 
-def test_every_turn_gets_what_its_own_tokens_measure(model: ValuedPolicy):
+def test_every_turn_gets_what_its_own_tokens_measure(model: TokenPolicy):
     credit_groups = statistics(model).filled([from_group(g) for g in GROUPS])
     for recorded, graph in zip(GROUPS, credit_groups, strict=True):
         for trajectory, credited in zip(recorded.trajectories, graph.trajectories, strict=True):
@@ -116,7 +117,7 @@ def test_every_turn_gets_what_its_own_tokens_measure(model: ValuedPolicy):
                 assert found.value == found.token_values[0]
 
 
-def test_history_is_worth_what_its_removal_costs_and_nothing_where_there_is_none(model: ValuedPolicy):
+def test_history_is_worth_what_its_removal_costs_and_nothing_where_there_is_none(model: TokenPolicy):
     credit_groups = statistics(model).filled([from_group(g) for g in GROUPS])
     gains = [[t.history_gain for t in trajectory.turns] for graph in credit_groups for trajectory in graph.trajectories]
     full, *_ = alone(model, [9, 1, 2, 3, 4, 5, 6], [7])
@@ -125,7 +126,7 @@ def test_history_is_worth_what_its_removal_costs_and_nothing_where_there_is_none
     assert gains == [[0.0, pytest.approx((full - without).item(), abs=1e-4)], [0.0, 0.0], [0.0]]
 
 
-def test_only_what_is_needed_is_computed(model: ValuedPolicy):
+def test_only_what_is_needed_is_computed(model: TokenPolicy):
     calls = {}
     for need in sorted(STATISTICS):
         engine = Alone(model)

@@ -13,7 +13,8 @@ from milepost.learner.loss.critic import CriticConfig, critic_metrics, value_los
 from milepost.learner.loss.loss import LossTerms
 from milepost.learner.update_metrics import add
 from milepost.learner.zero.policy import batch_logprobs, load_policy
-from milepost.learner.zero.value import Critic, ValuedPolicy, ValueHead, critic_values, shared_values, valued_logprobs
+from milepost.learner.zero.token_policy import TokenPolicy, ValueHead, token_scores, token_values
+from milepost.learner.zero.value import Critic, critic_values
 from tests.learner.loss.token_batches import token_batch
 from tests.learner.tiny_llama import save_tiny_llama
 
@@ -126,15 +127,15 @@ def test_an_estimate_sees_the_context_and_nothing_of_its_token(folder: Path):
 
 def test_a_head_on_the_policy_leaves_its_log_probs_alone(folder: Path):
     policy = load_policy(folder)
-    valued = ValuedPolicy(policy)
+    valued = TokenPolicy(policy, valued=True)
     batch = tokens([[1, 2, 3, 4], [5, 6, 7, 8]], targeted([[None] * 4] * 2))
     plain = batch_logprobs(policy, batch, 0.7)
-    assert not valued_logprobs(valued, batch, 0.7)[2].any(), "untrained it says 0"
+    assert not token_scores(valued, batch, 0.7)[2].any(), "untrained it says 0"
     seeing(valued.head)
-    logprobs, entropies, values = valued_logprobs(valued, batch, 0.7)
+    logprobs, entropies, values = token_scores(valued, batch, 0.7)
     assert torch.equal(logprobs, plain[0])
     assert torch.equal(entropies, plain[1])
-    assert torch.allclose(values, shared_values(valued, batch), atol=1e-6)
+    assert torch.allclose(values, token_values(valued, batch), atol=1e-6)
     critic = Critic(folder)
     critic.head.load_state_dict(valued.head.state_dict())
     assert torch.allclose(values, critic_values(critic, batch), atol=1e-5), "both kinds start from the same trunk"

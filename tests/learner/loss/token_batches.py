@@ -15,7 +15,6 @@ def token_batch(
     lengths = [[row.count(turn) if turn != NO_TURN else 0 for turn in row] for row in turns]
     return MicroBatch(
         input_ids=torch.ones_like(index),
-        attention_mask=torch.ones_like(index),
         loss_mask=mask,
         advantages=torch.tensor(advantages),
         rollout_logprobs=torch.zeros(index.shape) if rollout is None else torch.tensor(rollout),

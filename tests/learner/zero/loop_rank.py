@@ -46,7 +46,7 @@ def with_logprobs(engine: ActorCritic, groups: list[Group], *, shift: float, ver
         trajectories = []
         for t in group.trajectories:
             (row,) = samples(t, [0.0] * len(t.turns))
-            logprobs = engine.token_logprobs([collate([row])], temperature=TEMPERATURE)[0][0]
+            logprobs = engine.token_logprobs([collate([row], engine.packing)], temperature=TEMPERATURE)[0][0]
             turns = []
             for turn in t.turns:
                 start, n = len(turn.prompt_ids), len(turn.response_ids)

@@ -79,8 +79,9 @@ def config(ranks: int, stage: int, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """ZeRO-1 on one rank, all samples in one micro-batch."""
-    return launch("engine", tmp_path_factory.mktemp("ref"), model=model, config=config(1, 1), max_tokens=1000)[0]
+    """ZeRO-1 on one rank, all samples in one micro-batch of padded rows."""
+    padded = config(1, 1, packing="padded")
+    return launch("engine", tmp_path_factory.mktemp("ref"), model=model, config=padded, max_tokens=1000)[0]
 
 
 def check_engine(reports: list[dict[str, Any]], reference: dict[str, Any], tolerance: float = 1e-5) -> None:
@@ -105,12 +106,15 @@ def test_one_rank_learns_and_survives_what_is_not_finite(reference: dict[str, An
     assert reference["names"] == names
 
 
-@pytest.mark.parametrize(("stage", "ranks", "max_tokens"), [(0, 2, 60), (1, 2, 60), (2, 1, 40), (2, 2, 40), (3, 1, 40)])
-def test_stage_ranks_and_micro_batches_do_not_change_the_losses(
-    stage: int, ranks: int, max_tokens: int, reference: dict[str, Any], model: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("stage", "ranks", "packing"),
+    [(0, 2, "tree"), (1, 2, "padded"), (2, 1, "tree"), (2, 2, "tree"), (3, 1, "tree")],
+)
+def test_stage_ranks_micro_batches_and_packing_do_not_change_the_losses(
+    stage: int, ranks: int, packing: str, reference: dict[str, Any], model: Path, tmp_path: Path
 ):
-    reports = launch("engine", tmp_path, model=model, config=config(ranks, stage), max_tokens=max_tokens)
-    check_engine(reports, reference)
+    job = {"config": config(ranks, stage, packing=packing), "max_tokens": 40}
+    check_engine(launch("engine", tmp_path, model=model, **job), reference)
 
 
 def test_zero3_on_two_ranks_resumes_and_its_policy_is_a_plain_model(
@@ -152,12 +156,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_batch_split_over_two_ranks_has_the_gradient_of_one_rank(model: Path, tmp_path: Path):
+def test_trees_split_over_two_ranks_have_the_gradient_of_padded_rows_on_one(model: Path, tmp_path: Path):
     found = {}
-    for ranks, max_tokens in ((1, 1000), (2, 40)):
+    for ranks, max_tokens, packing in ((1, 1000, "padded"), (2, 40, "tree")):
         file = tmp_path / f"{ranks}.safetensors"
-        job = {"config": config(ranks, 2), "max_tokens": max_tokens, "objectives": OBJECTIVES, "gradients": str(file)}
-        reports = launch("split", tmp_path / str(ranks), model=model, **job)
+        job = {"config": config(ranks, 2, packing=packing), "max_tokens": max_tokens, "gradients": str(file)}
+        reports = launch("split", tmp_path / str(ranks), model=model, objectives=OBJECTIVES, **job)
         assert (reports[0]["micro_batches"] == 1) is (ranks == 1)
         found[ranks] = load_file(file)
     assert found[1].keys() == found[2].keys()
@@ -203,15 +207,18 @@ def check_updates(report: dict[str, Any], minibatches: int) -> None:
 
 
 def critic_job(folder: Path, model: Path, *, trunk: str, stage: int, ranks: int, **more: Any) -> list[dict[str, Any]]:
-    job = {"config": config(ranks, stage, minibatches=2, max_tokens_per_micro_batch=60), "save": str(folder / "saved")}
+    packing = more.pop("packing", "tree")
+    settings = config(ranks, stage, minibatches=2, max_tokens_per_micro_batch=60, packing=packing)
+    job = {"config": settings, "save": str(folder / "saved")}
     return launch("critic", folder, model=model, module="loop_rank", trunk=trunk, **job, **more)
 
 
 @pytest.fixture(scope="module")
 def critics(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Both kinds of critic with ZeRO-1 on one rank."""
+    """Both kinds of critic with ZeRO-1 on one rank, whose rows are padded."""
     folders = {trunk: tmp_path_factory.mktemp(trunk) for trunk in ("own", "shared")}
-    return {trunk: critic_job(folder, model, trunk=trunk, stage=1, ranks=1)[0] for trunk, folder in folders.items()}
+    job = {"stage": 1, "ranks": 1, "packing": "padded"}
+    return {trunk: critic_job(folder, model, trunk=trunk, **job)[0] for trunk, folder in folders.items()}
 
 
 def check_critic(report: dict[str, Any], trunk: str) -> None:
@@ -254,7 +261,7 @@ def test_in_its_warm_up_only_the_critic_learns_and_more_steps_teach_it_more(
     critics: dict[str, dict[str, Any]], model: Path, tmp_path: Path
 ):
     critic = {"warmup_updates": 1, "epochs": 3}
-    (report,) = critic_job(tmp_path, model, trunk="own", stage=1, ranks=1, critic=critic)
+    (report,) = critic_job(tmp_path, model, trunk="own", stage=1, ranks=1, critic=critic, packing="padded")
     first, second, _ = report["updates"]
     assert not report["policy_moved"]
     assert [first["steps"], second["steps"]] == [0, 2]

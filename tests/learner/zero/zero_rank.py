@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch.distributed import FileStore
 
 from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
-from milepost.learner.batch.pack import collate, plan
-from milepost.learner.batch.sample import samples
+from milepost.learner.batch.pack import MicroBatch, collate, plan
+from milepost.learner.batch.sample import Sample, samples
 from milepost.learner.config import LearnerConfig
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.entropy import EntropyConfig, num_turns
@@ -28,16 +28,18 @@ from milepost.learner.zero.zero_model import ZeroError
 OBJECTIVE = Objective()
 TEMPERATURE = 0.9
 VOCAB = 64
+OPENING = [9, 8, 7, 6]
 
 
 def trajectory(seed: int, group: str, index: int, *, success: bool, version: int = 0) -> Trajectory:
-    """Two append-only turns of random tokens, of a length of its own."""
+    """Two append-only turns, of a length of its own; all begin alike, and some go on alike into their first answer."""
     rng = np.random.default_rng(seed)
     history: list[int] = []
     turns = []
     for step in range(2):
-        prompt = [*history, *rng.integers(0, VOCAB, int(rng.integers(2, 6))).tolist()]
-        response = rng.integers(0, VOCAB, int(rng.integers(1, 8))).tolist()
+        added = rng.integers(0, VOCAB, int(rng.integers(2, 6))).tolist() if step else OPENING
+        response = rng.integers(0, VOCAB if step else 2, int(rng.integers(1, 8))).tolist()
+        prompt = [*history, *added]
         history = prompt + response
         turns.append(
             Turn(
@@ -75,6 +77,12 @@ def digest(engine: ActorCritic) -> str:
     return sha.hexdigest()
 
 
+def share(engine: ActorCritic, pool: list[Sample], max_tokens: int) -> list[MicroBatch]:
+    """The rank's micro-batches."""
+    ranks = plan(pool, num_ranks=engine.world_size, max_tokens=max_tokens, packing=engine.packing)
+    return [collate(members, engine.packing) for members in ranks[engine.rank]]
+
+
 def step(engine: ActorCritic, number: int, max_tokens: int, **spoil: Any) -> Any:
     """One update on eight fixed samples of step `number`; `spoil` maps a loss to a worse one or refuses the step."""
     pool = [
@@ -82,7 +90,7 @@ def step(engine: ActorCritic, number: int, max_tokens: int, **spoil: Any) -> Any
         for index in range(8)
         for sample in samples(trajectory(100 * number + index, "g", index, success=True), [1.0 - 0.5 * index, 0.3])
     ]
-    mine = [collate(b) for b in plan(pool, num_ranks=engine.world_size, max_tokens=max_tokens)[engine.rank]]
+    mine = share(engine, pool, max_tokens)
     total = denominator(pool, OBJECTIVE.loss)
 
     def loss_fn(k: int, batch: Any, logprobs: Any, entropies: Any) -> LossTerms:
@@ -136,7 +144,7 @@ def run_split(job: dict[str, Any]) -> dict[str, Any]:
         for index in range(7)
         for sample in samples(trajectory(900 + index, "g", index, success=True), [1.0 - 0.5 * index, 0.3])
     ]
-    mine = [collate(b) for b in plan(pool, num_ranks=engine.world_size, max_tokens=job["max_tokens"])[engine.rank]]
+    mine = share(engine, pool, job["max_tokens"])
     gradients = {}
     for name, sections in job["objectives"].items():
         objective = Objective(
