@@ -112,10 +112,7 @@ def _basis_in(config: RunConfig, env: EnvScenarios) -> str | None:
 
 
 def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedModel:
-    """A model folder against itself and the engine's context, and, to be `trained`, against the room in shared memory.
-
-    Raises ConfigError.
-    """
+    """A model folder against itself, the engine's context and, to be `trained`, shared memory. Raises ConfigError."""
     try:
         found = check_model(
             folder, context_tokens=config.engine.max_model_len, system_prompt=config.actors.system_prompt

@@ -54,7 +54,8 @@ DOORS = {
         "learner/zero", "cluster/base", "cluster/placement", "cluster/replay", "cluster/trajectories",
     },
     "cluster/placement": {
-        "learner/credit", "learner/credit/strategies", "learner/first_policy", "cluster/base", "cluster/settings",
+        "learner/credit", "learner/credit/strategies", "learner/first_policy", "learner/zero", "cluster/base",
+        "cluster/settings",
     },
     "cluster/settings": {
         "envs", "actors", "actors/agents", "learner", "learner/credit", "learner/credit/strategies",

@@ -14,6 +14,7 @@ from milepost.cluster.placement.size import ModelSize
 from milepost.cluster.settings.config import RunConfig
 from milepost.learner.credit.modulators import needs
 from milepost.learner.credit.strategies.registry import build
+from milepost.learner.zero.output_layer import CHUNK_TOKENS
 
 GIB: Final = 2**30
 _BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -21,8 +22,6 @@ _BUCKET: Final = 5e8
 """Elements in which DeepSpeed exchanges gradients, by default."""
 _LIVE: Final = 1e9
 """Elements that ZeRO-3 keeps gathered at most, by default."""
-_LOGIT_TENSORS: Final = 5
-"""In float32 and of the logits' size, at the peak of a backward pass over log-probs and entropies."""
 CONTEXT_GIB: Final = 1.5
 """Of a process on a GPU: CUDA's context, and workspaces of cuBLAS and NCCL. An estimate."""
 ENGINE_WORK_GIB: Final = 3.0
@@ -59,7 +58,7 @@ def rank_items(config: RunConfig, size: ModelSize) -> list[Item]:
         Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, size.parameters))),
         Item("reference, float32", _gib(4 * size.parameters) if config.loss.kl_coef > 0 else 0.0),
         Item("activations (estimate)", _activations(config, size, wide)),
-        Item("log-probs (estimate)", _gib(4 * _LOGIT_TENSORS * pass_tokens(config) * size.vocabulary)),
+        Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + 4 * size.hidden) * size.vocabulary)),
     ]
     return [item for item in items if item.gib]
 

@@ -19,8 +19,8 @@ from ray.exceptions import RayError
 from milepost.actors.engine import Completion, environment
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartBudget
-from milepost.cluster.pools.engine_slot import EngineSlot
-from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation, last_line, sampling_seed
+from milepost.cluster.pools.engine_slot import EngineSlot, sampling_seed
+from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation, last_line
 from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.weights import Delivery, Seconds
 from milepost.envs.types import Turn

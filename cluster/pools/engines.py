@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import time
 from collections import Counter
@@ -44,21 +43,6 @@ class EngineSpec:
     stop_token_ids: tuple[int, ...]
     seed: int
     restarts: RestartConfig
-
-
-def sampling_seed(run_seed: int, *, engine: int, start: int, version: int) -> int:
-    """The seed in [0, 2^31) of what one started engine draws: its own, and the same for the same identity.
-
-    Two engines of one seed answer a prompt with the same tokens: the episodes of a group would be copies.
-
-    Args:
-        run_seed: `run.seed`.
-        engine: Index of the engine in its pool.
-        start: How often this index was started before, in this life of the run.
-        version: Policy version it starts from; a resumed run starts from another one.
-    """
-    identity = f"{run_seed} {engine} {start} {version}".encode()
-    return int.from_bytes(hashlib.sha256(identity).digest()[:4]) >> 1
 
 
 @dataclass(frozen=True, slots=True)
