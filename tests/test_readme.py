@@ -127,7 +127,9 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_program() -> None:
 
 def test_the_command_table_of_the_readme_names_every_command_and_its_options() -> None:
     section = README.partition("## Command line")[2].partition("\n## ")[0]
-    told = {row.split()[0]: set(re.findall(r"--[a-z-]+[a-z]", row)) for row in re.findall(r"^\| `(.*?)` \|", section, re.M)}
+    told = {
+        row.split()[0]: set(re.findall(r"--[a-z-]+[a-z]", row)) for row in re.findall(r"^\| `(.*?)` \|", section, re.M)
+    }
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert told.keys() == commands.keys()
     for name, options in told.items():
