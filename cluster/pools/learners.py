@@ -32,7 +32,7 @@ from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
 from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.stored_weights import StoredWeights
-from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, StoredDelivery, alive_hosts, chosen_way
+from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, StoredDelivery, chosen_way
 from milepost.cluster.replay.wire import encode_group
 from milepost.envs.types import Group, Turn
 from milepost.learner.credit.trial import StrategyError
@@ -95,20 +95,10 @@ class LearnerPool:
         limit = config.collective_timeout_s + _START_S
         try:
             [meeting] = await self._each(self._handles[:1], "listen", timeout_s=limit)
-            self._require_file_in_reach(meeting[0])
             await self._all("join", meeting, timeout_s=limit)
             await self.load(loaded)
         except (LearnerLost, RuntimeError, OSError) as error:
             raise DependencyLost(f"the learner could not start: {last_line(error)}") from error
-
-    def _require_file_in_reach(self, host: str) -> None:
-        """Raises ConfigError where rank 0, on `host`, cannot write into the memory of this one."""
-        here = ray.util.get_node_ip_address()
-        if self._spec.transfer == "file" and len(alive_hosts()) > 1 and host != here:
-            raise ConfigError(
-                f'engine.transfer = "file" goes over the memory of one host, and the learner is on {host}, the driver '
-                f'on {here}: set it to "object_store", or leave it out'
-            )
 
     async def load(self, folder: Path | None) -> None:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""

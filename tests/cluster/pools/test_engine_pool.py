@@ -147,7 +147,7 @@ def test_a_broadcast_that_no_engine_took_ends_the_run_since_replacements_would_w
             return [None for _ in engines]
 
     async def publish() -> None:
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)))
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)), nowhere)
         await pool.start()
         with pytest.raises(DependencyLost, match="no engine took the weights of version 1"):
             await pool.publish(Broken())
