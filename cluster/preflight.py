@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import sys
 import threading
@@ -24,6 +23,7 @@ from milepost.actors.resources import Limits
 from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.evaluation.judging import require_judge
+from milepost.cluster.placement.hosts import named_ray
 from milepost.cluster.placement.plan import check_own_host
 from milepost.cluster.replay.client import BufferRefused, BufferUnavailable
 from milepost.cluster.replay.own_redis import check_url
@@ -122,7 +122,7 @@ def judge_model(config: RunConfig, folder: Path, *, trained: bool) -> CheckedMod
     _require_engine(folder, found)
     wide = 2 if config.learner.dtype == "bfloat16" else 4
     needed, free = 2 * wide * found.parameters, shutil.disk_usage(_SHARED_MEMORY).free
-    joined = config.run.ray_address or os.environ.get("RAY_ADDRESS")  # perhaps of several hosts
+    joined = named_ray(config.run.ray_address)  # perhaps of several hosts
     is_here = config.engine.transfer == "file" or (config.engine.transfer == "auto" and not joined)
     if trained and is_here and needed > free:
         raise ConfigError(

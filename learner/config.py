@@ -35,7 +35,9 @@ class LearnerConfig(BaseModel):
         "above 1 costs one more forward pass",
     )
     max_tokens_per_micro_batch: int = Field(
-        16384, ge=2, description="Micro-batch size in tokens, padding included; bounds the memory of a pass"
+        16384,
+        ge=2,
+        description="Micro-batch size in tokens that pass through the model, padding included; bounds its memory",
     )
     packing: Literal["tree", "padded"] = Field(
         "tree",

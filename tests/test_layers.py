@@ -78,6 +78,7 @@ DOORS = {
     },
     "cluster/registry": {
         "reward/evaluators", "actors", "cluster/base", "cluster/runlog", "cluster/settings", "cluster/evaluation",
+        "cluster/trackers",
     },
     "cluster/viewer": {
         "envs", "learner/credit", "learner/credit/strategies", "cluster/base", "cluster/runlog", "cluster/trajectories",

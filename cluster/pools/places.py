@@ -19,6 +19,7 @@ from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.placement.hosts import Host
 from milepost.cluster.placement.plan import Part, Placement
 from milepost.cluster.pools.ray_start import start_ray
+from milepost.cluster.pools.weights import alive_hosts
 
 Place = Callable[[int], Mapping[str, Any]]
 """The options that the actor of an index is started with: where it lies, and what it takes there."""
@@ -31,7 +32,7 @@ _PIN = 0.001
 def hosts() -> list[Host]:
     """The hosts of the Ray that was joined, the driver's first."""
     here = ray.get_runtime_context().get_node_id()
-    nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"] != here)
+    nodes = sorted(alive_hosts(), key=lambda node: node["NodeID"] != here)
     return [Host(node["Resources"].get("CPU", 0.0), int(node["Resources"].get("GPU", 0))) for node in nodes]
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.registry.registry import Registry
+from milepost.cluster.trackers.config import without_password
 
 _FILE: Final = "mlflow.json"
 
@@ -29,11 +29,10 @@ def connect(registry: Registry, place: Place) -> list[int]:
 
     Hold the lock. Raises ConfigError where the URI holds a password, and as `mlflow_store.follow`.
     """
-    if urlsplit(place.uri).password is not None:
-        raise ConfigError(
-            "--mlflow: a URI with a password does not belong into a file; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
-        )
+    try:
+        without_password(place.uri)
+    except ValueError as error:
+        raise ConfigError(f"--mlflow: {error}") from error
     copied = _follow(registry, place)
     (registry.path / _FILE).write_bytes(msgspec.json.encode(place) + b"\n")
     return copied

@@ -7,25 +7,19 @@ MLflow is not read, and the next promotion or rollback sets the alias again.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
-# Read where mlflow is imported or opens a store: nothing is sent but to the URI, and one that names files means files.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-
 import msgspec
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.registry.registry import Registry
 from milepost.cluster.registry.trail import Promoted
+from milepost.cluster.trackers.mlflow import connected
 
 CHAMPION: Final = "champion"
-_EXPERIMENT: Final = "milepost"
 _VERSION, _POLICY = "milepost.version", "milepost.policy_sha256"
 
 
@@ -43,7 +37,7 @@ def follow(registry: Registry, uri: str, model: str) -> list[int]:
 
 class _Model:
     def __init__(self, uri: str, name: str) -> None:
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._client, self._experiment = connected(uri)
         self._name = name
 
     def follow(self, registry: Registry) -> list[int]:
@@ -61,7 +55,7 @@ class _Model:
             registry.verified_policy(version)
             self._copy(registry.folder(version), state.promotions[version])
         if state.champion is not None:
-            champion = self._versions()[str(state.champion)]
+            champion = (self._versions() if missing else there)[str(state.champion)]
             self._client.set_registered_model_alias(self._name, CHAMPION, champion.version)
         return missing
 
@@ -72,11 +66,9 @@ class _Model:
 
     def _copy(self, folder: Path, promoted: Promoted) -> None:
         lineage, client = promoted.lineage, self._client
-        experiment = client.get_experiment_by_name(_EXPERIMENT)
-        place = experiment.experiment_id if experiment else client.create_experiment(_EXPERIMENT)
         facts = {key: value for key, value in msgspec.to_builtins(lineage).items() if isinstance(value, str | int)}
         tags = {f"milepost.{key}": str(value) for key, value in facts.items()} | {_VERSION: str(promoted.version)}
-        run = client.create_run(place, run_name=f"{self._name}-{promoted.version}", tags=tags)
+        run = client.create_run(self._experiment, run_name=f"{self._name}-{promoted.version}", tags=tags)
         for name, value in lineage.measured.items():
             client.log_metric(run.info.run_id, name, value)
         client.log_artifacts(run.info.run_id, str(folder))

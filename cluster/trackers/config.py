@@ -31,17 +31,22 @@ class TrackersConfig(BaseModel):
     @field_validator("mlflow")
     @classmethod
     def _holds_no_password(cls, value: str) -> str:
-        if urlsplit(value).username is not None:
-            raise ValueError(
-                "a URI with a password does not belong into a file; set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD"
-            )
-        return value
+        return without_password(value)
 
     @property
     def wanted(self) -> Iterator[str]:
         """Names of the trackers, which are those of their settings, packages and extras."""
         return (name for name in ("tensorboard", "wandb", "mlflow") if getattr(self, name))
+
+
+def without_password(uri: str) -> str:
+    """The same URI of MLflow. Raises ValueError for one that holds who may use it: URIs are written into files."""
+    if urlsplit(uri).username is not None:
+        raise ValueError(
+            "a URI with a password does not belong into a file; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
 
 
 def require_packages(config: TrackersConfig) -> None:

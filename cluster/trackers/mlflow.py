@@ -22,13 +22,18 @@ _AT_A_TIME = 100
 _LONGEST = 500
 
 
+def connected(uri: str) -> tuple[MlflowClient, str]:
+    """A client of the tracking server and model registry at `uri`, and the id of the experiment, which is made."""
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name(_EXPERIMENT)
+    return client, experiment.experiment_id if experiment else client.create_experiment(_EXPERIMENT)
+
+
 class MLflow:
     """An open run."""
 
     def __init__(self, run: Tracked, uri: str) -> None:
-        self._client = MlflowClient(tracking_uri=uri)
-        experiment = self._client.get_experiment_by_name(_EXPERIMENT)
-        place = experiment.experiment_id if experiment else self._client.create_experiment(_EXPERIMENT)
+        self._client, place = connected(uri)
         found = self._client.search_runs([place], filter_string=f"tags.`{_TAG}` = '{run.run_id}'")
         if found:
             self._id: str = found[0].info.run_id

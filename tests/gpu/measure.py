@@ -41,9 +41,8 @@ class Learner:
         """Load the model."""
         shape = job.shape
         largest = max(*shape.lengths, shape.rows * (shape.prompt + shape.response))
-        settings = {} if job.packing is None else {"packing": job.packing}
         config = LearnerConfig(
-            dtype=job.dtype, gradient_checkpointing=True, max_tokens_per_micro_batch=largest, **settings
+            dtype=job.dtype, gradient_checkpointing=True, max_tokens_per_micro_batch=largest, packing=job.packing
         )
         member = ProcessGroupMember(rank=0, world_size=1, store=FileStore(str(job.folder / "store"), 1))
         self.device = torch.device(job.device)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from milepost.learner.batch.pack import Packing
 from milepost.learner.batch.sample import NO_TURN, NO_VERSION, Sample
-from milepost.learner.config import LearnerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +84,15 @@ BIG: Final = Shape(1536, 28, 12, 2, 8960, 151936, (4096, 8192, 16384, 32768), 20
 TINY: Final = Shape(32, 2, 2, 1, 64, 64, (16, 32), 12, 6, 4, 1)
 
 
-_PACKING: Final = LearnerConfig.model_fields.get("packing")
-WAYS: Final[dict[str, str | None]] = (
-    {way: way for way in get_args(_PACKING.annotation)} if _PACKING else {"padded": None}
-)
-"""Name of each way that the learner knows to lay rows out -> its setting; None where there is none to choose from."""
+WAYS: Final[tuple[Packing, ...]] = get_args(Packing)
+"""How the learner can lay rows out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One way in one data type."""
 
-    packing: str | None
+    packing: Packing
     dtype: str
     shape: Shape
     model: Path
