@@ -20,9 +20,9 @@ GROUPS: Final = 8
 GROUP_SIZE: Final = 8
 TURNS: Final = 8
 _WORDS: Final = (
-    "ice hole goal walk player answer wall north south careful crack snow depth shore light wind step map grid cell row "
-    "column edge frozen thin thick safe danger route plan look turn never always before after near far slide stop start"
-).split()
+    "ice", "hole", "goal", "walk", "player", "answer", "wall", "north", "south", "careful", "crack", "snow", "depth",
+    "shore", "light", "wind", "step", "map", "grid", "cell", "row", "column", "edge", "frozen", "thin", "thick", "safe",
+)  # fmt: skip
 
 
 class HandbookLake(FrozenLakeText):
