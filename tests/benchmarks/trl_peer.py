@@ -5,7 +5,7 @@ policy are those of Milepost's run; what is left to TRL is how episodes become a
 update: wall and CPU seconds since the one before, episodes, turns, tokens of the final contexts.
 
 vLLM's CPU build packs linear weights once they are loaded, and cannot load single ones into packed layers, as TRL does:
-here TRL's weights go in through vLLM's own layer-wise reload. And the engine computes in float32 as the trainer does, for
+here they go in through vLLM's own layer-wise reload. And the engine computes in float32 as the trainer does, for
 bfloat16, which vLLM takes where TRL says nothing, is slower on CPUs.
 """
 
