@@ -32,7 +32,7 @@ class LearnerConfig(BaseModel):
         1,
         ge=1,
         description="Minibatches per update, one optimizer step each; with 1 every ratio is 1 and nothing is clipped, "
-        "above 1 costs one more forward pass",
+        "above 1 costs one more forward pass of all but the first",
     )
     max_tokens_per_micro_batch: int = Field(
         16384,
