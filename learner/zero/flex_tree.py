@@ -40,8 +40,10 @@ def tree_block_mask(branches: Sequence[Branch], device: torch.device) -> BlockMa
     def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < seen_until[key])
 
-    indexed = [part.to(device) for kind in (some, full) for part in _indexed(kind)]
-    return BlockMask.from_kv_blocks(*indexed, BLOCK_SIZE=_BLOCK, mask_mod=sees, seq_lengths=(count, count))
+    counts, which, full_counts, full_which = (part.to(device) for part in (*_indexed(some), *_indexed(full)))
+    return BlockMask.from_kv_blocks(
+        counts, which, full_counts, full_which, BLOCK_SIZE=_BLOCK, mask_mod=sees, seq_lengths=(count, count)
+    )
 
 
 def flex_tree_attention(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
