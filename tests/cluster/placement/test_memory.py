@@ -12,6 +12,7 @@ from milepost.cluster.placement.memory import CONTEXT_GIB, total
 from milepost.cluster.placement.size import ModelSize, size_of_folder, size_of_warmup
 from milepost.cluster.settings.config import RunConfig
 from milepost.learner.first_policy.config import WarmupConfig
+from milepost.learner.lora import LoraConfig
 
 SHAPES = {
     "Qwen2.5-1.5B": ("qwen2", 1536, 28, 12, 2, 8960, 151936, True),
@@ -50,7 +51,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSize]:
             "tie_word_embeddings": tied,
         }
         (folder / "config.json").write_text(json.dumps(told))
-        found[name] = size_of_folder(folder)
+        found[name] = size_of_folder(folder, LoraConfig())
     return found
 
 
@@ -241,7 +242,7 @@ def test_gpus_whose_memory_nobody_knows_are_asked_for(sizes: dict[str, ModelSize
 
 def test_without_gpus_everything_lies_in_the_memory_of_the_host() -> None:
     config = RunConfig()
-    size = size_of_warmup(WarmupConfig())
+    size = size_of_warmup(WarmupConfig(), LoraConfig())
     cpu = dry_run.Hardware([Host(64, 0)], Build(engine=False, learner=False), 0.0, 24.0)
     _, (host,) = dry_run.plan(config, size, cpu)
     items = {item.what: item.gib for item in host.items}
@@ -252,5 +253,5 @@ def test_without_gpus_everything_lies_in_the_memory_of_the_host() -> None:
 
 def test_a_folder_without_a_configuration_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^model\.path: the size of .* cannot be read off its config\.json") as error:
-        size_of_folder(tmp_path)
+        size_of_folder(tmp_path, LoraConfig())
     assert "\n" not in str(error.value)
