@@ -46,8 +46,8 @@ def size_of_folder(folder: Path, lora: LoraConfig) -> ModelSize:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return _size(config, lora)
-    except LoraError as error:
-        raise ConfigError(str(error)) from error
+    except ConfigError:
+        raise
     except Exception as error:  # values of anybody's, and each family judges its own
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -57,7 +57,7 @@ def size_of_folder(folder: Path, lora: LoraConfig) -> ModelSize:
 
 
 def size_of_warmup(config: WarmupConfig, lora: LoraConfig) -> ModelSize:
-    """Of the small model that a run makes itself, with the largest vocabulary it may get. Raises LoraError."""
+    """Of the small model that a run makes itself, with the largest vocabulary it may get. Raises ConfigError."""
     return _size(llama_config(config, config.vocab_size), lora)
 
 
@@ -65,8 +65,11 @@ def _size(config: Any, lora: LoraConfig) -> ModelSize:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         parameters = sum(tensor.numel() for tensor in model.parameters())
-        if lora.rank:
-            add_adapters(model, lora)
+        try:
+            if lora.rank:
+                add_adapters(model, lora)
+        except LoraError as error:
+            raise ConfigError(str(error)) from error
     text = config.get_text_config()
     heads = text.num_attention_heads
     return ModelSize(

@@ -1,4 +1,4 @@
-"""Adapters in one policy: what is frozen, what they compute over trees and in layers that run twice, what is refused."""
+"""Adapters in one policy: what is frozen, what they compute over trees and in layers run twice, what is refused."""
 
 from pathlib import Path
 
