@@ -76,7 +76,7 @@ dashboards: setup
 
 faults: setup
 	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/worlds --ignore tests/monitoring \
-		--ignore tests/system/test_lora_learning.py
+		--ignore tests/system/lora/test_lora_learning.py
 
 # A minute a family: a tiny model of each kind makes two updates in a run.
 families: setup
@@ -84,7 +84,7 @@ families: setup
 
 # Two runs of FrozenLake of ten minutes each.
 lora: setup
-	$(BIN)/python -m pytest -m sweep tests/system/test_lora_learning.py
+	$(BIN)/python -m pytest -m sweep tests/system/lora/test_lora_learning.py
 
 # Their packages lie in an environment of their own, which sees that of Milepost behind it.
 worlds: .venv-worlds/ready
