@@ -76,15 +76,15 @@ dashboards: setup
 
 faults: setup
 	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/worlds --ignore tests/monitoring \
-		--ignore tests/system/lora/test_lora_learning.py
+		--ignore tests/system/lora
 
 # A minute a family: a tiny model of each kind makes two updates in a run.
 families: setup
 	$(BIN)/python -m pytest -m sweep tests/families
 
-# Two runs of FrozenLake of ten minutes each.
+# Two runs of FrozenLake of some minutes each, and a small one that goes on.
 lora: setup
-	$(BIN)/python -m pytest -m sweep tests/system/lora/test_lora_learning.py
+	$(BIN)/python -m pytest -m sweep tests/system/lora
 
 # Their packages lie in an environment of their own, which sees that of Milepost behind it.
 worlds: .venv-worlds/ready

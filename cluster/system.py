@@ -272,13 +272,13 @@ def learner_spec(config: RunConfig, folder: RunFolder, model: Path, first: Path 
 
     Raises ConfigError where that one has no layers for adapters.
     """
-    trains_adapters = config.lora.rank > 0 and first is not None
-    if trains_adapters:
-        require_adapters(first, config.lora)
+    base = first if config.lora.rank else None
+    if base is not None:
+        require_adapters(base, config.lora)
     return LearnerSpec(
         run_id=folder.run_id,
-        model=first if trains_adapters else model,
-        reference=first if config.loss.kl_coef > 0 and not trains_adapters else None,
+        model=base or model,
+        reference=first if config.loss.kl_coef > 0 and base is None else None,
         lora=config.lora,
         recipe=Recipe(
             learner=config.learner,

@@ -57,7 +57,7 @@ def rank_items(config: RunConfig, size: ModelSize) -> list[Item]:
         Item("gradients, float32", _gib(4 * trained, ranks if stage >= 2 else 1)),
         Item("master weights, float32", _gib(4 * trained, ranks) if stage else 0.0),
         Item("Adam's moments, float32", _gib(8 * trained, ranks if stage else 1)),
-        Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, trained, size.parameters))),
+        Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, max(size.trained, of_critic), size.parameters))),
         Item("reference, float32", _gib(4 * size.parameters) if has_reference(config) else 0.0),
         Item("activations (estimate)", _activations(config, size, wide)),
         Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + to_output_layer) * size.vocabulary)),
@@ -82,6 +82,7 @@ def pass_tokens(config: RunConfig) -> int:
 
 
 def _bucket_elements(stage: int, trained: int, parameters: int) -> float:
+    """Of the larger of two trained models, and what ZeRO-3 gathers of one of `parameters`."""
     bucket = min(trained, _BUCKET)
     return {0: 0.0, 3: bucket + min(parameters, _LIVE)}.get(stage, bucket)
 

@@ -42,7 +42,7 @@ def add_adapters(policy: Any, config: LoraConfig) -> list[str]:
         raise LoraError(f"lora.target_modules names {', '.join(unknown)}; linear layers here: {', '.join(kinds)}")
     if any(linear[name] is output for names in found.values() for name in names):
         raise LoraError("lora.target_modules names the output layer, which stays frozen; leave it out")
-    inject_adapter_in_model(peft_config(config), policy)
+    inject_adapter_in_model(_peft_config(config), policy)
     layers = _layers(policy)
     if others := sorted({type(layer.base_layer).__name__ for layer in layers.values()} - {"Linear"}):
         kind = policy.config.model_type
@@ -99,9 +99,9 @@ def require_base(saved: Mapping[str, Any], base: str, *, folder: Path) -> None:
 
 
 def write_adapters(weights: Mapping[str, Tensor], config: LoraConfig, *, base: Path, folder: Path) -> None:
-    """Write adapters, by their saved names, as a folder that peft and vLLM load onto the model in `base`."""
+    """Write adapters, by their saved names, as a folder that peft loads onto the model in `base`."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = peft_config(config)
+    told = _peft_config(config)
     told.base_model_name_or_path, told.inference_mode = str(base), True
     told.save_pretrained(str(folder))
     safetensors.torch.save_file(
@@ -111,18 +111,17 @@ def write_adapters(weights: Mapping[str, Tensor], config: LoraConfig, *, base: P
     )
 
 
-def peft_config(config: LoraConfig) -> Any:
+def _peft_config(config: LoraConfig) -> Any:
     """What peft calls these settings."""
     from peft import LoraConfig as PeftLoraConfig
 
-    everything = ALL_LINEAR in config.target_modules
     return PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
-        target_modules=ALL_LINEAR if everything else list(config.target_modules),
+        target_modules=ALL_LINEAR if ALL_LINEAR in config.target_modules else list(config.target_modules),
     )
 
 

@@ -1,5 +1,6 @@
 """How adapters join their base: by hand, against peft, and what is refused."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from milepost.actors.lora import adapters
 from milepost.actors.lora.adapters import (
     AdapterError,
     AdapterFacts,
@@ -109,8 +111,9 @@ def test_a_base_is_known_by_its_numbers_however_they_are_spread_over_files(tmp_p
 
 def test_a_saved_policy_is_a_plain_folder_of_one_data_type(tmp_path: Path) -> None:
     base, folder = base_in(tmp_path / "base"), tmp_path / "policy"
-    adapters = Adapters(base, TENSORS, 0.5)
-    write_merged(base, adapters, dtype=torch.float32, copied=("tokenizer.json", "vocab.txt"), folder=folder)
+    write_merged(
+        base, Adapters(base, TENSORS, 0.5), dtype=torch.float32, copied=("tokenizer.json", "vocab.txt"), folder=folder
+    )
     there = {name: t for path in weight_files(folder) for name, t in safetensors.torch.load_file(path).items()}
     assert there[WEIGHT].tolist() == JOINED
     assert {tensor.dtype for tensor in there.values()} == {torch.float32}
@@ -119,6 +122,10 @@ def test_a_saved_policy_is_a_plain_folder_of_one_data_type(tmp_path: Path) -> No
         *("config.json", "model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"),
         "tokenizer.json",
     ]
+
+
+def test_the_worked_example_holds() -> None:
+    assert doctest.testmod(adapters) == (0, 1)
 
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))

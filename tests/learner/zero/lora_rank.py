@@ -1,5 +1,6 @@
 """What one learner rank does that trains adapters; see `zero_rank`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,21 @@ def reference_gaps(engine: ActorCritic, job: dict[str, Any]) -> list[float]:
 
 
 def run_return(job: dict[str, Any]) -> dict[str, Any]:
-    """A step after loading, and why adapters of another shape or another base are refused."""
+    """A step after loading, and why adapters of another rank or of another base are refused."""
     engine = make(job)
     saw: dict[str, Any] = {"fresh": digest(engine)}
     engine.load(Path(job["save"]))
-    saw |= {"loaded": digest(engine), "next_loss": step(engine, 2, job["max_tokens"]).loss}
+    saw |= {"loaded": digest(engine), "next_loss": step(engine, 2, job["max_tokens"]).loss, "refused": []}
+    layout = Path(job["save"]) / "layout.json"
+    told = json.loads(layout.read_text())
+    for other in ({"lora": {**told["lora"], "rank": 2}}, {"base": "b2"}):
+        engine.all_equal(0)  # nobody edits the layout while another rank still reads it
+        if engine.rank == 0:
+            layout.write_text(json.dumps(told | other))
+        engine.all_equal(0)
+        try:
+            engine.load(Path(job["save"]))
+        except (LoraError, ZeroError) as error:
+            saw["refused"].append(f"{type(error).__name__}: {error}")
     torch.distributed.barrier()  # a peer that leaves first breaks the other's exchange
     return saw
-
-
-def run_refused(job: dict[str, Any]) -> dict[str, Any]:
-    engine = make(job)
-    try:
-        engine.load(Path(job["save"]))
-    except (LoraError, ZeroError) as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {}

@@ -1,5 +1,6 @@
 """Adapters in one policy: what is frozen, what they compute over trees and in layers run twice, what is refused."""
 
+import doctest
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from milepost.learner.batch.pack import MicroBatch, Packing, collate
 from milepost.learner.batch.sample import Sample
 from milepost.learner.lora import LoraConfig, LoraError
+from milepost.learner.zero import lora
 from milepost.learner.zero.lora import adapters_of, add_adapters, switched_off
 from milepost.learner.zero.policy import load_policy
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores
@@ -78,6 +80,10 @@ def test_layers_that_are_computed_again_give_adapters_the_same_gradient(folder: 
     once, again = (gradients(adapted(folder, "tree", again=twice), "tree") for twice in (False, True))
     assert once.keys() == again.keys()
     assert all(torch.allclose(once[name], again[name]) for name in once)
+
+
+def test_adapters_are_called_as_peft_calls_them_in_files() -> None:
+    assert doctest.testmod(lora) == (0, 1)
 
 
 def test_named_layers_alone_get_adapters(folder: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from milepost.learner.zero import checkpoint
 from tests.system.driving import START_S, Driver, write_config
 
-pytestmark = pytest.mark.services
+pytestmark = pytest.mark.sweep
 
 
 @pytest.mark.timeout(600)
