@@ -1,7 +1,8 @@
 """Weights into a running vLLM engine through vLLM's own weight-transfer interface.
 
 By file: a safetensors file that the engine's own process has verified, in the memory of its host, whichever way it came
-there; it is opened before the model is touched. Works on CPU and GPU. By NCCL: see `milepost.actors.nccl`.
+there; it is opened before the model is touched. A file of adapters joins the base that lies on this host. Works on CPU
+and GPU. By NCCL: see `milepost.actors.nccl`.
 
 vLLM loads `register` in each of its processes through the `vllm.general_plugins` entry point of this distribution.
 """
@@ -12,7 +13,9 @@ import ctypes
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -25,6 +28,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 
+from milepost.actors.lora.adapters import AdapterError, AdapterFacts, Adapters, facts_in, identity, weight_files
+
 FILE, NCCL = "milepost_file", "milepost_nccl"
 """What vLLM knows our backends by."""
 _PR_SET_PDEATHSIG = 1
@@ -32,12 +37,15 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class FileInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing to agree on: the file says it all."""
+    """What does not change from file to file."""
+
+    base: str = ""
+    """Folder of the model that adapters join; empty where whole weights come."""
 
 
 @dataclass
 class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """One whole set of weights: where it lies."""
+    """One set of weights, whole or adapters: where it lies."""
 
     path: str
 
@@ -48,18 +56,24 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
     init_info_cls = FileInit
     update_info_cls = FileUpdate
 
-    _staged: list[tuple[str, torch.Tensor]] | None = None
+    _staged: Iterable[tuple[str, torch.Tensor]] | None = None
+    _base: Path | None = None
 
     def init_transfer_engine(self, init_info: FileInit) -> None:
-        """There is no rendezvous to make."""
+        """There is no rendezvous to make; the base is where the folder lies."""
+        self._base = Path(init_info.base) if init_info.base else None
 
     def start_weight_update(self) -> None:
         """Forget what an update that never finished has left."""
         self._staged = None
 
     def receive_weights(self, update_info: FileUpdate) -> None:
-        """Open and stage, with the model untouched. Raises where it is no safetensors file."""
-        self._staged = list(safetensors.torch.load_file(update_info.path).items())
+        """Open and stage, with the model untouched. Raises where it is no safetensors file, or adapters of no base."""
+        facts = facts_in(update_info.path)
+        if facts is not None:
+            self._staged = self._joined(update_info.path, facts)
+        else:
+            self._staged = list(safetensors.torch.load_file(update_info.path).items())
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """As the base class, without its device synchronisation: staging stays on the host."""
@@ -80,6 +94,19 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
         _repack_tied_heads(self.model)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+
+    def _joined(self, path: str, facts: AdapterFacts) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole weights, made one tensor at a time as they are loaded; on a GPU, there.
+
+        Raises AdapterError at once for adapters of another base than this engine's.
+        """
+        if self._base is None:
+            raise AdapterError(f"{path} holds adapters, and this engine was told of no base that they join")
+        if (found := identity(self._base)) != facts.base:
+            raise AdapterError(f"{path} holds adapters of the base {facts.base}, and {self._base} is {found}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        adapters = Adapters(self._base, safetensors.torch.load_file(path, device=device), facts.scale)
+        return (named for file in weight_files(self._base) for named in adapters.joined(file))
 
     def shutdown(self) -> None:
         """Drop staged weights."""

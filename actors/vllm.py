@@ -93,11 +93,14 @@ class VLLMEngine:
             )
         )
 
-    async def start(self) -> int:
-        """Name the weights it was started from and prove it serves. Returns the policy version."""
+    async def start(self, base: Path | None = None) -> int:
+        """Name the weights it was started from and prove it serves. Returns the policy version.
+
+        `base`: folder of the model that adapters join, where they come in place of whole weights.
+        """
         await self._llm.update_weight_version(str(self._version))
         if self._config.transfer != "nccl":
-            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={"base": str(base or "")}))
         await self.generate([min(self._stop)])
         return self._version
 

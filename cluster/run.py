@@ -73,7 +73,7 @@ class Run:
         self.progress.iteration, self.progress.version = start.iteration, start.version
         self.reporter.record_trajectories(start.policy)
         self.reporter.track(start.iteration)
-        learner = learner_spec(self._config, system.folder, start.policy, start.reference)
+        learner = learner_spec(self._config, system.folder, start.policy, start.first)
         await system.start(start.policy, start.version, learner=learner, phase=self.reporter.phase)
         self._histories = GroupHistories.of(system)
         self._recovery = Recovery(system, self.reporter, self.progress, self._histories)
@@ -130,6 +130,7 @@ class Run:
         self.reporter.activity("publishing weights")
         with timed(clock.seconds, "publish"):
             clock.transfer_s = await system.publish(progress.version)
+        clock.publish_bytes = system.published_bytes
         with timed(clock.seconds, "check"):
             checks = await check_policy(system, groups, progress, self.reporter.measuring)
         await self.reporter.iteration(taken, report, clock, progress.iteration, checks)

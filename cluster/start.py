@@ -22,8 +22,8 @@ class Start:
 
     policy: Path
     """What every process loads, also one that replaces another later."""
-    reference: Path | None
-    """The run's first policy, for the KL term; None where there is none."""
+    first: Path | None
+    """The run's first policy, for the KL term and as what adapters are trained on; None where nobody asks for it."""
     found: checkpoint.Found | None
     """What the learner goes on from; None at the beginning of a run."""
 
@@ -60,17 +60,17 @@ def keep_judge(config: RunConfig, folder: RunFolder) -> None:
 def start_of(config: RunConfig, folder: RunFolder, reporter: Reporter, *, resume: bool) -> Start:
     """The newest checkpoint of a run that is resumed, else the first policy. Raises ConfigError, DependencyLost."""
     keep_judge(config, folder)
-    wants_reference = config.loss.kl_coef > 0
+    wants_first = config.loss.kl_coef > 0 or config.lora.rank > 0
     found = newest_checkpoint(folder, reporter) if resume else None
     if resume and found is None:
         _require_beginning(folder, reporter)
     if found is None:
         policy = _first_policy(config, reporter)
-        return Start(policy, policy if wants_reference else None, None)
+        return Start(policy, policy if wants_first else None, None)
     version = found.manifest.record.policy_version
     folder.keep_start(found.path / "policy", version)
     folder.keep_policy(found.path / "policy", version)  # a kill may have come between a checkpoint and its policy
-    return Start(folder.start, _first_policy(config, reporter) if wants_reference else None, found)
+    return Start(folder.start, _first_policy(config, reporter) if wants_first else None, found)
 
 
 def _require_beginning(folder: RunFolder, reporter: Reporter) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.failure_streak import FailureStreak
 from milepost.cluster.base.weight_folders import WeightFolder
+from milepost.cluster.placement.adapters import require_adapters
 from milepost.cluster.placement.hosts import installed_build
 from milepost.cluster.placement.plan import Placement, place
 from milepost.cluster.pools.engine_pool import EnginePool
@@ -69,6 +70,7 @@ class System:
     redis_process: RedisServer | None = None
     note: Callable[[str], None] = logger.warning  # is told of what this waits for
     record: Callable[[Batch], None] | None = None  # is given what workers tell of their episodes
+    published_bytes: int | None = field(default=None, init=False)  # of the newest weights on their way to each host
     _ray_metrics_port: int | None = field(default=None, init=False)
     _failing: FailureStreak = field(init=False)
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)  # of what was started so far, last started first
@@ -94,12 +96,14 @@ class System:
         self._ending.push_async_callback(ray.end)
         await ray.begin()
         trains = learner is not None
-        await require_hosts(model, redis_url=url if trains else None, run=self.folder.path if trains else None)
+        models = [model, *([learner.model] if learner else [])]
+        await require_hosts(models, redis_url=url if trains else None, run=self.folder.path if trains else None)
         placement = place(self.config, hosts(), installed_build(), learns=learner is not None, is_final=ray.is_own)
         places = await self._reserve(placement)
         phase("starting the engine and the learner" if learner else "starting the engine")
         spec = EngineSpec(
             model=model,
+            base=learner.model if learner and learner.lora.rank else None,
             version=version,
             config=self.config.engine,
             sampling=self.config.sampling,
@@ -208,6 +212,7 @@ class System:
         seconds: Seconds = {}
         with timed(seconds, "gather"):
             delivery = await self.learners.delivery(version)
+        self.published_bytes = delivery.num_bytes
         seconds |= await self.engines.publish(delivery, rollback=rollback)
         await self.ledger.set_versions(published=version)
         self.weights.keep_only(version)
@@ -262,12 +267,19 @@ async def _side_by_side(starts: list[Coroutine[Any, Any, None]]) -> None:
         raise errors.exceptions[0] from errors
 
 
-def learner_spec(config: RunConfig, folder: RunFolder, model: Path, reference: Path | None) -> LearnerSpec:
-    """What the learner ranks of a run are started with."""
+def learner_spec(config: RunConfig, folder: RunFolder, model: Path, first: Path | None) -> LearnerSpec:
+    """What the learner ranks of a run are started with: the policy in `model`, or adapters on the run's `first` one.
+
+    Raises ConfigError where that one has no layers for adapters.
+    """
+    base = first if config.lora.rank else None
+    if base is not None:
+        require_adapters(base, config.lora)
     return LearnerSpec(
         run_id=folder.run_id,
-        model=model,
-        reference=reference,
+        model=base or model,
+        reference=first if config.loss.kl_coef > 0 and base is None else None,
+        lora=config.lora,
         recipe=Recipe(
             learner=config.learner,
             credit=config.credit,

@@ -64,10 +64,11 @@ def planned(config: RunConfig, hosts: int, gpus: int, *, gpu_gib: float, host_gi
     """
     if gpus and not hosts:
         raise ConfigError("train --dry-run: --gpus-per-host says what each of --hosts has: give both, or neither")
-    size = size_of_warmup(config.model.warmup)
+    size = size_of_warmup(config.model.warmup, config.lora)
     if config.model.source != "warmup":
         size = size_of_folder(
-            first_policy(config, print) if config.model.source == "smollm2" else Path(config.model.path).expanduser()
+            first_policy(config, print) if config.model.source == "smollm2" else Path(config.model.path).expanduser(),
+            config.lora,
         )
     if hosts:
         found, build = [Host(math.inf, gpus)] * hosts, Build(engine=gpus > 0, learner=gpus > 0)

@@ -25,8 +25,9 @@ DOORS = {
     "reward": {"envs"},
     "reward/evaluators": {"envs"},
     "reward/judges": {"envs", "reward", "reward/evaluators"},
+    "actors/lora": set(),
     "actors/nccl": set(),
-    "actors": {"envs", "reward", "actors/nccl"},
+    "actors": {"envs", "reward", "actors/lora", "actors/nccl"},
     "actors/agents": {"envs", "reward", "actors"},
     "actors/checks": {"envs", "reward", "actors"},
     "learner/batch": {"envs"},
@@ -50,12 +51,12 @@ DOORS = {
     "cluster/tracing": {"reward/evaluators", "cluster/trajectories"},
     "cluster/trackers": {"cluster/base", "cluster/runlog"},
     "cluster/pools": {
-        "envs", "reward", "actors", "actors/agents", "actors/nccl", "learner", "learner/batch", "learner/credit",
-        "learner/zero", "cluster/base", "cluster/placement", "cluster/replay", "cluster/trajectories",
+        "envs", "reward", "actors", "actors/agents", "actors/lora", "actors/nccl", "learner", "learner/batch",
+        "learner/credit", "learner/zero", "cluster/base", "cluster/placement", "cluster/replay", "cluster/trajectories",
     },
     "cluster/placement": {
-        "learner/credit", "learner/credit/strategies", "learner/first_policy", "learner/zero", "cluster/base",
-        "cluster/settings",
+        "actors/lora", "learner", "learner/credit", "learner/credit/strategies", "learner/first_policy",
+        "learner/zero", "cluster/base", "cluster/settings",
     },
     "cluster/settings": {
         "envs", "actors", "actors/agents", "learner", "learner/credit", "learner/credit/strategies",
@@ -104,6 +105,7 @@ FRONT_DOORS = {
         "actors/nccl/receiver.py",
     },
     "deepspeed": {"learner/zero/zero_model.py"},
+    "peft": {"learner/zero/lora.py"},
     "redis": {
         "cluster/replay/client.py",
         "cluster/replay/redis_server.py",

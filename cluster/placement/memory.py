@@ -49,16 +49,18 @@ def rank_items(config: RunConfig, size: ModelSize) -> list[Item]:
     """Of one learner rank, where its models lie: on its GPU, or without one in its host's memory."""
     learner, wide = config.learner, _BYTES[config.learner.dtype]
     stage, ranks = learner.zero_stage, learner.ranks
-    parameters = size.parameters * (2 if has_own_critic(config) else 1)
+    of_critic = size.parameters if has_own_critic(config) else 0
+    held, trained = size.parameters + size.adapters + of_critic, size.trained + of_critic
+    to_output_layer = 0 if size.adapters else 4 * size.hidden
     items = [
-        Item(f"weights, {learner.dtype}", _gib(wide * parameters, ranks if stage == 3 else 1)),
-        Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1)),
-        Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0),
-        Item("Adam's moments, float32", _gib(8 * parameters, ranks if stage else 1)),
-        Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, size.parameters))),
-        Item("reference, float32", _gib(4 * size.parameters) if config.loss.kl_coef > 0 else 0.0),
+        Item(f"weights, {learner.dtype}", _gib(wide * held, ranks if stage == 3 else 1)),
+        Item("gradients, float32", _gib(4 * trained, ranks if stage >= 2 else 1)),
+        Item("master weights, float32", _gib(4 * trained, ranks) if stage else 0.0),
+        Item("Adam's moments, float32", _gib(8 * trained, ranks if stage else 1)),
+        Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, max(size.trained, of_critic), size.parameters))),
+        Item("reference, float32", _gib(4 * size.parameters) if has_reference(config) else 0.0),
         Item("activations (estimate)", _activations(config, size, wide)),
-        Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + 4 * size.hidden) * size.vocabulary)),
+        Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + to_output_layer) * size.vocabulary)),
     ]
     return [item for item in items if item.gib]
 
@@ -69,13 +71,19 @@ def has_own_critic(config: RunConfig) -> bool:
     return reads_critic and config.critic.trunk == "own"
 
 
+def has_reference(config: RunConfig) -> bool:
+    """Whether a rank holds the run's first policy beside the one that it trains; adapters are switched off instead."""
+    return config.loss.kl_coef > 0 and not config.lora.rank
+
+
 def pass_tokens(config: RunConfig) -> int:
     """Tokens of the largest pass: a full micro-batch, or one row that is longer than it."""
     return max(config.learner.max_tokens_per_micro_batch, config.engine.max_model_len)
 
 
-def _bucket_elements(stage: int, parameters: int) -> float:
-    bucket = min(parameters, _BUCKET)
+def _bucket_elements(stage: int, trained: int, parameters: int) -> float:
+    """Of the larger of two trained models, and what ZeRO-3 gathers of one of `parameters`."""
+    bucket = min(trained, _BUCKET)
     return {0: 0.0, 3: bucket + min(parameters, _LIVE)}.get(stage, bucket)
 
 
@@ -118,13 +126,13 @@ def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_
     Args:
         on_gpu: of `engines` and `ranks`, whether their models lie on GPUs.
     """
-    wide, copies = _BYTES[config.learner.dtype], 1 + has_own_critic(config) + (config.loss.kl_coef > 0)
+    wide, copies = _BYTES[config.learner.dtype], 1 + has_own_critic(config) + has_reference(config)
     if parts["driver"]:
         yield Item("driver and Ray (estimate)", DRIVER_GIB)
         if not config.buffer.url_env:
             yield Item("embedded Redis at its limit", config.buffer.maxmemory_bytes / GIB)
         if parts["ranks"] and config.engine.transfer != "nccl":
-            yield Item("weights on their way: two files, rank 0's copy", _gib(3 * wide * size.parameters))
+            yield Item("weights on their way: two files, rank 0's copy", _gib(3 * wide * size.trained))
     if processes := parts["engines"] + parts["ranks"] + parts["workers"]:
         yield Item(f"{processes} processes (estimate)", PROCESS_GIB * processes)
     if parts["ranks"]:

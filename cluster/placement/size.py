@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from milepost.cluster.base.exits import ConfigError
 from milepost.learner.first_policy.config import WarmupConfig
 from milepost.learner.first_policy.warmup import llama_config
+from milepost.learner.lora import LoraConfig, LoraError
+from milepost.learner.zero.lora import add_adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +32,22 @@ class ModelSize:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    adapters: int = 0
+    """Parameters of LoRA's adapters, which alone are trained where there are any."""
+
+    @property
+    def trained(self) -> int:
+        """Parameters of the policy that get gradients and optimizer state."""
+        return self.adapters or self.parameters
 
 
-def size_of_folder(folder: Path) -> ModelSize:
-    """Of the model whose config.json lies in `folder`. Raises ConfigError."""
+def size_of_folder(folder: Path, lora: LoraConfig) -> ModelSize:
+    """Of the model whose config.json lies in `folder`, and of its adapters. Raises ConfigError."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return _size(config)
+        return _size(config, lora)
+    except ConfigError:
+        raise
     except Exception as error:  # values of anybody's, and each family judges its own
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -45,18 +56,25 @@ def size_of_folder(folder: Path) -> ModelSize:
         ) from error
 
 
-def size_of_warmup(config: WarmupConfig) -> ModelSize:
-    """Of the small model that a run makes itself, with the largest vocabulary it may get."""
-    return _size(llama_config(config, config.vocab_size))
+def size_of_warmup(config: WarmupConfig, lora: LoraConfig) -> ModelSize:
+    """Of the small model that a run makes itself, with the largest vocabulary it may get. Raises ConfigError."""
+    return _size(llama_config(config, config.vocab_size), lora)
 
 
-def _size(config: Any) -> ModelSize:
+def _size(config: Any, lora: LoraConfig) -> ModelSize:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        parameters = sum(tensor.numel() for tensor in model.parameters())
+        try:
+            if lora.rank:
+                add_adapters(model, lora)
+        except LoraError as error:
+            raise ConfigError(str(error)) from error
     text = config.get_text_config()
     heads = text.num_attention_heads
     return ModelSize(
-        parameters=sum(tensor.numel() for tensor in model.parameters()),
+        parameters=parameters,
+        adapters=sum(tensor.numel() for tensor in model.parameters()) - parameters,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,

@@ -43,6 +43,8 @@ class EngineSpec:
     stop_token_ids: tuple[int, ...]
     seed: int
     restarts: RestartConfig
+    base: Path | None = None
+    """The run's first policy, which adapters join; None where whole weights come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class EngineActor:
         self._busy_s = 0.0
         self._unanswered = 0
         self._since = time.monotonic()
+        self._base = spec.base
         self._metrics_port = serve_metrics()
         self._fetched: set[str] = set()
 
@@ -97,7 +100,7 @@ class EngineActor:
 
     async def start(self) -> int:
         """Serve one request; returns the policy version."""
-        return await self._engine.start()
+        return await self._engine.start(self._base)
 
     async def generate(self, prompt_ids: list[int]) -> Completion:
         """As `VLLMEngine.generate`."""

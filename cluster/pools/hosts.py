@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ _LOOK_S = 180.0
 """A host starts a process for it, which imports torch."""
 
 
-async def require_hosts(model: Path, *, redis_url: str | None, run: Path | None) -> None:
+async def require_hosts(models: Sequence[Path], *, redis_url: str | None, run: Path | None) -> None:
     """Look at every host where Ray may place something; where there is one host alone, nothing has to be shared.
 
     Args:
-        model: folder that engines, workers and learner load.
+        models: folders that engines, workers and learner load.
         redis_url: where workers put episodes; None where they hand them to the driver alone.
         run: folder that the learner writes checkpoints into; None where nothing is learnt.
 
@@ -51,7 +52,7 @@ async def require_hosts(model: Path, *, redis_url: str | None, run: Path | None)
         marker.touch()
     try:
         useful = [node for node in hosts if node["Resources"].keys() & {"CPU", "GPU"}]
-        lacks = await asyncio.gather(*(_look_at(node, model, marker) for node in useful))
+        lacks = await asyncio.gather(*(_look_at(node, models, marker) for node in useful))
     finally:
         if marker:
             marker.unlink()
@@ -59,12 +60,12 @@ async def require_hosts(model: Path, *, redis_url: str | None, run: Path | None)
         raise ConfigError("\n".join(complaints))
 
 
-async def _look_at(node: dict[str, Any], model: Path, marker: Path | None) -> str | None:
+async def _look_at(node: dict[str, Any], models: Sequence[Path], marker: Path | None) -> str | None:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     look = ray.remote(_lacks).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     try:
         async with asyncio.timeout(_LOOK_S):
-            lack: str | None = await look.remote(model, marker)
+            lack: str | None = await look.remote(models, marker)
             return lack
     except TimeoutError:
         raise DependencyLost(f"host {node['NodeName']} of Ray did not answer within {_LOOK_S:g} s") from None
@@ -74,12 +75,12 @@ async def _look_at(node: dict[str, Any], model: Path, marker: Path | None) -> st
         raise DependencyLost(f"host {node['NodeName']} of Ray: {last_line(error)}") from error
 
 
-def _lacks(model: Path, marker: Path | None) -> str | None:
+def _lacks(models: Sequence[Path], marker: Path | None) -> str | None:
     """Runs on a host: what it lacks, None if nothing."""
     if not any(entry.name == "milepost_weights" for entry in entry_points(group="vllm.general_plugins")):
         return "Milepost can be imported but is not installed, so vLLM does not find its plug-in: install it there"
-    if not (model / "config.json").is_file():
-        return f"does not see the model in {model}: it must lie on a file system that all hosts share"
+    if unseen := [model for model in models if not (model / "config.json").is_file()]:
+        return f"does not see the model in {unseen[0]}: it must lie on a file system that all hosts share"
     if marker is not None and not marker.exists():
         return f"does not see {marker.parent}: run.runs_dir must lie on a file system that all hosts share"
     return None

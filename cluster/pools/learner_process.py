@@ -18,6 +18,8 @@ import torch
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from milepost.actors.engine import Transfer
+from milepost.actors.lora.adapters import AdapterFacts, Adapters, identity
+from milepost.actors.lora.saved_policy import write_merged
 from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
@@ -25,8 +27,11 @@ from milepost.cluster.pools.stored_weights import StoredWeights, put
 from milepost.cluster.replay.wire import decode_group
 from milepost.envs.types import Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
+from milepost.learner.lora import LoraConfig
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.training import ProcessGroupMember
+from milepost.learner.zero.lora import ADAPTER_FILE
+from milepost.learner.zero.policy import TOKENIZER_FILES
 from milepost.learner.zero.rendezvous import connect_store, open_store
 
 if TYPE_CHECKING:
@@ -39,7 +44,9 @@ class LearnerSpec:
 
     run_id: str
     model: Path
+    """What is trained, or with adapters the policy that they are trained on."""
     reference: Path | None
+    lora: LoraConfig
     recipe: Recipe
     seed: int
     checkpoints: Path
@@ -58,6 +65,8 @@ class LearnerActor:
         self._number = rank
         self._timeout = timedelta(seconds=spec.recipe.learner.collective_timeout_s)
         self._store: Store | None = None
+        self._facts: AdapterFacts | None = None
+        """Of what it trains, where that is adapters."""
         self._sender: NcclSender | None = None
 
     def listen(self) -> tuple[str, int]:
@@ -78,7 +87,15 @@ class LearnerActor:
         store = self._store or connect_store(*meeting, self._timeout)
         member = ProcessGroupMember(rank=self._number, world_size=recipe.learner.ranks, store=store)
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        models = Models(spec.model, reference=spec.reference, critic=recipe.trained_critic)
+        if spec.lora.rank:
+            self._facts = AdapterFacts(spec.lora.rank, spec.lora.scale, identity(spec.model))
+        models = Models(
+            spec.model,
+            reference=spec.reference,
+            critic=recipe.trained_critic,
+            lora=spec.lora,
+            base=self._facts.base if self._facts else "",
+        )
         self._models = ActorCritic(models, recipe.learner, member=member, seed=spec.seed, device=device)
         self._rank = LearnerRank(self._models, recipe)
 
@@ -100,25 +117,25 @@ class LearnerActor:
         return self._rank.check_parity(turns, version)
 
     def write_weights(self, path: Path) -> str | None:
-        """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in
+        """Rank 0 writes every trained tensor to `path` and returns the file's SHA-256; the other ranks take part in
         gathering.
         """
         if (tensors := self._gathered()) is None:
             return None
-        safetensors.torch.save_file(tensors, path)
+        safetensors.torch.save_file(tensors, path, metadata=self._facts and self._facts.metadata())
         return file_sha256(path)
 
     def store_weights(self, folder: str) -> StoredWeights | None:
-        """Rank 0 puts every tensor into Ray's object store; the other ranks take part in gathering.
+        """Rank 0 puts every trained tensor into Ray's object store; the other ranks take part in gathering.
 
         `folder`: name of the one that engines keep them in.
         """
         if (tensors := self._gathered()) is None:
             return None
-        return put(safetensors.torch.save(tensors), folder=folder)
+        return put(safetensors.torch.save(tensors, metadata=self._facts and self._facts.metadata()), folder=folder)
 
     def _gathered(self) -> dict[str, torch.Tensor] | None:
-        """Every tensor on the CPU, on rank 0."""
+        """Every trained tensor on the CPU, on rank 0."""
         tensors = {}
         for name, tensor in self._models.full_tensors():
             if self._models.rank == 0:
@@ -145,4 +162,13 @@ class LearnerActor:
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint into `folder`."""
         self._models.save(folder / "zero")
-        self._models.save_policy(folder / "policy")
+        policy = folder / "policy"
+        if self._facts is None:
+            self._models.save_policy(policy)
+            return
+        self._models.save_policy(policy / "adapter")
+        if self._models.rank == 0:
+            written = safetensors.torch.load_file(policy / "adapter" / ADAPTER_FILE)
+            adapters = Adapters(self._spec.model, written, self._facts.scale)
+            dtype = getattr(torch, self._spec.recipe.learner.dtype)
+            write_merged(self._spec.model, adapters, dtype=dtype, copied=TOKENIZER_FILES, folder=policy)

@@ -37,6 +37,7 @@ from milepost.cluster.replay.wire import encode_group
 from milepost.envs.types import Group, Turn
 from milepost.learner.credit.trial import StrategyError
 from milepost.learner.loop import UpdateReport
+from milepost.learner.lora import LoraError
 from milepost.learner.recipe import UpdateOptions
 from milepost.learner.steps import DivergenceError, ParityError
 from milepost.learner.zero import checkpoint
@@ -227,7 +228,7 @@ def _translated(error: BaseException) -> BaseException:
     match cause:
         case ParityError() | DivergenceError():
             return Diverged(str(cause))
-        case FileNotFoundError():
+        case FileNotFoundError() | LoraError():
             return ConfigError(str(cause))
         case StrategyError():
             return ConfigError(f"credit.path: {cause}")

@@ -46,6 +46,8 @@ class StoredWeights:
     chunks: tuple[ray.ObjectRef, ...]
     sha256: tuple[str, ...]
     """Of each chunk."""
+    num_bytes: int
+    """Of all chunks."""
 
     @property
     def name(self) -> str:
@@ -63,6 +65,7 @@ def put(blob: bytes, *, folder: str) -> StoredWeights:
         folder=folder,
         chunks=tuple(ray.put(part) for part in parts),
         sha256=tuple(hashlib.sha256(part.data).hexdigest() for part in parts),
+        num_bytes=len(blob),
     )
 
 

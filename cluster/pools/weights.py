@@ -49,6 +49,11 @@ class Delivery(Protocol):
         """Whether a single engine can be served later."""
         ...
 
+    @property
+    def num_bytes(self) -> int | None:
+        """What travels to the host of each engine; None where only the learner knows."""
+        ...
+
     async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
         """Pause the engines and load the weights; digests per engine, None for one that failed and stays paused.
 
@@ -115,6 +120,11 @@ class FileDelivery(_OneByOne):
     sha256: str
     version: int
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return self.path.stat().st_size
+
     async def bring(self, engine: Any) -> str:
         """Have the engine verify the file."""
         await engine.verify.remote(str(self.path), self.sha256)
@@ -127,6 +137,11 @@ class StoredDelivery(_OneByOne):
 
     stored: StoredWeights
     version: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all chunks."""
+        return self.stored.num_bytes
 
     async def bring(self, engine: Any) -> str:
         """Have the engine fetch them."""
@@ -154,6 +169,7 @@ class NcclDelivery:
     """Joins every learner rank and the engines in one transfer, each part of it with this deadline in seconds."""
     version: int
     repeatable: ClassVar[bool] = False
+    num_bytes: ClassVar[None] = None
 
     async def deliver(self, engines: list[Any], timeout_s: float, seconds: Seconds) -> list[Digests | None]:
         """As `Delivery.deliver`. Raises what means that the learner is lost."""

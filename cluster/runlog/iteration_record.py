@@ -20,12 +20,14 @@ from milepost.reward.evaluators.variance import reward_variance
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds of one iteration, by what the driver did in them."""
+    """What the driver measured of one iteration: seconds by what it did in them, and bytes."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase: wait (for groups), train, commit (with the checkpoint where one is due), publish, check."""
     transfer_s: dict[str, float] = field(default_factory=dict)
     """Of `publish`, by part; see `IterationRecord.transfer_s`."""
+    publish_bytes: int | None = None
+    """See `IterationRecord.publish_bytes`."""
     overlap_s: float = 0.0
     """Of `train`: with generation under way as well; may be off where an engine was replaced meanwhile."""
 
@@ -130,6 +132,7 @@ def iteration_record(
         commit_s=spent["commit"],
         publish_s=spent["publish"],
         transfer_s={**clock.transfer_s},
+        publish_bytes=clock.publish_bytes,
         check_s=spent["check"],
         both_busy_share=min(max(clock.overlap_s, 0.0), spent["train"]) / wall_s,
         samples=report.num_samples,

@@ -111,6 +111,8 @@ class IterationRecord(
     """Seconds of `publish_s` by part: gather (to a file), pause, load (hash, stage), verify (digests), commit; of the
     engines, the slowest.
     """
+    publish_bytes: int | None = None
+    """Bytes of the new weights, or adapters, on their way to the host of each engine; None over NCCL."""
     check_s: Number = None
     """Seconds to measure parity and mutual information on them."""
     both_busy_share: Number

@@ -42,6 +42,7 @@ from milepost.learner.credit.strategies.registry import CreditConfig
 from milepost.learner.first_policy.config import ModelConfig
 from milepost.learner.health.collapse import CollapseConfig
 from milepost.learner.health.selection_bias import SelectionBiasConfig
+from milepost.learner.lora import LoraConfig
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.effect import without_effect
 from milepost.learner.loss.entropy import EntropyConfig
@@ -109,6 +110,7 @@ class RunConfig(BaseModel):
     offpolicy: OffPolicyConfig = OffPolicyConfig()
     entropy: EntropyConfig = EntropyConfig()
     learner: LearnerConfig = LearnerConfig()
+    lora: LoraConfig = LoraConfig()
     critic: CriticConfig = CriticConfig()
     collapse: CollapseConfig = CollapseConfig()
     selection_bias: SelectionBiasConfig = SelectionBiasConfig()
@@ -165,6 +167,11 @@ def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
     objective = Objective(loss=config.loss, offpolicy=config.offpolicy, entropy=config.entropy)
     unused = without_effect(objective, minibatches=config.learner.minibatches)
     yield unused is not None, unused or ""
+    yield (
+        config.lora.rank > 0 and config.engine.transfer == "nccl",
+        'engine.transfer = "nccl" broadcasts whole weights, and with lora.rank adapters alone travel; leave '
+        'engine.transfer out, or set "file" or "object_store"',
+    )
     yield (
         run.ray_address != "" and not config.buffer.url_env,
         "run.ray_address is set but buffer.url_env is empty: an embedded Redis serves one machine only; "

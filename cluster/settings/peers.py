@@ -49,7 +49,13 @@ KEYS: Final[dict[str, str]] = {
     "eval_steps": "run.eval_every",
     "output_dir": "run.runs_dir",
     "model_name_or_path": "model.path",
+    "lora.r": "lora.rank",
+    "lora_r": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "lora_target_modules": "lora.target_modules",
     # OpenRLHF
+    "lora_rank": "lora.rank",
+    "target_modules": "lora.target_modules",
     "n_samples_per_prompt": "run.group_size",
     "rollout_batch_size": "run.groups_per_iteration",
     "train_batch_size": "run.groups_per_iteration",
@@ -75,10 +81,6 @@ NOTES: Final[dict[str, str]] = {
     "learner.max_tokens_per_micro_batch": "micro-batches are bounded in tokens, and their number follows",
 }
 """Key here -> what differs."""
-LORA: Final = "there is no LoRA here: all weights are trained"
-_ADAPTERS: Final = frozenset(
-    {"lora", "peft", "peft_config", "use_peft", "use_lora", "lora_rank", "lora_r", "lora_alpha"}
-)
 
 
 def hint(parts: Sequence[str]) -> str | None:
@@ -87,8 +89,6 @@ def hint(parts: Sequence[str]) -> str | None:
     >>> hint(["actor_rollout_ref", "rollout", "n"])
     'it is run.group_size here'
     """
-    if not _ADAPTERS.isdisjoint(parts):
-        return LORA
     for first in range(len(parts)):
         key = KEYS.get(".".join(parts[first:]))
         if key is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from milepost.learner.batch.pack import MicroBatch
 from milepost.learner.config import LearnerConfig
+from milepost.learner.lora import LoraConfig
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.loss import LossTerms
 from milepost.learner.training import LossFn, ProcessGroupMember, StepMetrics, ValueFn
 from milepost.learner.update_metrics import add
+from milepost.learner.zero import lora
 from milepost.learner.zero.families import packing_for
 from milepost.learner.zero.policy import load_config, load_policy, write_policy
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores, token_values
@@ -45,6 +47,10 @@ class Models:
     reference: Path | None = None
     """Of the same format: a frozen whole model on every rank, for the KL term."""
     critic: CriticConfig | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """With a rank, adapters alone are trained, and the policy without them is the reference."""
+    base: str = ""
+    """Of the policy's weights that adapters are trained on: tells another model's checkpoint apart."""
 
 
 class ActorCritic:
@@ -61,11 +67,13 @@ class ActorCritic:
         Raises:
             FileNotFoundError: no model there.
             ZeroError: a rank did not come in time, or the device isn't what DeepSpeed found.
+            LoraError: the policy has no such layers for adapters.
         """
         self.rank = member.rank
         self.world_size = member.world_size
         self._zero_stage = config.zero_stage
         self._folder = models.policy
+        self._lora, self._base = models.lora, models.base
         self._device = device
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -73,6 +81,8 @@ class ActorCritic:
         self._trunk = "none" if models.critic is None else models.critic.trunk
         self.packing = packing_for(load_config(models.policy), config.packing, device)
         policy = load_policy(models.policy, self.packing)
+        if self._lora.rank:
+            lora.add_adapters(policy, self._lora)
         self._reference = None
         if models.reference is not None:
             reference = TokenPolicy(load_policy(models.reference, self.packing))
@@ -147,6 +157,9 @@ class ActorCritic:
     @torch.no_grad()
     def reference_logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
         """Log-probs under the frozen starting policy. Raises ZeroError if there is none."""
+        if self._lora.rank:
+            with lora.switched_off(self._policy.module):
+                return self.token_logprobs(micro_batches, temperature=temperature)
         if self._reference is None:
             raise ZeroError("this rank has no reference model; kl_coef > 0 needs one")
         return [token_scores(self._reference, batch.to(self._device), temperature)[0] for batch in micro_batches]
@@ -184,7 +197,7 @@ class ActorCritic:
         return [(name, dtype, shape) for name, dtype, shape in named if name is not None]
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter of the policy, whole, by its name in the checkpoint; tied weights once.
+        """Every trained parameter of the policy, whole, by its name in the checkpoint; tied weights once.
 
         A tensor is valid only until the next is taken. All ranks iterate to the end together.
         """
@@ -193,12 +206,14 @@ class ActorCritic:
                 yield own, tensor
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy as a plain Hugging Face folder (safetensors and tokenizer), on rank 0."""
+        """Write the policy as a plain Hugging Face folder, or its adapters as peft's, on rank 0."""
         weights = {}
         for name, tensor in self.full_tensors():
             if self.rank == 0:
                 weights[name] = tensor.to("cpu", copy=True)
-        if self.rank == 0:
+        if self.rank == 0 and self._lora.rank:
+            lora.write_adapters(weights, self._lora, base=self._folder, folder=folder)
+        elif self.rank == 0:
             write_policy(self._policy.module.policy, weights, source=self._folder, folder=folder)
 
     def save(self, folder: Path) -> None:
@@ -214,11 +229,13 @@ class ActorCritic:
         """Continue from `save`. Verify the folder first: it holds pickles, which are code.
 
         Raises:
-            ZeroError: no saved state, or saved with other ranks, another ZeRO stage or another critic.
+            ZeroError: no saved state, or saved with other ranks, another ZeRO stage, another critic or other adapters.
+            LoraError: its adapters were trained on another policy.
         """
         if not (folder / LAYOUT).is_file():
             raise ZeroError(f"no saved models in {folder}: {LAYOUT} is missing")
         saved = json.loads((folder / LAYOUT).read_text())
+        lora.require_base(saved, self._base, folder=folder)
         if saved != self._layout():
             raise ZeroError(f"{folder} was saved with {saved}, this run has {self._layout()}; resume with the same")
         self._policy.load(folder)
@@ -257,14 +274,15 @@ class ActorCritic:
             raise ZeroError("this rank has no critic with a trunk of its own; make it with a critic")
         return self._critic
 
-    def _layout(self) -> dict[str, int | str]:
-        layout: dict[str, int | str] = {"ranks": self.world_size, "zero_stage": self._zero_stage}
-        return layout | {"critic": self._trunk, "prefix": TokenPolicy.PREFIX}
+    def _layout(self) -> dict[str, Any]:
+        layout: dict[str, Any] = {"ranks": self.world_size, "zero_stage": self._zero_stage}
+        adapters = lora.layout_of(self._lora, self._base)
+        return layout | {"critic": self._trunk, "prefix": TokenPolicy.PREFIX} | adapters
 
 
 def _policy_name(name: str) -> str | None:
     """The name in the policy's checkpoint; None for what belongs to a critic."""
-    return name.removeprefix(TokenPolicy.PREFIX) if name.startswith(TokenPolicy.PREFIX) else None
+    return lora.saved_name(name.removeprefix(TokenPolicy.PREFIX)) if name.startswith(TokenPolicy.PREFIX) else None
 
 
 def _paced(config: LearnerConfig, steps: int) -> LearnerConfig:

@@ -54,9 +54,10 @@ class ZeroModel:
         """
         self._zero_stage = config.zero_stage
         self._name = name
+        self._is_whole = all(parameter.requires_grad for parameter in module.parameters())
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=module,
-            model_parameters=module.parameters(),
+            model_parameters=[parameter for parameter in module.parameters() if parameter.requires_grad],
             config=_deepspeed_config(config, lr),
             lr_scheduler=partial(_schedule, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps),
             dist_init_required=False,
@@ -108,7 +109,7 @@ class ZeroModel:
         if self._zero_stage == 0:
             self._deepspeed.zero_grad()
             return
-        parameter = next(self._deepspeed.module.parameters())
+        _, parameter = self._trained()[0]
         shape = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
         safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._deepspeed.device))
         self._deepspeed.step()
@@ -117,23 +118,25 @@ class ZeroModel:
         """Name, dtype and whole shape of what `full_tensors` yields, in its order, without gathering anything."""
         # ZeRO-3 leaves an empty shard in the parameter and its real shape beside it
         shape = "ds_shape" if self._zero_stage == 3 else "shape"
-        return [(n, p.dtype, tuple(getattr(p, shape))) for n, p in self._deepspeed.module.named_parameters()]
+        return [(n, p.dtype, tuple(getattr(p, shape))) for n, p in self._trained()]
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter, whole, by its name in the module; tied weights once.
+        """Every trained parameter, whole, by its name in the module; tied weights once.
 
         Under ZeRO-3 layers are gathered one at a time, so a tensor is valid only until the next is taken. All ranks
         iterate to the end together.
         """
-        for _, layer in groupby(self._deepspeed.module.named_parameters(), key=lambda named: layer_of(named[0])):
+        for _, layer in groupby(self._trained(), key=lambda named: layer_of(named[0])):
             parameters = dict(layer)
             with deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=None):
                 for name, parameter in parameters.items():
                     yield name, parameter.detach()
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer and schedule, one shard per rank. `folder` is the same for all ranks."""
-        self._deepspeed.save_checkpoint(str(folder), tag=self._name, save_latest=False)
+        """Write trained weights, optimizer and schedule, one shard per rank. `folder` is the same for all ranks."""
+        self._deepspeed.save_checkpoint(
+            str(folder), tag=self._name, save_latest=False, exclude_frozen_parameters=not self._is_whole
+        )
 
     def load(self, folder: Path) -> None:
         """Continue from `save`. Verify the folder first: it holds pickles, which are code.
@@ -141,9 +144,13 @@ class ZeroModel:
         Raises:
             ZeroError: nothing of this name was saved there.
         """
-        loaded, _ = self._deepspeed.load_checkpoint(str(folder), tag=self._name)
+        loaded, _ = self._deepspeed.load_checkpoint(str(folder), tag=self._name, load_module_strict=self._is_whole)
         if loaded is None:
             raise ZeroError(f"DeepSpeed found no checkpoint {self._name!r} in {folder}")
+
+    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Parameters that are not frozen, by name."""
+        return [named for named in self._deepspeed.module.named_parameters() if named[1].requires_grad]
 
 
 def join(member: ProcessGroupMember, device: torch.device, timeout: timedelta) -> None:

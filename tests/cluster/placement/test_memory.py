@@ -12,6 +12,7 @@ from milepost.cluster.placement.memory import CONTEXT_GIB, total
 from milepost.cluster.placement.size import ModelSize, size_of_folder, size_of_warmup
 from milepost.cluster.settings.config import RunConfig
 from milepost.learner.first_policy.config import WarmupConfig
+from milepost.learner.lora import LoraConfig
 
 SHAPES = {
     "Qwen2.5-1.5B": ("qwen2", 1536, 28, 12, 2, 8960, 151936, True),
@@ -34,23 +35,28 @@ CUDA = Build(engine=True, learner=True)
 GPU_GIB, HOST_GIB = 80.0, 1000.0
 
 
+def told_of(name: str) -> dict[str, object]:
+    """The model's config.json."""
+    kind, hidden, layers, heads, kv_heads, intermediate, vocabulary, tied = SHAPES[name]
+    return {
+        "model_type": kind,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": tied,
+    }
+
+
 @pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSize]:
     found = {}
-    for name, (kind, hidden, layers, heads, kv_heads, intermediate, vocabulary, tied) in SHAPES.items():
+    for name in SHAPES:
         folder = tmp_path_factory.mktemp(name)
-        told = {
-            "model_type": kind,
-            "hidden_size": hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "intermediate_size": intermediate,
-            "vocab_size": vocabulary,
-            "tie_word_embeddings": tied,
-        }
-        (folder / "config.json").write_text(json.dumps(told))
-        found[name] = size_of_folder(folder)
+        (folder / "config.json").write_text(json.dumps(told_of(name)))
+        found[name] = size_of_folder(folder, LoraConfig())
     return found
 
 
@@ -128,6 +134,30 @@ def test_a_reference_and_a_critic_are_whole_models_more(sizes: dict[str, ModelSi
     assert total(memory.rank_items(kl, size)) - base == pytest.approx(4 * 1.437696, abs=1e-5)
     valued = RunConfig.model_validate(config.model_dump() | {"credit": {"strategy": "bilevel_gae"}})
     assert total(memory.rank_items(valued, size)) - base == pytest.approx(18 * 1.437696, abs=1e-5)
+
+
+def test_adapters_alone_have_gradients_and_optimizer_state(tmp_path: Path) -> None:
+    """Rank 16 in the 8B: 16 x (2 x 8192 of q, o + 2 x 5120 of k, v + 3 x 18432 of the MLP) x 32 = 41,943,040."""
+    (tmp_path / "config.json").write_text(json.dumps(told_of("Llama-3-8B")))
+    size = size_of_folder(tmp_path, LoraConfig(rank=16))
+    assert (size.parameters, size.adapters) == (8_030_261_248, 41_943_040)
+    plain = run_on(EIGHT).model_dump()
+    config = RunConfig.model_validate(
+        plain | {"lora": {"rank": 16}, "loss": {"kl_coef": 0.1}, "buffer": RunConfig().buffer.model_dump()}
+    )
+    assert {item.what: round(item.gib, 3) for item in memory.rank_items(config, size)} == {
+        "weights, bfloat16": 3.759,  # 2 (P + A) / 4
+        "gradients, float32": 0.039,  # 4 A / 4
+        "master weights, float32": 0.039,
+        "Adam's moments, float32": 0.078,  # 8 A / 4
+        "buckets of ZeRO": 1.941,  # 2 x (A + 1e9)
+        "activations (estimate)": 3.406,
+        "log-probs (estimate)": 0.245,  # 2 x 1024 x 128256: the output layer has no gradient
+    }
+    _, accounts = dry_run.plan(config, size, hardware(EIGHT))
+    on_host = {item.what: round(item.gib, 2) for item in accounts[-1].items}
+    assert on_host["weights on their way: two files, rank 0's copy"] == 0.23  # 3 x 2 A
+    assert on_host["models while 4 ranks load them, float32"] == 119.66  # 4 x 4 P, and no reference
 
 
 def test_without_recomputation_the_activations_of_every_layer_stay(sizes: dict[str, ModelSize]) -> None:
@@ -241,7 +271,7 @@ def test_gpus_whose_memory_nobody_knows_are_asked_for(sizes: dict[str, ModelSize
 
 def test_without_gpus_everything_lies_in_the_memory_of_the_host() -> None:
     config = RunConfig()
-    size = size_of_warmup(WarmupConfig())
+    size = size_of_warmup(WarmupConfig(), LoraConfig())
     cpu = dry_run.Hardware([Host(64, 0)], Build(engine=False, learner=False), 0.0, 24.0)
     _, (host,) = dry_run.plan(config, size, cpu)
     items = {item.what: item.gib for item in host.items}
@@ -252,5 +282,5 @@ def test_without_gpus_everything_lies_in_the_memory_of_the_host() -> None:
 
 def test_a_folder_without_a_configuration_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^model\.path: the size of .* cannot be read off its config\.json") as error:
-        size_of_folder(tmp_path)
+        size_of_folder(tmp_path, LoraConfig())
     assert "\n" not in str(error.value)

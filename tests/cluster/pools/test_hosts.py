@@ -32,7 +32,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def require(model: Path, url: str | None = OPEN, run: Path | None = None) -> None:
-    asyncio.run(require_hosts(model, redis_url=url, run=run))
+    asyncio.run(require_hosts([model], redis_url=url, run=run))
 
 
 def test_every_host_that_can_hold_a_part_is_looked_at_and_what_lacks_is_told_by_host(

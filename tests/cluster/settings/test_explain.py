@@ -12,7 +12,7 @@ from milepost.cluster.settings.explain import UNIT_WORDS, UNITS
 from milepost.cluster.settings.overrides import leaves
 from milepost.learner.credit.strategies.registry import SETTINGS
 
-PURE_NUMBERS = {"seed", "port", "hidden_size", "head_dim", "intermediate_size", "draws"}
+PURE_NUMBERS = {"seed", "rank", "port", "hidden_size", "head_dim", "intermediate_size", "draws"}
 """Integers that count nothing with a name."""
 
 

@@ -34,8 +34,8 @@ def complaint(tmp_path):
             "unknown key data.train_batch_size; it is run.groups_per_iteration here (in groups of run.group_size "
             "episodes)",
         ),
-        ("lora.r=8", "unknown key lora.r; there is no LoRA here: all weights are trained"),
-        ("learner.lora_rank=8", "unknown key learner.lora_rank; there is no LoRA here: all weights are trained"),
+        ("lora.r=8", "unknown key lora.r; it is lora.rank here"),
+        ("learner.lora_rank=8", "unknown key learner.lora_rank; it is lora.rank here"),
         ("xyzzy.of=1", "unknown key xyzzy; known here: actors, "),
     ],
 )

@@ -1,5 +1,5 @@
-"""A mode of `zero_rank` or `loop_rank` in a process of its own, forked from one that has loaded the frameworks already:
-loading takes seconds, forking milliseconds.
+"""A mode of `zero_rank`, `loop_rank` or `lora_rank` in a process of its own, forked from one that has loaded the
+frameworks already: loading takes seconds, forking milliseconds.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["loop_rank"])  # and with it `zero_rank`; found through PYTHONPATH
+_CONTEXT.set_forkserver_preload(["lora_rank", "peft"])  # and with it the other modules; found through PYTHONPATH
 
 
 def begin(module: str, mode: str, path: Path) -> BaseProcess:

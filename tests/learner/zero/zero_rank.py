@@ -16,6 +16,7 @@ from milepost.envs.types import Task, Trajectory, Turn, VersionSpan
 from milepost.learner.batch.pack import MicroBatch, collate, plan
 from milepost.learner.batch.sample import Sample, samples
 from milepost.learner.config import LearnerConfig
+from milepost.learner.lora import LoraConfig
 from milepost.learner.loss.critic import CriticConfig
 from milepost.learner.loss.entropy import EntropyConfig, num_turns
 from milepost.learner.loss.loss import LossConfig, LossTerms, Policies, denominator
@@ -66,7 +67,8 @@ def make(job: dict[str, Any], critic: CriticConfig | None = None) -> ActorCritic
     config = LearnerConfig(**job["config"])
     store = FileStore(job["store"], config.ranks)
     member = ProcessGroupMember(rank=job["rank"], world_size=config.ranks, store=store)
-    models = Models(Path(job["model"]), critic=critic)
+    lora = LoraConfig(**job.get("lora", {}))
+    models = Models(Path(job["model"]), critic=critic, lora=lora, base=job.get("base", ""))
     return ActorCritic(models, config, member=member, seed=0, device=torch.device("cpu"))
 
 

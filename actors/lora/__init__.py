@@ -1,0 +1,1 @@
+"""Adapters that travel in place of whole weights, and how they join their base."""
