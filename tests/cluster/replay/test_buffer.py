@@ -24,7 +24,7 @@ def test_delivered_twice_and_out_of_order_gives_the_same_group(redis_url: str) -
             assert fields == {**told, b"bytes": str(size).encode()}
             (group,) = (await run.take(1, version=9, max_staleness=9)).groups
             assert group.group.trajectories == episodes
-            assert group.num_bytes == size
+            assert group.encoded.num_bytes == size
             assert (group.oldest, group.newest) == (0, 4)
             assert await run.counts() == {"finished": 4}
 

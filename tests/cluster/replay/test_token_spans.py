@@ -17,11 +17,11 @@ from milepost.cluster.pools import learners
 from milepost.cluster.pools.learner_process import LearnerActor
 from milepost.cluster.replay import token_spans
 from milepost.cluster.replay.token_spans import PackedTurn, TokenIds, pack, unpack
-from milepost.cluster.replay.wire import WireError, decode_group, decode_trajectory, encode, encode_group
+from milepost.cluster.replay.wire import WireError, decode_group, decode_trajectory, encode
 from milepost.envs.types import Group, Trajectory, Turn, VersionSpan
 from milepost.learner.batch.sample import samples
 from milepost.learner.recipe import UpdateOptions
-from tests.cluster.replay.buffer_rig import rig, task
+from tests.cluster.replay.buffer_rig import encoded, rig, task
 
 TURNS, CONTEXT, SAID = 30, 32_768, 400
 
@@ -75,7 +75,7 @@ def test_a_rank_is_sent_at_most_12_bytes_for_each_token_and_lays_each_into_its_s
 ) -> None:
     group = Group(group_id="g", task=task(), trajectories=[long_episode()])
     monkeypatch.setattr(learners.ray, "put", cloudpickle.dumps)
-    sent = learners._for_ranks([group])
+    sent = asyncio.run(learners._for_ranks([encoded(group)]))
     assert len(sent) <= 12 * CONTEXT
     rank = LearnerActor.__new__(LearnerActor)
     rank._rank = SimpleNamespace(train=lambda groups, *_: groups, mutual_information=list)
@@ -141,7 +141,7 @@ def test_whatever_turns_repeat_of_each_other_comes_back_token_by_token(plans: li
         assert ours.token_ids.tolist() == theirs.token_ids.tolist()
         assert ours.rollout_logprobs.tolist() == theirs.rollout_logprobs.tolist()
     group = Group(group_id="g", task=task(), trajectories=[there])
-    assert decode_group(encode_group(group)) == group
+    assert decode_group(encoded(group)) == group
 
 
 def test_a_turn_holds_what_it_adds_to_the_one_that_it_goes_on_from_and_no_more() -> None:
