@@ -91,6 +91,13 @@ def decode_group(encoded: EncodedGroup) -> Group:
         raise WireError("malformed", str(error)) from error
 
 
+def decode(data: bytes) -> Trajectory | Failure:
+    """What `encode` wrote, of any size. Raises WireError with the reason where there is neither."""
+    if data[len(_MAGIC) + 1 : _PREFIX_BYTES] == _FAILURE:
+        return decode_failure(data)
+    return decode_trajectory(data, max_bytes=len(data))
+
+
 def decode_failure(data: bytes) -> Failure:
     """The failure in `data`. Raises WireError with the reason where there is none."""
     body = _body(data, _FAILURE, MAX_BYTES)
