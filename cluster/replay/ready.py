@@ -25,6 +25,16 @@ _CONSUMER = "learner"
 _NAMED_IN_ERRORS = 3
 _Entry = tuple[bytes, dict[bytes, bytes] | None]
 
+# Fields and sizes of their values, in turns: a command for each field would cost more than the values do.
+_SIZES = """
+local found = {}
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  found[#found + 1] = field
+  found[#found + 1] = redis.call('HSTRLEN', KEYS[1], field)
+end
+return found
+"""
+
 
 class NothingReady(Exception):
     """Not enough groups became ready in time; the message says who was waited for, `have` how many are there."""
@@ -215,10 +225,10 @@ class ReadyGroups:
     async def _payloads(self, group_id: str) -> tuple[bytes, ...]:
         """Trajectories by index. Sizes are asked for first: what is too big is never loaded."""
         key = self._store.payload(group_id)
-        indices = sorted(await self._store.command("HKEYS", key), key=int)
-        sizes = [int(await self._store.command("HSTRLEN", key, index)) for index in indices]
-        if any(size > self._max_entry_bytes for size in sizes):
-            raise WireError("oversize", f"an episode takes {max(sizes)} bytes, the limit is {self._max_entry_bytes}")
+        found = await self._store.command("EVAL", _SIZES, 1, key)
+        indices, largest = sorted(found[::2], key=int), max(found[1::2], default=0)
+        if largest > self._max_entry_bytes:
+            raise WireError("oversize", f"an episode takes {largest} bytes, the limit is {self._max_entry_bytes}")
         return tuple(await self._store.command("HMGET", key, *indices)) if indices else ()
 
     async def _discard_stale(self, version: int, max_staleness: int) -> None:
