@@ -141,7 +141,7 @@ class WorkerPool:
         for (index, slot), part, answer in zip(slots, parts, answers, strict=True):
             if not isinstance(answer, BaseException):
                 self._budget.came_up(index)
-                results.extend(await asyncio.to_thread(list, map(decode, answer)))
+                results.extend(await asyncio.to_thread(_decoded, answer))
                 continue
             if not isinstance(answer, RayActorError):
                 raise answer
@@ -230,6 +230,10 @@ class WorkerPool:
             if slot.running is not None and not slot.running.cancel() and not slot.running.cancelled():
                 slot.running.exception()  # seen: asyncio would print what it died of, after the program's last line
         self._slots, self._due = {}, {}
+
+
+def _decoded(results: Sequence[bytes]) -> list[Trajectory | Failure]:
+    return [decode(data) for data in results]
 
 
 def _seen(call: asyncio.Future[Batch]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def repetition(responses: Iterable[tuple[Hashable, Sequence[int]]]) -> float:
     return float(np.mean((lowest != highest)[which]))
 
 
-def _grams(said: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _grams(said: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
     """The number of each 4-gram of each response: equal ones have the same.
 
     Four ids do not fit into 64 bits, so pairs are numbered first.
@@ -55,7 +55,6 @@ def _grams(said: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return _numbered(grams[starts[: len(grams)]])
 
 
-def _numbered(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _numbered(values: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
     """Numbers from 0 on in the place of values."""
-    numbers: NDArray[np.int64] = np.unique(values, return_inverse=True)[1]
-    return numbers
+    return np.unique(values, return_inverse=True)[1]
