@@ -16,6 +16,7 @@ from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import learners
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.learner.zero import checkpoint
+from tests.cluster.pools.pool_rig import HostPlace
 
 Write = Callable[[Path], None]
 
@@ -39,7 +40,7 @@ def pool_with(root: Path, write: Write) -> LearnerPool:
         write(staged)
 
     spec = SimpleNamespace(checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3, restarts=RestartConfig())
-    pool = LearnerPool(spec, None, lambda _: {})
+    pool = LearnerPool(spec, None, HostPlace())
     pool._handles = [SimpleNamespace(save=SimpleNamespace(remote=save))]
     return pool
 
