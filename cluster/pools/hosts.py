@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
-from milepost.cluster.pools.engines import last_line
+from milepost.cluster.pools.engines import lacks_plug_in, last_line
 from milepost.cluster.pools.weights import alive_hosts
 from milepost.cluster.replay.own_redis import is_loopback
 
@@ -76,8 +75,8 @@ async def _look_at(node: dict[str, Any], model: Path, marker: Path | None) -> st
 
 def _lacks(model: Path, marker: Path | None) -> str | None:
     """Runs on a host: what it lacks, None if nothing."""
-    if not any(entry.name == "milepost_weights" for entry in entry_points(group="vllm.general_plugins")):
-        return "Milepost can be imported but is not installed, so vLLM does not find its plug-in: install it there"
+    if (lack := lacks_plug_in()) is not None:
+        return lack
     if not (model / "config.json").is_file():
         return f"does not see the model in {model}: it must lie on a file system that all hosts share"
     if marker is not None and not marker.exists():

@@ -72,8 +72,8 @@ class LearnerPool:
         self._weights = weights
         self._handles: list[Any] = []
         self._step_s: list[float] = []
-        self._way = ""
-        """Of the weights, the same as long as the run lasts: when a host is gone, others are still waited for."""
+        self._way = chosen_way(spec.transfer)
+        """Of the weights, as long as the run lasts: a host that is gone now may be back for the next ones."""
         self._budget = RestartBudget(spec.restarts.max_learner, spec.restarts.window_s)
 
     @property
@@ -87,7 +87,6 @@ class LearnerPool:
         Raises ConfigError or DependencyLost with the cause.
         """
         spec, config = self._spec, self._spec.recipe.learner
-        self._way = self._way or chosen_way(spec.transfer)
         env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads or 1)}
         places = [self._place.options(rank) for rank in range(config.ranks)]
         env |= {} if places[0]["num_gpus"] else {"DS_ACCELERATOR": "cpu", **_ALLOCATOR}

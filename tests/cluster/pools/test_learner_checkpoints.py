@@ -39,7 +39,9 @@ def pool_with(root: Path, write: Write) -> LearnerPool:
     async def save(staged: Path) -> None:
         write(staged)
 
-    spec = SimpleNamespace(checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3, restarts=RestartConfig())
+    spec = SimpleNamespace(
+        checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3, restarts=RestartConfig(), transfer="file"
+    )
     pool = LearnerPool(spec, None, HostPlace())
     pool._handles = [SimpleNamespace(save=SimpleNamespace(remote=save))]
     return pool

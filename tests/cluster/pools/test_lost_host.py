@@ -14,11 +14,12 @@ from milepost.actors.engine import EngineConfig
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.placement.plan import Part, Placement
-from milepost.cluster.pools import learners
+from milepost.cluster.pools import learners, weights
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import Rotation
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.cluster.pools.places import NoRoom, Places
+from milepost.cluster.pools.weights import StoredDelivery
 from tests.cluster.pools.pool_rig import SPEC, Handle, HostPlace, settled, spawned_handles
 
 
@@ -84,7 +85,7 @@ def test_a_learner_that_waits_on_a_lost_host_is_started_once_there_is_room_and_t
     async def lose_a_host() -> int:
         place = HostPlace()
         recipe = SimpleNamespace(learner=SimpleNamespace(ranks=2))
-        spec = SimpleNamespace(recipe=recipe, restarts=RestartConfig(max_learner=1))
+        spec = SimpleNamespace(recipe=recipe, restarts=RestartConfig(max_learner=1), transfer="file")
         pool = LearnerPool(spec, None, place)  # type: ignore[arg-type]
 
         async def start(_loaded: object) -> None:
@@ -101,6 +102,24 @@ def test_a_learner_that_waits_on_a_lost_host_is_started_once_there_is_room_and_t
 
     assert asyncio.run(lose_a_host()) == 1
     assert starts == ["begun", "begun", "done"]
+
+
+def test_weights_keep_their_way_while_a_host_is_gone_since_engines_come_back_on_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive = [{}, {}]
+    monkeypatch.setattr(weights, "alive_hosts", lambda: alive)
+    spec = SimpleNamespace(restarts=RestartConfig(), transfer="auto")
+    pool = LearnerPool(spec, SimpleNamespace(for_engines="engines"), HostPlace())  # type: ignore[arg-type]
+    del alive[1]
+
+    async def answer(method: str, *_: object, timeout_s: float) -> list[str]:  # noqa: ARG001
+        return [method]
+
+    monkeypatch.setattr(pool, "_all", answer)
+    delivery = asyncio.run(pool.delivery(3))
+    assert isinstance(delivery, StoredDelivery)
+    assert (delivery.stored, delivery.version) == ("store_weights", 3)
 
 
 @pytest.fixture
