@@ -33,10 +33,10 @@ class RestartConfig(BaseModel):
         600, gt=0, description="Room timeout in seconds: how long parts whose host is gone wait for another host"
     )
     min_engines: int = Field(
-        1, ge=1, description="Smallest number of engines, serving or being replaced, with which the run goes on"
+        1, ge=1, description="Smallest number of engines, serving or waited for, with which the run goes on"
     )
     min_workers: int = Field(
-        1, ge=1, description="Smallest number of workers, playing or being replaced, with which the run goes on"
+        1, ge=1, description="Smallest number of workers, playing or waited for, with which the run goes on"
     )
 
 
