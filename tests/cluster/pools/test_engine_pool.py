@@ -13,7 +13,7 @@ from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import engine_pool, engine_slot
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import Rotation
-from tests.cluster.pools.pool_rig import SPEC, Handle, HostPlace, settled, spawned_handles
+from tests.cluster.pools.hosts.pool_rig import SPEC, Handle, HostPlace, settled, spawned_handles
 
 
 class Delivered:

@@ -21,7 +21,7 @@ from milepost.cluster.replay.buffer import BufferConfig
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Failure, Trajectory
 from tests.actors.episode_rig import task
-from tests.cluster.pools.pool_rig import HostPlace
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 
 LIMIT_S = 2.0
 

@@ -11,7 +11,7 @@ from milepost.cluster.base.exits import ConfigError
 from milepost.cluster.pools import engines, hosts
 from milepost.cluster.pools.engines import EngineActor
 from milepost.cluster.pools.hosts import require_hosts
-from tests.cluster.pools.pool_rig import SPEC
+from tests.cluster.pools.hosts.pool_rig import SPEC
 
 OPEN = "redis://10.0.0.1:6379/0"
 

@@ -16,7 +16,7 @@ from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import learners
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.learner.zero import checkpoint
-from tests.cluster.pools.pool_rig import HostPlace
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 
 Write = Callable[[Path], None]
 

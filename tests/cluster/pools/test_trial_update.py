@@ -23,7 +23,7 @@ from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.envs.types import VersionSpan
 from milepost.learner.zero.policy import load_policy
-from tests.cluster.pools.pool_rig import HostPlace
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 
 Take = Callable[[str, torch.Tensor], torch.Tensor | None]
 VERSION = 3

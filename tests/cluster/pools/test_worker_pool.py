@@ -23,7 +23,7 @@ from milepost.cluster.trajectories.recording import Batch, Told
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Task
 from tests.actors.episode_rig import task
-from tests.cluster.pools.pool_rig import HostPlace
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 
 HOUR_S = 3600.0
 ENGINES = Rotation([], is_growing=False)

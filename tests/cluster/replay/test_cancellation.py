@@ -10,7 +10,7 @@ from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineHealth, EngineSpec
-from tests.cluster.pools.pool_rig import HostPlace
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 from tests.cluster.replay.buffer_rig import rig
 
 

@@ -20,7 +20,7 @@ from milepost.cluster.pools.engines import Rotation
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.cluster.pools.places import NoRoom, Places
 from milepost.cluster.pools.weights import StoredDelivery
-from tests.cluster.pools.pool_rig import SPEC, Handle, HostPlace, settled, spawned_handles
+from tests.cluster.pools.hosts.pool_rig import SPEC, Handle, HostPlace, settled, spawned_handles
 
 
 @pytest.fixture
