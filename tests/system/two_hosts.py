@@ -32,6 +32,20 @@ def why_not() -> str | None:
     return f"two hosts are simulated with {', '.join(missing)}, which this machine lacks" if missing else None
 
 
+_BALANCE = """
+import asyncio
+from milepost.cluster.replay.client import connect
+from milepost.cluster.replay.ledger import Ledger
+balance = asyncio.run(Ledger(connect({url!r}), {run_id!r}).balance())
+print(balance.issued_total, sum(balance.counts.values()))
+"""
+_NODES = f"""
+import ray
+ray.init({ADDRESS!r}, log_to_driver=False)
+print(*(node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]))
+"""
+
+
 class TwoHosts:
     """The hosts A and B, as `two_hosts` gives them; `folder` is their shared file system, with a policy."""
 
@@ -99,8 +113,16 @@ class TwoHosts:
     def _join(self) -> None:
         self._start_ray("B", f"--address={ADDRESS}", "--node-ip-address=10.77.0.2")
 
-    def python(self, code: str) -> str:
-        """What a program prints on A, in the repository's root. Raises CalledProcessError."""
+    def balance(self, run_id: str) -> tuple[int, int]:
+        """Episodes that a run issued, and the sum of those in each state."""
+        issued, counted = self._python(_BALANCE.format(url=REDIS, run_id=run_id)).split()
+        return int(issued), int(counted)
+
+    def lost(self) -> list[str]:
+        """Addresses of the hosts that Ray calls dead."""
+        return self._python(_NODES).split()
+
+    def _python(self, code: str) -> str:
         return self.on("A", "bash", "-c", f"cd {shlex.quote(str(ROOT))} && {sys.executable} -c {shlex.quote(code)}")
 
     def _start_ray(self, host: str, *arguments: str) -> None:
