@@ -2,6 +2,7 @@
 # make train   install if needed, then train the local agent       make test    the whole suite with real services
 # make check   format, lint, types, code nobody reaches           make faults  long faults in real runs
 # make families  a run of every model family                      make lora    adapters against the whole policy
+# make two-hosts  simulated hosts of which one is lost
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
 # make phoenix spans of episodes in a real Phoenix
@@ -20,7 +21,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup accelerator train test faults families lora browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording bench-learner agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
+.PHONY: setup accelerator train test faults two-hosts families lora browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording bench-learner agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
 setup: .venv/ready
 
 # Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
@@ -77,6 +78,10 @@ dashboards: setup
 faults: setup
 	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/worlds --ignore tests/monitoring \
 		--ignore tests/system/lora
+
+# A few minutes each: learner ranks on two hosts, engines whose host is lost; root simulates hosts, else that is skipped.
+two-hosts: setup
+	$(BIN)/python -m pytest -m "sweep or not sweep" tests/system/test_two_hosts.py tests/system/hosts
 
 # A minute a family: a tiny model of each kind makes two updates in a run.
 families: setup

@@ -204,8 +204,7 @@ class Reporter:
         """One iteration is done; `checks` are of the version it published."""
         system = self._system
         groups = [leased.group for leased in taken.groups]
-        depth = await system.buffer.depth()
-        balance = await system.ledger.balance()
+        depth, balance = await system.buffer.depth(), await system.ledger.balance()
         failures = await system.buffer.take_failures()  # the last call that may fail: what follows happens once
         if not balance.holds:
             raise AssertionError(f"the ledger does not balance: {balance}")
@@ -223,6 +222,7 @@ class Reporter:
                 groups_stale=len(taken.stale),
                 episodes_failed=fresh,
                 nonfinite_total=self._nonfinite,
+                engines_serving=len(system.engines.handles),
                 **{f"{part}_restarts": count for part, count in self._restarts().items()},
                 ledger={str(state): count for state, count in balance.counts.items()},
                 selection_bias=bias,

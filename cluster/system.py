@@ -111,13 +111,13 @@ class System:
             seed=self.config.run.seed,
             restarts=self.config.restarts,
         )
-        self.engines = EnginePool(spec, places.engine)
+        self.engines = EnginePool(spec, places.engines, self.note)
         self._ray_metrics_port = ray.metrics_port
         self._ending.push_async_callback(self.engines.stop)
         if learner:
             self.weights = WeightFolder(self.folder.run_id)
             self._ending.callback(self.weights.close)
-            self.learners = LearnerPool(learner, self.weights, places.rank)
+            self.learners = LearnerPool(learner, self.weights, places.ranks)
             self._ending.push_async_callback(self.learners.stop)
         rest = self._start_rest(learner, self._worker_spec(url, model), places)
         if placement.shares_gpus:  # the engine measures what it finds free
@@ -137,16 +137,17 @@ class System:
             self.note(f"there are too few GPUs for each part: {shared} hold an engine and a learner rank each")
         if (share := placement.workers[0].cpus) < 1:
             self.note(f"Ray has fewer CPUs than the run has processes: each takes {share:g} of one")
-        places = Places(placement, self.folder.run_id)
+        room_timeout_s = self.config.restarts.room_timeout_s
+        places = Places(placement, self.folder.run_id, room_timeout_s=room_timeout_s, note=self.note)
         self._ending.callback(places.release)
-        await places.reserved(self.config.engine.start_timeout_s, self.note)
+        await places.reserved(self.config.engine.start_timeout_s)
         return places
 
     async def _start_rest(self, learner: LearnerSpec | None, spec: WorkerSpec, places: Places) -> None:
         """The learner, then the workers: both are there before the engine is, which takes longest."""
         if learner:
             await self.learners.start()
-        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation, self.record, places.worker)
+        self.workers = WorkerPool(spec, self.ledger, self.engines.rotation, self.record, places.workers)
         self._ending.push_async_callback(self.workers.stop)
 
     def _trial(self, model: Path, version: int, dialogue: Dialogue) -> Trial:

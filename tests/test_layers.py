@@ -114,6 +114,7 @@ FRONT_DOORS = {
         "cluster/pools/engines.py",
         "cluster/pools/learner_process.py",
         "cluster/pools/engine_pool.py",
+        "cluster/pools/engine_slot.py",
         "cluster/pools/weights.py",
         "cluster/pools/hosts.py",
         "cluster/pools/stored_weights.py",

@@ -29,11 +29,14 @@ class RestartConfig(BaseModel):
     max_per_engine: int = Field(5, ge=0, description="Restart limit of each inference engine")
     max_per_worker: int = Field(40, ge=0, description="Restart limit of each rollout worker")
     max_learner: int = Field(3, ge=0, description="Restart limit of the learner, whose ranks restart together")
+    room_timeout_s: float = Field(
+        600, gt=0, description="Room timeout in seconds: how long parts whose host is gone wait for another host"
+    )
     min_engines: int = Field(
-        1, ge=1, description="Smallest number of engines, serving or being replaced, with which the run goes on"
+        1, ge=1, description="Smallest number of engines, serving or waited for, with which the run goes on"
     )
     min_workers: int = Field(
-        1, ge=1, description="Smallest number of workers, playing or being replaced, with which the run goes on"
+        1, ge=1, description="Smallest number of workers, playing or waited for, with which the run goes on"
     )
 
 

@@ -1,7 +1,8 @@
 """The pool of inference engines: started together, moved from version to version together, replaced one by one.
 
 An engine is in rotation only while it serves the published policy version: one that dies or fails an update leaves the
-rotation at once, and its replacement serves after a verified refit, never before.
+rotation at once, and its replacement serves after a verified refit, never before. One that cannot be replaced, because
+its restarts are used up or its host is gone, is missed: the others serve, while enough of them are left.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,21 +30,18 @@ from milepost.learner.timing import timed
 logger = logging.getLogger(__name__)
 _MAX_CALLS = 100_000
 """Under way in an engine's actor: probes and updates must never queue behind the requests of many episodes."""
-_PROBE_TIMEOUT_S = 10.0
-_PROBE_SHARE_OF_REQUEST = 0.5
-"""A core that answers nothing for half a request's deadline is replaced before the requests that it holds are lost."""
 _PROBE_WAIT_S = 1.0
 """How long a call waits for answers: who calls has more to do, and the next call looks again."""
-_UNANSWERED = 8
-"""Requests in a row without an answer: the engine serves nobody, whatever its core says."""
 
 
 class EnginePool:
     """All engines of a run: start, publish weights to them, probe them, replace the dead."""
 
-    def __init__(self, spec: EngineSpec, place: Place) -> None:
+    def __init__(self, spec: EngineSpec, place: Place, note: Callable[[str], None] = logger.warning) -> None:
+        """`note` is told of engines that are missed, and of their return."""
         self._spec = spec
         self._place = place
+        self._note = note
         self._slots: list[EngineSlot] = []
         self._published: Delivery | None = None
         self._updating = asyncio.Lock()
@@ -77,7 +75,7 @@ class EnginePool:
         actor = ray.remote(EngineActor).options(
             max_concurrency=_MAX_CALLS,
             runtime_env={"env_vars": environment(self._spec.config)},
-            **self._place(index),
+            **self._place.options(index),
         )
         return actor.remote(spec)
 
@@ -139,8 +137,8 @@ class EnginePool:
 
     @property
     def is_replacing(self) -> bool:
-        """Whether an engine is being started again."""
-        return any(slot.restart is not None for slot in self._slots)
+        """Whether an engine is being started again, or waited for until a host has room."""
+        return any(slot.is_expected for slot in self._slots)
 
     async def _commit(self, slot: EngineSlot, weights: Delivery, rollback: bool) -> None:
         try:
@@ -168,45 +166,21 @@ class EnginePool:
         self._look_after_restarts()
         asked = [slot for slot in self._slots if slot.serving]
         for slot in asked:
-            if slot.probe is None:
-                slot.probe, slot.probed_at = asyncio.ensure_future(slot.handle.health.remote()), time.monotonic()
-                slot.probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+            slot.ask()
         probes = [slot.probe for slot in asked if slot.probe is not None]
         if probes:
             await asyncio.wait(probes, timeout=_PROBE_WAIT_S)
         for slot in asked:
-            self._judge(slot)
+            if slot.serving and (complaint := slot.complaint(self._spec.config)) is not None:
+                self._quarantine(slot, complaint)
         return [slot.busy_s for slot in asked if slot.serving]
-
-    def _judge(self, slot: EngineSlot) -> None:
-        probe, config = slot.probe, self._spec.config
-        if probe is None or not slot.serving:
-            return
-        if not probe.done():
-            limit_s = max(_PROBE_TIMEOUT_S, _PROBE_SHARE_OF_REQUEST * config.request_timeout_s)
-            if time.monotonic() - slot.probed_at > limit_s:
-                self._quarantine(slot, f"did not answer a probe within {limit_s:g} s")
-            return
-        slot.probe = None
-        try:
-            health = probe.result()
-        except RayError as error:
-            self._quarantine(slot, f"died: {last_line(error)}")
-            return
-        slot.busy_s, slot.metrics_port = health.busy_s, health.metrics_port
-        if health.unanswered >= _UNANSWERED:
-            self._quarantine(
-                slot,
-                f"let {health.unanswered} requests in a row run into engine.request_timeout_s = "
-                f"{config.request_timeout_s:g}",
-            )
 
     async def busy_s(self) -> float:
         """Seconds that the busiest engine has generated since it started; a replaced one counts from 0."""
         return max(await self.probe(), default=0.0)
 
     def _look_after_restarts(self) -> None:
-        """Try again what did not come up, and what had no restart left when it was lost."""
+        """Try again what did not come up, and what could not be started when it was lost; say what is back."""
         for slot in self._slots:
             if slot.restart is not None and slot.restart.done():
                 failed, slot.restart = slot.restart.exception(), None
@@ -214,8 +188,19 @@ class EnginePool:
                     raise failed
                 if failed is not None:
                     self._quarantine(slot, str(failed))
-            elif slot.rests:
+            elif slot.restart is not None and self._place.lost_host(slot.index) is not None:
+                slot.restart.cancel()  # Ray has seen later than we did that it was lost with its host
+                slot.restart = None
+                self._quarantine(slot, "died")
+            elif slot.loss:
                 self._restart(slot)
+            if slot.serving and slot.is_missed:
+                slot.is_missed = False
+                self._note(f"engine {slot.index} serves again: {self._how_many}")
+
+    @property
+    def _how_many(self) -> str:
+        return f"{len(self.handles)} of {len(self._slots)} engines serve"
 
     def _quarantine(self, slot: EngineSlot, reason: str) -> None:
         """Out of rotation at once, and replaced. Raises DependencyLost where that leaves too few engines."""
@@ -225,21 +210,38 @@ class EnginePool:
             return  # `_replace` itself is told by `serving`
         logger.warning("engine %d out of rotation: %s", slot.index, reason)
         ray.kill(slot.handle)
-        slot.rests = True
+        slot.loss = reason
         self._restart(slot)
-        config, there = self._spec.restarts, sum(not slot.rests for slot in self._slots)
-        if there < config.min_engines:
-            raise DependencyLost(
-                f"engine {slot.index} {reason}; restarts.max_per_engine = {config.max_per_engine} in "
-                f"{config.window_s:g} s is used up, and {there} engines are left"
-            )
 
     def _restart(self, slot: EngineSlot) -> None:
+        """Start it again where there is room for it and it has a restart left; else it is missed."""
+        limits = self._spec.restarts
+        if (host := self._place.lost_host(slot.index)) is not None:
+            slot.roomless_since = slot.roomless_since or time.monotonic()
+            slot.rests = time.monotonic() - slot.roomless_since >= limits.room_timeout_s
+            within = f" within restarts.room_timeout_s = {limits.room_timeout_s:g}" if slot.rests else ""
+            return self._miss(slot, f"its host {host} is gone and Ray has no room for it{within}")
+        slot.roomless_since = None
         pause_s = self._budget.spend(slot.index)
-        if pause_s is not None:
-            slot.rests = False
-            logger.warning("engine %d is started again in %g s", slot.index, pause_s)
-            slot.restart = asyncio.create_task(self._replace(slot, pause_s))
+        slot.rests = pause_s is None
+        if pause_s is None:
+            used_up = f"restarts.max_per_engine = {limits.max_per_engine} in {limits.window_s:g} s is used up"
+            return self._miss(slot, used_up)
+        slot.loss = ""
+        logger.warning("engine %d is started again in %g s", slot.index, pause_s)
+        slot.restart = asyncio.create_task(self._replace(slot, pause_s))
+
+    def _miss(self, slot: EngineSlot, cause: str) -> None:
+        """Go on without an engine, and say so once. Raises DependencyLost where too few are left."""
+        there = sum(not slot.rests for slot in self._slots)
+        if there < self._spec.restarts.min_engines:
+            raise DependencyLost(
+                f"engine {slot.index} {slot.loss}; {cause}, and {there} engines are left: milepost train --resume goes "
+                "on once more can be started"
+            )
+        if not slot.is_missed:
+            slot.is_missed = True
+            self._note(f"engine {slot.index} {slot.loss}; {cause}: {self._how_many}")
 
     async def _replace(self, slot: EngineSlot, pause_s: float) -> None:
         await asyncio.sleep(pause_s)

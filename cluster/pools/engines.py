@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,13 @@ def serve_metrics() -> int:
     """Serve this process's metrics to Prometheus, vLLM's own, on a free port of the loopback interface; the port."""
     server, _ = start_http_server(0, "127.0.0.1")
     return server.server_port
+
+
+def lacks_plug_in() -> str | None:
+    """Why vLLM would not find our transfer of weights on this host; None where it does."""
+    if any(entry.name == "milepost_weights" for entry in entry_points(group="vllm.general_plugins")):
+        return None
+    return "Milepost can be imported but is not installed, so vLLM does not find its plug-in: install it there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +82,8 @@ class EngineActor:
     """
 
     def __init__(self, spec: EngineSpec) -> None:
+        if (lack := lacks_plug_in()) is not None:  # a host that joined after the others were looked at
+            raise EngineError(f"{socket.gethostname()}: {lack}")
         from milepost.actors.vllm import VLLMEngine  # vLLM: only an engine's own process needs it, or has it
 
         self._engine = VLLMEngine(

@@ -10,7 +10,6 @@ import asyncio
 import re
 import secrets
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
-from milepost.cluster.pools.engines import last_line
+from milepost.cluster.pools.engines import lacks_plug_in, last_line
 from milepost.cluster.pools.weights import alive_hosts
 from milepost.cluster.replay.own_redis import is_loopback
 
@@ -77,8 +76,8 @@ async def _look_at(node: dict[str, Any], models: Sequence[Path], marker: Path | 
 
 def _lacks(models: Sequence[Path], marker: Path | None) -> str | None:
     """Runs on a host: what it lacks, None if nothing."""
-    if not any(entry.name == "milepost_weights" for entry in entry_points(group="vllm.general_plugins")):
-        return "Milepost can be imported but is not installed, so vLLM does not find its plug-in: install it there"
+    if (lack := lacks_plug_in()) is not None:
+        return lack
     if unseen := [model for model in models if not (model / "config.json").is_file()]:
         return f"does not see the model in {unseen[0]}: it must lie on a file system that all hosts share"
     if marker is not None and not marker.exists():

@@ -30,7 +30,7 @@ from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.base.weight_folders import WeightFolder
 from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
-from milepost.cluster.pools.places import Place
+from milepost.cluster.pools.places import NoRoom, Place
 from milepost.cluster.pools.stored_weights import StoredWeights
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, StoredDelivery, chosen_way
 from milepost.cluster.replay.wire import EncodedGroup
@@ -54,6 +54,7 @@ _START_S = 120.0
 _PARTS_OF_A_BROADCAST = 4
 """Leaving an earlier group, forming one, sending, and leaving it where it breaks: each has the engines' deadline."""
 _DISK_S = 900.0
+_LOOK_EVERY_S = 1.0
 _SLOWEST_STEP = 5.0
 _LAST_WORDS_S = 20.0
 """How long the other ranks may take to show that one of them is gone: each sees the broken exchange first."""
@@ -72,6 +73,8 @@ class LearnerPool:
         self._weights = weights
         self._handles: list[Any] = []
         self._step_s: list[float] = []
+        self._way = chosen_way(spec.transfer)
+        """Of the weights, as long as the run lasts: a host that is gone now may be back for the next ones."""
         self._budget = RestartBudget(spec.restarts.max_learner, spec.restarts.window_s)
 
     @property
@@ -86,7 +89,7 @@ class LearnerPool:
         """
         spec, config = self._spec, self._spec.recipe.learner
         env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads or 1)}
-        places = [self._place(rank) for rank in range(config.ranks)]
+        places = [self._place.options(rank) for rank in range(config.ranks)]
         env |= {} if places[0]["num_gpus"] else {"DS_ACCELERATOR": "cpu", **_ALLOCATOR}
         actor = ray.remote(LearnerActor)
         self._handles = [
@@ -127,10 +130,9 @@ class LearnerPool:
 
     async def delivery(self, version: int) -> Delivery:
         """The current weights, on their way to the engines."""
-        way = chosen_way(self._spec.transfer)
-        if way == "nccl":
+        if self._way == "nccl":
             return NcclDelivery(send=self._broadcast, version=version)
-        if way == "object_store":
+        if self._way == "object_store":
             stored: list[StoredWeights] = await self._all("store_weights", self._weights.for_engines, timeout_s=_STEP_S)
             return StoredDelivery(stored=stored[0], version=version)
         path = self._weights.file(version)
@@ -174,16 +176,19 @@ class LearnerPool:
     async def recover(self, loaded: Path | None) -> None:
         """End what is left of the ranks and start them again from `loaded`, once more where they do not come up.
 
-        Raises DependencyLost once `restarts.max_learner` is used up.
+        Raises DependencyLost once `restarts.max_learner` is used up, NoRoom where a rank's host is gone for good.
         """
         cause = "see the driver's log for the causes"
         while (pause_s := self._budget.spend(0)) is not None:
             await self.stop()
             await asyncio.sleep(pause_s)
             try:
-                await self.start(loaded)
+                while not await self._starts_in_place(loaded):
+                    await self.stop()
                 self._budget.came_up(0)
                 return
+            except NoRoom:
+                raise
             except DependencyLost as error:
                 logger.warning("%s", error)
                 cause = str(error)
@@ -192,6 +197,19 @@ class LearnerPool:
             f"the learner was lost; restarts.max_learner = {config.max_learner} in {config.window_s:g} s is used up; "
             f"{cause}"
         )
+
+    async def _starts_in_place(self, loaded: Path | None) -> bool:
+        """As `start`, once there is room; False where a host turns out to be gone: Ray sees that later than we do."""
+        await self._place.regained()
+        starting = asyncio.ensure_future(self.start(loaded))
+        try:
+            while not (await asyncio.wait({starting}, timeout=_LOOK_EVERY_S))[0]:
+                if any(self._place.lost_host(rank) is not None for rank in range(self._spec.recipe.learner.ranks)):
+                    return False
+            starting.result()
+            return True
+        finally:
+            starting.cancel()
 
     async def _all(self, method: str, *arguments: object, timeout_s: float) -> Any:
         """What every rank answers. Raises the cause if one fails: a lost rank before what others say of its loss."""

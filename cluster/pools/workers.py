@@ -68,7 +68,11 @@ class WorkerPool:
         self._rolling = False
         self._budget = RestartBudget(spec.restarts.max_per_worker, spec.restarts.window_s)
         self._due: dict[int, float] = {}
-        """When those that were lost are started again. What is neither here nor in `_slots` has no restart left."""
+        """When lost ones are started again. What is neither here nor in `_slots` has no restart left, or no room."""
+        self._losses: dict[int, str] = {}
+        """How each index lost its last worker."""
+        self._roomless: dict[int, float] = {}
+        """Since when those that were lost together with their host wait for another one."""
         self._slots = {index: self._spawn(index) for index in range(spec.actors.num_workers)}
 
     @property
@@ -85,7 +89,7 @@ class WorkerPool:
         actor = ray.remote(WorkerActor).options(
             max_concurrency=1000,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", MARK: name}},
-            **self._place(index),
+            **self._place.options(index),
         )
         return actor.remote(self._spec, name, index, self._rotation, records=self._record is not None)
 
@@ -164,7 +168,9 @@ class WorkerPool:
             if slot.pulse.has_answered:
                 self._budget.came_up(index)
             is_playing = slot.playing is not None and not slot.playing.done()
-            if slot.running is not None and slot.running.done() and not is_playing:
+            if not slot.pulse.has_answered and self._place.lost_host(index) is not None:
+                await self._lose(index, slot, DependencyLost("its host was lost before it started"))
+            elif slot.running is not None and slot.running.done() and not is_playing:
                 await self._lose(index, slot, slot.running.exception())
             elif slot.rotation != rotation:
                 slot.handle.set_rotation.remote(rotation)
@@ -196,30 +202,45 @@ class WorkerPool:
         slot.pulse.stop()
         ray.kill(slot.handle)
         del self._slots[index]
-        self._grant(index)
+        self._losses[index] = f"{slot.name} ended ({reason})"
         await self._ledger.release_owner(slot.name)
-        config, there = self._spec.restarts, len(self._slots) + len(self._due)
-        if there < config.min_workers:
-            raise DependencyLost(
-                f"{slot.name} ended ({reason}); restarts.max_per_worker = {config.max_per_worker} in "
-                f"{config.window_s:g} s is used up, and {there} workers are left"
-            )
         self._start_due()
 
-    def _grant(self, index: int) -> None:
+    def _grant(self, index: int) -> str | None:
+        """Have a lost worker started again; why it is not waited for any more, where it cannot be."""
+        config = self._spec.restarts
+        if (host := self._place.lost_host(index)) is not None:
+            if index not in self._roomless:
+                logger.warning("worker %d of the pool waits for room on Ray: its host %s is gone", index, host)
+            since = self._roomless.setdefault(index, time.monotonic())
+            if time.monotonic() - since < config.room_timeout_s:
+                return None
+            within = f"within restarts.room_timeout_s = {config.room_timeout_s:g}"
+            return f"its host {host} is gone and Ray has no room for it {within}"
+        self._roomless.pop(index, None)
         pause_s = self._budget.spend(index)
-        if pause_s is not None:
-            logger.warning("worker %d of the pool is started again in %g s", index, pause_s)
-            self._due[index] = time.monotonic() + pause_s
+        if pause_s is None:
+            return f"restarts.max_per_worker = {config.max_per_worker} in {config.window_s:g} s is used up"
+        logger.warning("worker %d of the pool is started again in %g s", index, pause_s)
+        self._due[index] = time.monotonic() + pause_s
+        return None
 
     def _start_due(self) -> None:
-        """Start again what was lost and has paused, or has a restart again."""
+        """Start again what was lost and has paused, or can be started again. Raises DependencyLost as `_lose`."""
+        missed: dict[int, str] = {}
         for index in range(self._spec.actors.num_workers):
-            if index not in self._slots and index not in self._due:
-                self._grant(index)
+            if index not in self._slots and index not in self._due and (why := self._grant(index)) is not None:
+                missed[index] = why
             if self._due.get(index, math.inf) <= time.monotonic():
                 del self._due[index]
                 self._slots[index] = self._spawn(index)
+        there = self._spec.actors.num_workers - len(missed)
+        if there < self._spec.restarts.min_workers:
+            index, why = missed.popitem()
+            raise DependencyLost(
+                f"{self._losses[index]}; {why}, and {there} workers are left: milepost train --resume goes on once "
+                "more can be started"
+            )
 
     async def stop(self) -> None:
         """End the workers at once; the groups they leave are given out again when the run goes on."""

@@ -41,6 +41,7 @@ class SystemState:
     groups_stale: int
     episodes_failed: int
     nonfinite_total: int
+    engines_serving: int
     engine_restarts: int
     worker_restarts: int
     learner_restarts: int
@@ -146,6 +147,7 @@ def iteration_record(
         groups_open=state.depth.open_groups,
         groups_unsettled=state.depth.applied_groups,
         nonfinite_total=state.nonfinite_total,
+        engines_serving=state.engines_serving,
         engine_restarts=state.engine_restarts,
         worker_restarts=state.worker_restarts,
         learner_restarts=state.learner_restarts,

@@ -127,6 +127,8 @@ class IterationRecord(
     groups_unsettled: int = 0
     """Consumed, and in no checkpoint yet."""
     nonfinite_total: int
+    engines_serving: int | None = None
+    """Engines in rotation at its end."""
     engine_restarts: int
     worker_restarts: int
     learner_restarts: int

@@ -3,6 +3,8 @@
 # /tmp and /dev/shm of its own. Needs root, iproute2 and util-linux.
 #   two_hosts.sh up DIR [SHARED..]    DIR and what is shared are seen by both, also below /tmp
 #   two_hosts.sh on DIR A|B CMD..     two_hosts.sh down DIR
+#   two_hosts.sh cut DIR A|B          as a power cut: nothing of it answers, not even that it is gone
+#   two_hosts.sh again DIR A|B [SHARED..]    starts a host that was cut, without anything on it
 set -eu
 what=$1 dir=$2
 shift 2
@@ -46,6 +48,15 @@ case $what in
       ip -n "mp$host$tag" route add default dev veth$host
       begin $host "$dir" "$@"
     done ;;
+  cut)
+    ip -n "mp$1$tag" link set "veth$1" down
+    ip netns pids "mp$1$tag" | xargs -r kill -9 2> /dev/null || true ;;  # some end with their first process
+  again)
+    host=$1; shift
+    rm "$dir/up$host"
+    ip -n "mp$host$tag" link set "veth$host" up
+    ip -n "mp$host$tag" route add default dev "veth$host"
+    begin "$host" "$dir" "$@" ;;
   on)
     host=$1; shift
     exec nsenter -t "$(pgrep -P "$(cat "$dir/pid$host")")" -n -m -i -u -p -- env HOME=/tmp "$@" ;;

@@ -3,64 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
 
-from milepost.actors.engine import EngineConfig, SamplingConfig
-from milepost.cluster.base import restarts
+from milepost.actors.engine import EngineConfig
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
-from milepost.cluster.pools import engine_pool
+from milepost.cluster.pools import engine_pool, engine_slot
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineHealth, EngineSpec, Rotation
-
-SPEC = EngineSpec(
-    model=Path("model"),
-    version=0,
-    config=EngineConfig(),
-    sampling=SamplingConfig(),
-    stop_token_ids=(),
-    seed=0,
-    restarts=RestartConfig(),
-)
-
-
-def nowhere(_: int) -> dict[str, Any]:
-    """Handles lie on no host."""
-    return {}
-
-
-class Handle:
-    """An engine's actor; `dead` makes every call fail."""
-
-    born_dead = False
-
-    def __init__(self, spec: EngineSpec) -> None:
-        self.spec = spec
-        self.dead = self.born_dead
-        self.unanswered = 0
-        self.silent = asyncio.Event()
-        self.silent.set()
-        self.start, self.commit = self._method(0), self._method(1)
-        self.health = SimpleNamespace(remote=self._health)
-
-    async def _health(self) -> EngineHealth:
-        if self.dead:
-            raise RayActorError
-        await self.silent.wait()
-        return EngineHealth(busy_s=2.5, unanswered=self.unanswered, metrics_port=9000)
-
-    def _method(self, answer: object) -> SimpleNamespace:
-        async def call(*_: object) -> object:
-            if self.dead:
-                raise RayActorError
-            return answer
-
-        return SimpleNamespace(remote=call)
+from milepost.cluster.pools.engines import Rotation
+from tests.cluster.pools.hosts.pool_rig import SPEC, Handle, HostPlace, settled, spawned_handles
 
 
 class Delivered:
@@ -79,26 +32,12 @@ class Delivered:
 
 @pytest.fixture
 def spawned(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
-    made: list[Handle] = []
-
-    def launch(_: EnginePool, spec: EngineSpec, _index: int) -> Handle:
-        made.append(Handle(spec))
-        return made[-1]
-
-    monkeypatch.setattr(EnginePool, "_launch", launch)
-    monkeypatch.setattr(engine_pool.ray, "kill", lambda _: None)
-    monkeypatch.setattr(restarts, "_FIRST_PAUSE_S", 0.0)
-    return made
-
-
-async def settled() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
+    return spawned_handles(monkeypatch)
 
 
 def test_a_replacement_that_dies_before_it_was_looked_at_is_replaced_too(spawned: list[Handle]) -> None:
     async def lose_two() -> EnginePool:
-        pool = EnginePool(SPEC, nowhere)
+        pool = EnginePool(SPEC, HostPlace())
         await pool.start()
         for expected in (2, 3):
             spawned[-1].dead = True
@@ -119,7 +58,7 @@ def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_an
         handle.dead = True
 
     async def lose_at_commit() -> None:
-        pool, weights = EnginePool(SPEC, nowhere), Delivered()
+        pool, weights = EnginePool(SPEC, HostPlace()), Delivered()
         await pool.start()
         assert (await pool.publish(weights)).keys() == {"commit"}, "the rest is the delivery's"
         await pool.probe()
@@ -147,7 +86,7 @@ def test_a_broadcast_that_no_engine_took_ends_the_run_since_replacements_would_w
             return [None for _ in engines]
 
     async def publish() -> None:
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)), nowhere)
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)), HostPlace())
         await pool.start()
         with pytest.raises(DependencyLost, match="no engine took the weights of version 1"):
             await pool.publish(Broken())
@@ -158,7 +97,7 @@ def test_a_broadcast_that_no_engine_took_ends_the_run_since_replacements_would_w
 def test_engines_that_cannot_be_replaced_are_missed_until_too_few_serve(spawned: list[Handle]) -> None:
     async def lose_all() -> None:
         limits = RestartConfig(min_engines=2, max_per_engine=0)
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=3), restarts=limits), nowhere)
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=3), restarts=limits), HostPlace())
         await pool.start()
         spawned[0].dead = True
         assert len(await pool.probe()) == 2
@@ -177,7 +116,7 @@ def test_a_replacement_that_does_not_come_up_is_tried_again_while_another_engine
     spawned: list[Handle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail_twice() -> None:
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)), nowhere)
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)), HostPlace())
         await pool.start()
         spawned[0].dead = True
         monkeypatch.setattr(Handle, "born_dead", True)
@@ -194,7 +133,7 @@ def test_a_replacement_that_does_not_come_up_is_tried_again_while_another_engine
 def test_an_engine_that_had_no_restart_left_is_started_again_when_the_window_has_passed(spawned: list[Handle]) -> None:
     async def wait_for_the_window() -> None:
         limits = RestartConfig(window_s=0.05, max_per_engine=1)
-        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2), restarts=limits), nowhere)
+        pool = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2), restarts=limits), HostPlace())
         await pool.start()
         for _ in range(2):
             next(handle for handle in spawned if handle in pool.handles and handle is not spawned[1]).dead = True
@@ -214,7 +153,7 @@ def test_every_engine_that_is_started_draws_from_a_seed_of_its_own_and_a_run_rep
 ) -> None:
     async def seeds_of(version: int) -> list[int]:
         spawned.clear()
-        pool = EnginePool(replace(SPEC, version=version, config=EngineConfig(num_engines=2)), nowhere)
+        pool = EnginePool(replace(SPEC, version=version, config=EngineConfig(num_engines=2)), HostPlace())
         await pool.start()
         spawned[0].dead = True
         await pool.probe()
@@ -231,12 +170,12 @@ def test_every_engine_that_is_started_draws_from_a_seed_of_its_own_and_a_run_rep
 def test_an_engine_whose_core_stopped_is_replaced_while_the_other_one_goes_on(
     spawned: list[Handle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_pool, "_PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(engine_slot, "_PROBE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(engine_pool, "_PROBE_WAIT_S", 0.02)
 
     async def stop_a_core() -> None:
         config = EngineConfig(num_engines=2, request_timeout_s=0.1)
-        pool = EnginePool(replace(SPEC, config=config), nowhere)
+        pool = EnginePool(replace(SPEC, config=config), HostPlace())
         await pool.start()
         assert await pool.probe() == [2.5, 2.5]
         spawned[0].silent.clear()
@@ -254,7 +193,7 @@ def test_an_engine_whose_core_stopped_is_replaced_while_the_other_one_goes_on(
 
 def test_an_engine_that_answers_probes_and_no_request_is_replaced(spawned: list[Handle]) -> None:
     async def wedge() -> None:
-        pool = EnginePool(SPEC, nowhere)
+        pool = EnginePool(SPEC, HostPlace())
         await pool.start()
         spawned[0].unanswered = 7
         assert len(await pool.probe()) == 1

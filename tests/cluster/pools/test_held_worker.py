@@ -17,6 +17,7 @@ from milepost.cluster.pools.workers import WorkerPool
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Failure, Trajectory
 from tests.actors.episode_rig import task
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 from tests.cluster.pools.worker_rig import worker_spec
 
 LIMIT_S = 2.0
@@ -42,7 +43,7 @@ def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_
     )
 
     async def go() -> tuple[list[Trajectory | Failure], float]:
-        pool = WorkerPool(spec, Ledger(), Rotation([], is_growing=False), None, lambda _: {})  # type: ignore[arg-type]
+        pool = WorkerPool(spec, Ledger(), Rotation([], is_growing=False), None, HostPlace())  # type: ignore[arg-type]
         try:
             playing = asyncio.ensure_future(pool.play([(0, task(path, place=str(place)))], 120))
             while not place.exists():

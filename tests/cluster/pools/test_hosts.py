@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from milepost.actors.engine import EngineError
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.pools import hosts
+from milepost.cluster.pools import engines, hosts
+from milepost.cluster.pools.engines import EngineActor
 from milepost.cluster.pools.hosts import require_hosts
+from tests.cluster.pools.hosts.pool_rig import SPEC
 
 OPEN = "redis://10.0.0.1:6379/0"
 
@@ -68,3 +71,13 @@ def test_a_host_sees_the_model_and_the_runs_folder_or_says_what_it_lacks(tmp_pat
     marker.parent.mkdir()
     marker.touch()
     assert hosts._lacks(tmp_path, marker) is None
+
+
+def test_an_engine_on_a_host_without_the_package_names_the_host_before_vllm_misses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "entry_points", lambda group: [])  # noqa: ARG005
+    monkeypatch.setattr(engines.socket, "gethostname", lambda: "hostC")
+    with pytest.raises(EngineError, match=r"^hostC: Milepost can be imported but is not installed, .*: install it"):
+        EngineActor(SPEC)
+    assert "is not installed" in str(hosts._lacks(tmp_path, None))

@@ -16,6 +16,7 @@ from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import learners
 from milepost.cluster.pools.learners import LearnerPool
 from milepost.learner.zero import checkpoint
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 
 Write = Callable[[Path], None]
 
@@ -38,8 +39,10 @@ def pool_with(root: Path, write: Write) -> LearnerPool:
     async def save(staged: Path) -> None:
         write(staged)
 
-    spec = SimpleNamespace(checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3, restarts=RestartConfig())
-    pool = LearnerPool(spec, None, lambda _: {})
+    spec = SimpleNamespace(
+        checkpoints=root, run_id="r", config_hash="c", keep_checkpoints=3, restarts=RestartConfig(), transfer="file"
+    )
+    pool = LearnerPool(spec, None, HostPlace())
     pool._handles = [SimpleNamespace(save=SimpleNamespace(remote=save))]
     return pool
 

@@ -23,6 +23,7 @@ from milepost.cluster.pools.engines import EngineSpec
 from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.envs.types import VersionSpan
 from milepost.learner.zero.policy import load_policy
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 
 Take = Callable[[str, torch.Tensor], torch.Tensor | None]
 VERSION = 3
@@ -83,7 +84,7 @@ def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> Serving
     )
 
     async def run() -> None:
-        pool = EnginePool(spec, lambda _: {})
+        pool = EnginePool(spec, HostPlace())
         await pool.start()
         await require_updates(trial, pool, weights)
 

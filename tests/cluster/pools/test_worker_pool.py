@@ -13,11 +13,13 @@ from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import workers
 from milepost.cluster.pools.engines import Rotation
+from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.workers import WorkerPool
 from milepost.cluster.replay.wire import encode
 from milepost.cluster.trajectories.recording import Batch, Told
 from milepost.envs.types import Task
 from tests.actors.episode_rig import task
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 from tests.cluster.pools.worker_rig import worker_spec
 from tests.cluster.replay.buffer_rig import failure
 
@@ -26,9 +28,10 @@ ENGINES = Rotation([], is_growing=False)
 
 
 class Handle:
-    """A worker's actor: it runs until `end`, and answers pings while it lives."""
+    """A worker's actor: it runs until `end`, and answers pings while it lives, unless it is `silent`."""
 
     def __init__(self) -> None:
+        self.silent = False
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.run = SimpleNamespace(remote=lambda: self.ended)
         self.ping = SimpleNamespace(remote=self._ping)
@@ -39,6 +42,8 @@ class Handle:
         self.take_recordings = SimpleNamespace(remote=self._take_recordings)
 
     async def _ping(self) -> int:
+        if self.silent:
+            await asyncio.Event().wait()
         if self.ended.done():
             raise RayActorError
         return 1
@@ -96,9 +101,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return turned
 
 
-def pool_of(ledger: Any, *, num_workers: int = 1, record: Any = None, **limits: int) -> WorkerPool:
+def pool_of(
+    ledger: Any, *, num_workers: int = 1, record: Any = None, place: Place | None = None, **limits: int
+) -> WorkerPool:
     spec = worker_spec(actors=ActorConfig(num_workers=num_workers), restarts=RestartConfig(window_s=HOUR_S, **limits))
-    return WorkerPool(spec, ledger, ENGINES, record, lambda _: {})
+    return WorkerPool(spec, ledger, ENGINES, record, place or HostPlace())
 
 
 async def look(pool: WorkerPool) -> None:
@@ -159,6 +166,63 @@ def test_a_worker_that_was_given_up_is_started_again_when_the_window_has_passed(
         assert len(made) == 4
 
     asyncio.run(wait_for_the_window())
+
+
+def test_a_worker_whose_host_is_gone_gives_its_groups_back_and_is_started_once_there_is_room(
+    made: list[Handle], clock: Clock
+) -> None:
+    async def lose_a_host() -> None:
+        place, ledger = HostPlace(), Ledger()
+        pool = pool_of(ledger, num_workers=2, place=place, max_per_worker=1, room_timeout_s=100)
+        pool.roll()
+        place.lost = {1}
+        made[1].die()
+        await look(pool)
+        assert [name.rpartition("-")[2] for name in ledger.released] == ["2"]
+        clock.now += HOUR_S
+        await look(pool)
+        assert (len(made), pool.running, pool.restarts) == (2, 1, 0)
+        assert len(await pool.play(list(enumerate([task(), task(target=1)])), 10)) == 2, "by the one that is left"
+        place.lost = set()
+        await look(pool)
+        assert (len(made), pool.running, pool.restarts) == (3, 2, 1)
+
+    asyncio.run(lose_a_host())
+
+
+def test_a_worker_that_waits_to_start_on_a_lost_host_is_given_up_as_soon_as_ray_knows(made: list[Handle]) -> None:
+    async def lose_a_host() -> None:
+        place, ledger = HostPlace(), Ledger()
+        pool = pool_of(ledger, num_workers=2, place=place)
+        made[1].silent = True
+        pool.roll()
+        for _ in range(2):
+            await look(pool)
+            assert (len(made), pool.running) == (2, 2)
+        place.lost = {1}
+        await look(pool)
+        assert (pool.running, pool.restarts, len(ledger.released)) == (1, 0, 1)
+
+    asyncio.run(lose_a_host())
+
+
+def test_a_pool_waits_for_the_host_of_its_last_worker_up_to_a_deadline(made: list[Handle], clock: Clock) -> None:
+    async def lose_the_host() -> None:
+        place = HostPlace()
+        pool = pool_of(Ledger(), place=place, room_timeout_s=100)
+        pool.roll()
+        place.lost = {0}
+        made[0].die()
+        await look(pool)
+        clock.now += 100
+        with pytest.raises(
+            DependencyLost,
+            match=r"worker-\d+-1 ended .*; its host hostB is gone and Ray has no room for it within "
+            r"restarts\.room_timeout_s = 100, and 0 workers are left",
+        ):
+            await pool.tend(ENGINES)
+
+    asyncio.run(lose_the_host())
 
 
 def test_a_pool_whose_workers_never_come_up_says_so_long_before_its_budget_is_used_up(

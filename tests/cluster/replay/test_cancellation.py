@@ -10,6 +10,7 @@ from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import EngineHealth, EngineSpec
+from tests.cluster.pools.hosts.pool_rig import HostPlace
 from tests.cluster.replay.buffer_rig import rig
 
 
@@ -38,7 +39,7 @@ def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytes
     )
 
     async def probe() -> None:
-        pool = EnginePool(spec, lambda _: {})
+        pool = EnginePool(spec, HostPlace())
         starting = asyncio.create_task(pool.start())
         await asyncio.sleep(0.01)
         handle.start.answers[0].set_result(0)

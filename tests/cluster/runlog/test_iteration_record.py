@@ -21,6 +21,7 @@ STATE = SystemState(
     groups_stale=0,
     episodes_failed=0,
     nonfinite_total=0,
+    engines_serving=1,
     engine_restarts=0,
     worker_restarts=0,
     learner_restarts=0,

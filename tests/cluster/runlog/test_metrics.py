@@ -113,7 +113,14 @@ def test_cohorts_without_end_make_33_series_of_a_split_at_most(tmp_path):
 
 def test_every_measured_field_is_served(tmp_path):
     counted = {"time_s", "episodes", "tokens", "groups_trained", "groups_filtered", "groups_stale", "episodes_failed"}
-    counted |= {"nonfinite_total", "engine_restarts", "worker_restarts", "learner_restarts", "ledger"}
+    counted |= {
+        "nonfinite_total",
+        "engines_serving",
+        "engine_restarts",
+        "worker_restarts",
+        "learner_restarts",
+        "ledger",
+    }
     counted |= {"verdicts", "selection_bias", "update", "update_s", "transfer_s", "cohorts", "envs"}
     fields = set(iteration_record(1).__struct_fields__)
     assert {field for field, _, _ in ITERATION} == fields - counted

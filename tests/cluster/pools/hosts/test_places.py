@@ -40,11 +40,11 @@ def test_an_engine_and_a_rank_get_the_same_gpu_and_a_worker_none() -> None:
             return list(ray.get_runtime_context().get_accelerator_ids()["GPU"])
 
     assert hosts() == [Host(2, 1)]
-    reserved = Places(shared(), "run")
-    asyncio.run(reserved.reserved(60, print))
+    reserved = Places(shared(), "run", room_timeout_s=60, note=print)
+    asyncio.run(reserved.reserved(60))
     started = [
         ray.remote(Part).options(**options).remote()
-        for options in (reserved.engine(0), reserved.rank(0), reserved.worker(0))
+        for options in (reserved.engines.options(0), reserved.ranks.options(0), reserved.workers.options(0))
     ]
     assert ray.get([actor.gpus.remote() for actor in started], timeout=120) == [["0"], ["0"], []]
     reserved.release()
@@ -64,13 +64,13 @@ def test_room_that_another_run_holds_is_waited_for_aloud_and_up_to_a_deadline(
         heard.set()
 
     async def wait_for_the_other() -> None:
-        first = Places(placement, "first")
-        await first.reserved(60, told.append)
+        first = Places(placement, "first", room_timeout_s=60, note=told.append)
+        await first.reserved(60)
         told.clear()
-        late = Places(placement, "late")
+        late = Places(placement, "late", room_timeout_s=60, note=hear)
         with pytest.raises(DependencyLost, match=rf"within engine\.start_timeout_s = 0: {MISSING}; add hosts"):
-            await late.reserved(0, hear)
-        waiting = asyncio.ensure_future(late.reserved(60, hear))
+            await late.reserved(0)
+        waiting = asyncio.ensure_future(late.reserved(60))
         await heard.wait()
         first.release()
         await waiting
