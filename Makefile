@@ -5,7 +5,8 @@
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
 # make phoenix spans of episodes in a real Phoenix
-# make bench   asynchrony against lockstep                         make clean   remove the environment
+# make bench   measures speed and writes docs/performance.md       make bench-trl   TRL, to be measured beside
+# make clean   remove the environments
 # make bench-recording   what the record of 100,000 episodes costs
 # make bench-learner   rows padded against prefix trees, in the learner's step
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
@@ -20,7 +21,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording bench-learner agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
+.PHONY: setup accelerator train test faults families browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-trl bench-recording bench-learner agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
 setup: .venv/ready
 
 # Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
@@ -107,8 +108,18 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m tests.reachability.check
 
+# Half an hour, on an idle machine. SECTIONS="short slow" measures these again and keeps the others.
 bench: setup
-	$(BIN)/python -m tests.benchmarks.asynchrony
+	$(BIN)/python -m tests.benchmarks.bench $(if $(SECTIONS),--only $(SECTIONS))
+
+# TRL lies in an environment of its own, which sees that of Milepost behind it; 'make bench' runs it where it is there.
+bench-trl: .venv-trl/ready
+
+.venv-trl/ready: .venv/ready deploy/requirements-trl.lock
+	$(PYTHON) -m venv --without-pip .venv-trl
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-trl/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
+	@$(PIP) --python .venv-trl/bin/python install --quiet --no-deps --requirement deploy/requirements-trl.lock
+	@touch $@
 
 # Compared with the rate of the newest run in runs/.
 bench-recording: setup
@@ -148,4 +159,4 @@ gpu-wheels: setup
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-worlds .venv-phoenix
+	rm -rf .venv .venv-worlds .venv-phoenix .venv-trl
