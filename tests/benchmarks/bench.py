@@ -22,10 +22,10 @@ import msgspec
 
 from milepost.actors.engine import EngineConfig, environment
 from milepost.cluster.pools.learners import _ALLOCATOR
-from tests.benchmarks.figures import Machine, Pass, Section
+from tests.benchmarks.figures import Machine, Pass, Section, best, rate
 from tests.benchmarks.page import PAGE, PICTURE, page
 from tests.benchmarks.picture import picture
-from tests.benchmarks.whole_runs import TRL_PYTHON, WAYS, Way, policy_of, run
+from tests.benchmarks.whole_runs import TRL_PYTHON, WAYS, BenchmarkError, Way, policy_of, run
 from tests.benchmarks.workloads import WORKLOADS
 from tests.system.driving import ROOT
 
@@ -72,6 +72,8 @@ PLANS: Final = {
     ),
 }
 LEARNER: Final = "learner"
+GPU_TABLE: Final = ROOT / ".cache" / "gpu_check" / "gpu_check.md"
+_ON_A_CPU = "Card: none"
 
 
 class Progress:
@@ -100,7 +102,9 @@ def measure(name: str, plan: Plan, rounds: int, progress: Callable[[str], None])
             progress(f"{name}: {way.name} is left out, .venv-trl is not there: make bench-trl")
             continue
         progress(f"{name}: {way.name}")
-        section.runs.setdefault(way.name, []).append(run(workload, policy, way))
+        found = run(workload, policy, way)
+        print(f"  {rate(best([found])[0]):.2f} episodes/s", flush=True)
+        section.runs.setdefault(way.name, []).append(found)
     return section
 
 
@@ -151,14 +155,18 @@ def main() -> None:
     jobs = sum(1 + 2 * plan.has_ceilings + len(plan.order(asked.rounds)) for plan in plans.values())
     progress = Progress(jobs + (LEARNER in chosen))
     for name in chosen:
-        found = _learner(progress) if name == LEARNER else measure(name, plans[name], asked.rounds, progress)
+        try:
+            found = _learner(progress) if name == LEARNER else measure(name, plans[name], asked.rounds, progress)
+        except BenchmarkError as error:
+            sys.exit(f"make bench: {name}: {error}")
         (PLACE / f"{name}.json").write_bytes(msgspec.json.encode(found))
     kept = {name: PLACE / f"{name}.json" for name in names}
     sections = {
         name: msgspec.json.decode(path.read_bytes(), type=Section) for name, path in kept.items() if path.exists()
     }
     PICTURE.write_text(picture(sections))
-    PAGE.write_text(page(sections))
+    gpu_table = GPU_TABLE.read_text() if GPU_TABLE.exists() else ""
+    PAGE.write_text(page(sections, "" if _ON_A_CPU in gpu_table else gpu_table))
     print(f"{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from statistics import median
@@ -34,12 +35,13 @@ TITLES: Final = {
     "long-prompt": "Long prompts",
 }
 """Of the sections of whole runs."""
-BASE, PEER, OVERLAPPED = "synchronous", "TRL", "asynchronous"
+BASE, PEER, OVERLAPPED, PADDED = "synchronous", "TRL", "asynchronous", "padded rows"
+RATIOS: Final = ((BASE, PEER), (OVERLAPPED, PEER), (OVERLAPPED, BASE), (BASE, PADDED))
 _NOT_MEASURED = "Not measured yet.\n"
 
 
-def page(sections: Mapping[str, Section]) -> str:
-    """The whole page; what was not measured says so."""
+def page(sections: Mapping[str, Section], gpu_table: str = "") -> str:
+    """The whole page; what was not measured says so. `gpu_table`: as `tests.gpu.check` writes it."""
     parts = [_opening(sections), _summary(sections)]
     for name, title in TITLES.items():
         parts.append(f"## {title}\n\n" + (_whole_runs(sections[name]) if name in sections else _NOT_MEASURED))
@@ -47,10 +49,17 @@ def page(sections: Mapping[str, Section]) -> str:
         _phases(sections),
         _publishing(sections),
         "## The learner's step alone\n\n" + (_learner(sections["learner"]) if "learner" in sections else _NOT_MEASURED),
-        _GPU,
+        "## On a GPU\n\n" + (gpu_table or _NO_GPU),
         _AGAIN,
     ]
-    return "\n".join(parts)
+    return "\n\n".join(_wrapped(block) for part in parts for block in part.strip().split("\n\n")) + "\n"
+
+
+def _wrapped(block: str) -> str:
+    """A paragraph in lines of 120 characters; tables, titles and pictures as they are."""
+    if block.startswith(("|", "#", "!")):
+        return block
+    return textwrap.fill(" ".join(block.split("\n")), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _opening(sections: Mapping[str, Section]) -> str:
@@ -77,17 +86,20 @@ included; memory that processes share counts once.
 
 
 def _summary(sections: Mapping[str, Section]) -> str:
-    lines = ["## In short", ""]
+    lines = [
+        "## In short",
+        "",
+        "Episodes per second, one over the other:",
+        "",
+        f"| | {' | '.join(f'{one} / {other}' for one, other in RATIOS)} |",
+        "|---" * (1 + len(RATIOS)) + "|",
+    ]
     for name, title in TITLES.items():
         runs = sections[name].runs if name in sections else {}
         rates = {way: typical(found, rate) for way, found in runs.items()}
-        told = [f"{way} {rates[way] / rates[PEER]:.2f}x TRL" for way in (BASE, OVERLAPPED) if PEER in rates]
-        if {BASE, OVERLAPPED} <= rates.keys():
-            told.append(f"asynchronous {rates[OVERLAPPED] / rates[BASE]:.2f}x synchronous")
-        if "padded rows" in rates:
-            told.append(f"prefix trees {rates[BASE] / rates['padded rows']:.2f}x padded rows")
-        lines += [f"* {title}, episodes per second: {', '.join(told)}." if told else f"* {title}: not measured yet."]
-    return "\n".join([*lines, ""])
+        told = (f"{rates[a] / rates[b]:.2f}" if {a, b} <= rates.keys() else "" for a, b in RATIOS)
+        lines.append(f"| {title} | {' | '.join(told)} |")
+    return "\n".join(lines)
 
 
 def _whole_runs(section: Section) -> str:
@@ -169,7 +181,7 @@ def _phases(sections: Mapping[str, Section]) -> str:
             spent = phase_seconds(list(chain(*best(runs))))
             whole = sum(spent.values())
             cells = (f"{spent[phase] / whole:.1%}" if phase in spent else "" for phase in (*PHASES, OTHER))
-            lines.append(f"| {name} | {way} | {' | '.join(cells)} |")
+            lines.append(f"| {TITLES[name]} | {way} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -182,7 +194,7 @@ def _publishing(sections: Mapping[str, Section]) -> str:
         "",
     ]
     found = {
-        f"{name}, {way}": _medians(runs)
+        f"{TITLES[name]}, {way}": _medians(runs)
         for name in TITLES
         if name in sections
         for way, runs in sections[name].runs.items()
@@ -213,10 +225,9 @@ def _learner(section: Section) -> str:
     return "\n".join([*lines, ""])
 
 
-_GPU: Final = """## On a GPU
-
-Not run: no GPU was lent. `make gpu-check` measures the learner on one and writes its own table.
-"""
+_NO_GPU: Final = (
+    "Not run: no GPU was lent. `make gpu-check` measures the learner on one, and its table then stands here."
+)
 _AGAIN: Final = """## Again
 
 `make bench` measures everything on an idle machine and says how long the rest takes; `make bench SECTIONS="short slow"`

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from milepost.cluster.runlog.figures import STYLE, svg_text
 from tests.benchmarks.figures import Run, Section, best, phase_seconds
+from tests.benchmarks.page import TITLES
 
 COLOURS = {
     "rollout": "#94a3b8",
@@ -25,13 +26,13 @@ COLOURS = {
 
 def picture(sections: Mapping[str, Section]) -> str:
     """Seconds of an update by phase, one panel per section of whole runs that was measured."""
-    shown = {name: section.runs for name, section in sections.items() if section.runs}
+    shown = {title: sections[name].runs for name, title in TITLES.items() if name in sections}
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(4.3 * max(1, len(shown)), 3.0), layout="constrained")
-        for number, (name, runs) in enumerate(shown.items(), start=1):
+        for number, (title, runs) in enumerate(shown.items(), start=1):
             axes = drawing.add_subplot(1, len(shown), number)
             _panel(axes, runs)
-            axes.set_title(name, loc="left")
+            axes.set_title(title, loc="left")
         marks = [Patch(color=colour, label=phase) for phase, colour in COLOURS.items()]
         drawing.legend(handles=marks, loc="outside lower center", ncols=len(marks))
         return svg_text(drawing)

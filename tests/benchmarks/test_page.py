@@ -1,5 +1,5 @@
 from tests.benchmarks.figures import Machine, Pass, Section
-from tests.benchmarks.page import page
+from tests.benchmarks.page import TITLES, page
 from tests.benchmarks.picture import picture
 from tests.benchmarks.test_figures import run, update
 
@@ -24,29 +24,32 @@ LEARNER = Section(machine=SECTION.machine, learner={"short": {"padded": 4.0, "tr
 
 
 def test_the_page_tells_ratios_shares_and_ceilings() -> None:
-    text = page({"short": SECTION, "learner": LEARNER})
-    ratios = "synchronous 2.00x TRL, asynchronous 4.00x TRL, asynchronous 2.00x synchronous, prefix trees 2.00x padded"
-    assert ratios in text
+    text = page({"short": SECTION, "learner": LEARNER}, "| way | MFU |")
+    assert "| Short prompts | 2.00 | 4.00 | 2.00 | 2.00 |" in text
     assert "| synchronous | 4.00 | 1.00 | 40 | 800 | 0.094 | 1.0 GiB | 25 s |" in text
     assert "| asynchronous | 8.00 | 2.00 |" in text
-    assert "TRL by its threads, episodes per second: 1.00 with 1, 2.00 with 2." in text
-    assert "500 bytes in the buffer, 2.5 a token" in text
+    prose = " ".join(text.split())
+    assert "TRL by its threads, episodes per second: 1.00 with 1, 2.00 with 2." in prose
+    assert "500 bytes in the buffer, 2.5 a token" in prose
     # 16 episodes a second alone, a step takes 8: one after the other 5.33
     assert "| synchronous | 50% | 75% |" in text
     assert "| asynchronous | 100% | 150% |" in text
-    assert "75% of a synchronous run's CPU seconds" in text  # (3 + 1.5) / 6 CPU seconds
-    assert "| short | synchronous | 25.0% | 75.0% |" in text
-    assert "| short, asynchronous | 500 |" in text
+    assert "75% of a synchronous run's CPU seconds" in prose  # (3 + 1.5) / 6 CPU seconds
+    assert "| Short prompts | synchronous | 25.0% | 75.0% |" in text
+    assert "| Short prompts, asynchronous | 500 |" in text
     assert "| short | 4.00 episodes per CPU s | 6.00 | 1.50 |" in text
-    assert "2 cores, Abacus, 2026-11-28" in text
+    assert "(2 cores, Abacus, 2026-11-28)" in text
+    assert "| way | MFU |" in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
 
 
 def test_what_was_not_measured_says_so() -> None:
-    assert page({}).count("ot measured yet") == 8
+    assert page({}).count("Not measured yet") == len(TITLES) + 2  # weights and the learner's step
+    assert "no GPU was lent" in page({})
     without_peer = Section(machine=SECTION.machine, runs={"synchronous": SECTION.runs["synchronous"]})
     text = page({"slow": without_peer})
     assert "make bench-trl" in text
-    assert "x TRL" not in text
+    assert "| Short prompts, 200 ms a step of the game |  |  |  |  |" in text
 
 
 def test_a_panel_of_the_picture_has_a_bar_for_every_way() -> None:
