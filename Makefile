@@ -86,11 +86,11 @@ families: setup
 worlds: .venv-worlds/ready
 	.venv-worlds/bin/python -m pytest -m sweep tests/worlds
 
-.venv-worlds/ready: .venv/ready deploy/requirements-worlds.lock
-	$(PYTHON) -m venv --without-pip .venv-worlds
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-worlds/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
-	@echo 'installing what deploy/requirements-worlds.lock names into .venv-worlds: a few minutes'
-	@$(PIP) --python .venv-worlds/bin/python install --quiet --no-deps --no-build-isolation --requirement deploy/requirements-worlds.lock
+.venv-worlds/ready .venv-trl/ready: .venv-%/ready: .venv/ready deploy/requirements-%.lock
+	$(PYTHON) -m venv --without-pip .venv-$*
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
+	@echo 'installing what deploy/requirements-$*.lock names into .venv-$*: a few minutes'
+	@$(PIP) --python .venv-$*/bin/python install --quiet --no-deps --no-build-isolation --requirement deploy/requirements-$*.lock
 	@touch $@
 
 # Phoenix takes 700 MB and other versions of what Milepost needs, so it lies in an environment of its own.
@@ -114,12 +114,6 @@ bench: setup
 
 # TRL lies in an environment of its own, which sees that of Milepost behind it; 'make bench' runs it where it is there.
 bench-trl: .venv-trl/ready
-
-.venv-trl/ready: .venv/ready deploy/requirements-trl.lock
-	$(PYTHON) -m venv --without-pip .venv-trl
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-trl/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
-	@$(PIP) --python .venv-trl/bin/python install --quiet --no-deps --requirement deploy/requirements-trl.lock
-	@touch $@
 
 # Compared with the rate of the newest run in runs/.
 bench-recording: setup

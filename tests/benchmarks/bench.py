@@ -46,28 +46,20 @@ class Plan:
         return [*self.ways * rounds, self.ways[0]]
 
 
-def _few(name: str) -> Way:
-    """Where an update takes long: the longest one takes part in the warm-up alone."""
-    return replace(WAYS[name], warm_up=1, updates=2)
+def _changed(names: Sequence[str], **values: Any) -> tuple[Way, ...]:
+    return tuple(replace(WAYS[name], **values) for name in names)
 
 
-def _slow(name: str, **changed: Any) -> Way:
-    return replace(WAYS[name], delay_s=0.2, **changed)
-
-
+_STEADY = ("synchronous", "asynchronous", "synchronous, 2 threads")
 PLANS: Final = {
     "short": Plan("short", tuple(WAYS.values())),
-    "slow": Plan(
-        "short", (_slow("synchronous"), _slow("asynchronous"), _slow("TRL", updates=2, warm_up=1)), has_ceilings=False
-    ),
+    "slow": Plan("short", _changed(("synchronous", "asynchronous", "TRL"), delay_s=0.2), has_ceilings=False),
     "long-prompt": Plan(
         "long-prompt",
         (
-            WAYS["synchronous"],
-            replace(WAYS["TRL"], warm_up=1, updates=1),
-            WAYS["asynchronous"],
-            WAYS["synchronous, 2 threads"],
-            _few("padded rows"),
+            *_changed(_STEADY),
+            *_changed(("padded rows",), warm_up=1, updates=2),  # an update of these two takes a minute
+            *_changed(("TRL",), warm_up=1, updates=1),
         ),
     ),
 }
