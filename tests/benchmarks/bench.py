@@ -50,7 +50,7 @@ def _changed(names: Sequence[str], **values: Any) -> tuple[Way, ...]:
     return tuple(replace(WAYS[name], **values) for name in names)
 
 
-_STEADY = ("synchronous", "asynchronous", "synchronous, 2 threads")
+_STEADY = ("synchronous", "asynchronous", "synchronous on 2 threads")
 PLANS: Final = {
     "short": Plan("short", tuple(WAYS.values())),
     "slow": Plan("short", _changed(("synchronous", "asynchronous", "TRL"), delay_s=0.2), has_ceilings=False),
@@ -114,7 +114,7 @@ def _ceilings(name: str, workload: str, policy: Path, progress: Callable[[str], 
 
 def _learner(progress: Callable[[str], None]) -> Section:
     progress("the learner's step, rows padded against prefix trees")
-    told = _lines(["tests.benchmarks.learner", "--steps", "3", "--json"], {"OMP_NUM_THREADS": "1", **_ALLOCATOR})
+    told = _lines(["tests.benchmarks.learner", "--steps", "2", "--json"], {"OMP_NUM_THREADS": "1", **_ALLOCATOR})
     return Section(machine=_machine(), learner=msgspec.json.decode(told[-1], type=dict[str, dict[str, float]]))
 
 

@@ -65,7 +65,7 @@ WAYS: Final = {
     for way in (
         Way(name="synchronous"),
         Way(name="asynchronous", max_staleness=2),
-        Way(name="synchronous, 2 threads", threads=(2,)),
+        Way(name="synchronous on 2 threads", threads=(2,)),
         Way(name="padded rows", packing="padded"),
         Way(name="TRL", peer=True, threads=(2, 1), updates=2),
     )
