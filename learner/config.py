@@ -32,17 +32,18 @@ class LearnerConfig(BaseModel):
         1,
         ge=1,
         description="Minibatches per update, one optimizer step each; with 1 every ratio is 1 and nothing is clipped, "
-        "above 1 costs one more forward pass",
+        "above 1 costs one more forward pass of all but the first",
     )
     max_tokens_per_micro_batch: int = Field(
         16384,
         ge=2,
         description="Micro-batch size in tokens that pass through the model, padding included; bounds its memory",
     )
-    packing: Literal["tree", "padded"] = Field(
-        "tree",
+    packing: Literal["auto", "tree", "padded"] = Field(
+        "auto",
         description="Packing of rows: tree, prefixes that rows share pass through the model once and nothing is "
-        "padded, where the model can take it; padded, every row as it is",
+        "padded, where the model can take it; padded, every row as it is; auto, trees on CPUs alone, where they were "
+        "measured",
     )
     gradient_checkpointing: bool = Field(
         False, description="Gradient checkpointing: recompute activations, for less memory at 4/3 of the time"

@@ -101,12 +101,10 @@ class Stepper:
         parity: dict[str, float] = {}
         if recompute:
             with timed(seconds, "proximal"):
-                minibatches = [
-                    replace(minibatch, proximal=minibatch.proximal or self._logprobs(minibatch))
-                    for minibatch in minibatches
-                ]
+                minibatches = [minibatches[0], *map(self._with_proximal, minibatches[1:])]
                 for minibatch in minibatches:
-                    add(parity, parity_sums_of(minibatch.micro_batches, minibatch.proximal or (), version))
+                    if minibatch.proximal is not None:
+                        add(parity, parity_sums_of(minibatch.micro_batches, minibatch.proximal, version))
                 parity = self._backend.all_sum(parity)
                 self._check_parity(parity, version)
         steps: list[StepMetrics] = []
@@ -117,7 +115,9 @@ class Stepper:
                 steps.append(self._step(minibatch, version, progress))
             self._count_skipped("policy", steps[-1])
         self._usual.learn(applied_sums(steps))
-        return steps, parity if recompute or not steps else dict(steps[0].sums)
+        if steps and minibatches[0].proximal is None:
+            add(parity, steps[0].sums)
+        return steps, parity
 
     def critic_steps(
         self, pool: Sequence[Sample], statistics: TokenStatistics | None, seconds: dict[str, float]
@@ -161,6 +161,9 @@ class Stepper:
             return LossTerms(weight * terms.loss, terms.sums if with_sums else {})
 
         return value_fn
+
+    def _with_proximal(self, minibatch: Minibatch) -> Minibatch:
+        return replace(minibatch, proximal=minibatch.proximal or self._logprobs(minibatch))
 
     def _logprobs(self, minibatch: Minibatch) -> list[Tensor]:
         return self._backend.token_logprobs(minibatch.micro_batches, temperature=self._temperature)

@@ -5,7 +5,7 @@ A family is known when tests compare it with the model's own code; of others not
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 
@@ -22,18 +22,18 @@ KNOWN: Final = frozenset(
 _OWN_ATTENTION: Final = frozenset({"bloom", "falcon"})
 
 
-def packing_for(config: Any, wanted: Packing, device: torch.device) -> Packing:
+def packing_for(config: Any, wanted: Packing | Literal["auto"], device: torch.device) -> Packing:
     """How the rows of a model of this configuration are packed on `device`: as `wanted`, where it can take a tree."""
-    return "padded" if tree_obstacle(config, device) else wanted
+    if wanted == "auto":
+        wanted = "tree" if device.type == "cpu" else "padded"
+    return "padded" if tree_obstacle(config) else wanted
 
 
-def tree_obstacle(config: Any, device: torch.device) -> str | None:
-    """Why a model of this configuration cannot take a prefix tree on `device`; None if it can.
+def tree_obstacle(config: Any) -> str | None:
+    """Why a model of this configuration cannot take a prefix tree; None if it can.
 
     A tree needs full causal attention by transformers' attention interface, and positions that are given.
     """
-    if device.type != "cpu":
-        return f"attention over a prefix tree has no code for {device.type}"
     if config.model_type not in KNOWN:
         return f"nobody compared the family {config.model_type!r} (docs/models.md)"
     if config.model_type in _OWN_ATTENTION:
@@ -46,10 +46,12 @@ def tree_obstacle(config: Any, device: torch.device) -> str | None:
     return None
 
 
-def remarks_on(config: Any, packing: Packing) -> list[str]:
+def remarks_on(config: Any, packing: Packing | Literal["auto"]) -> list[str]:
     """What training a model of this configuration on this machine costs more than need be, and why."""
-    said, obstacle = [], tree_obstacle(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if packing == "tree" and obstacle:
+    said, obstacle = [], tree_obstacle(config)
+    if packing == "auto" and not obstacle and torch.cuda.is_available():
+        obstacle = 'trees were never measured on a GPU; learner.packing = "tree" tries them'
+    if packing != "padded" and obstacle:
         said.append(f"rows are padded, and prefixes that they share pass through the model once per row: {obstacle}")
     if config.model_type in KNOWN:
         return said

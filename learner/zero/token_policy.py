@@ -17,6 +17,7 @@ from milepost.learner.batch.prediction import Layout, predict
 from milepost.learner.loss.loss import token_logprobs
 from milepost.learner.zero.families import logit_rule
 from milepost.learner.zero.output_layer import OutputLayer
+from milepost.learner.zero.tree_attention import tree_options
 
 
 class Scores(NamedTuple):
@@ -85,7 +86,9 @@ class TokenPolicy(nn.Module):
 
 def last_hidden(trunk: Any, layout: Layout, at: Tensor) -> Tensor:
     """`[K, width]`: the last hidden states at the positions `at` of the layout, row after row."""
-    tree = {} if layout.branches is None else {"position_ids": layout.position_ids, "prefix_branches": layout.branches}
+    tree: dict[str, Any] = {}
+    if layout.branches is not None:
+        tree = {"position_ids": layout.position_ids, **tree_options(layout.branches, layout.input_ids.device)}
     hidden: Tensor = trunk(input_ids=layout.input_ids, use_cache=False, **tree).last_hidden_state
     return hidden.flatten(0, 1)[at]
 

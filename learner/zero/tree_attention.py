@@ -3,7 +3,8 @@
 A stretch without a fork attends to itself causally; all that descends from it is one slice and attends to all of it.
 Each of these is one call of PyTorch's flash attention, and the parts of a token are put together by their normalisers.
 The gradient of a part is that of flash attention given the whole normaliser and output (as in ring attention, arXiv
-2310.01889). So the cost is that of the pairs of tokens that see each other. CPU only.
+2310.01889). So the cost is that of the pairs of tokens that see each other. That is how a CPU does it; on a GPU it is
+one call of flex attention (`milepost.learner.zero.flex_tree`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from milepost.learner.batch.tree import Branch
+from milepost.learner.zero.flex_tree import flex_tree_attention, tree_block_mask
 
 NAME: Final = "prefix_tree"
 """As transformers knows it, once this module is loaded."""
@@ -32,11 +34,19 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: `[1, H, N, D]` -> `[1, N, H, D]`; keys and values may have fewer heads.
 
-    `options` hold the tree's `prefix_branches`, which `TokenPolicy` gives to the model, and the family's `scaling`.
+    `options` hold what `tree_options` gave to the model, and the family's `scaling`.
     """
     scale = options.get("scaling") or query.shape[-1] ** -0.5
+    if (mask := options["prefix_mask"]) is not None:
+        return flex_tree_attention(query, key, value, mask, scale).transpose(1, 2), None
     out = _TreeAttention.apply(query, key, value, options["prefix_branches"], scale)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2), None
+
+
+def tree_options(branches: tuple[Branch, ...], device: torch.device) -> dict[str, Any]:
+    """What a model's attention layers are given to find their way in a tree, once for all of them."""
+    mask = None if device.type == "cpu" else tree_block_mask(branches, device)
+    return {"prefix_branches": branches, "prefix_mask": mask}
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -78,7 +78,7 @@ def run_all(shape: Shape, device: str, folder: Path) -> dict[str, Seen | str]:
     config, found = load_config(folder / "model"), {}
     here = {way: way for way in WAYS if packing_for(config, way, torch.device(device)) == way}
     for way in set(WAYS) - here.keys():  # else it is padded rows that are measured under that name
-        print(f"{way}: {tree_obstacle(config, torch.device(device))}", flush=True)
+        print(f"{way}: {tree_obstacle(config)}", flush=True)
     for name, packing in ({"float32": "padded"} | here).items():
         job = Job(
             packing=packing,

@@ -32,14 +32,15 @@ def test_a_family_that_nobody_compared_is_named_before_a_run() -> None:
     ids=lambda value: getattr(value, "model_type", ""),
 )
 def test_a_model_that_cannot_take_a_tree_is_padded(config: Any, because: str | None) -> None:
-    assert tree_obstacle(config, torch.device("cpu")) == because
+    assert tree_obstacle(config) == because
     assert packing_for(config, "tree", torch.device("cpu")) == ("padded" if because else "tree")
     assert packing_for(config, "padded", torch.device("cpu")) == "padded"
 
 
-def test_on_a_gpu_rows_are_padded() -> None:
-    assert tree_obstacle(LlamaConfig(), torch.device("cuda", 0)) == "attention over a prefix tree has no code for cuda"
-    assert packing_for(LlamaConfig(), "tree", torch.device("cuda", 0)) == "padded"
+def test_on_a_gpu_rows_are_padded_unless_trees_are_asked_for() -> None:
+    assert packing_for(LlamaConfig(), "auto", torch.device("cpu")) == "tree"
+    assert packing_for(LlamaConfig(), "auto", torch.device("cuda", 0)) == "padded"
+    assert packing_for(LlamaConfig(), "tree", torch.device("cuda", 0)) == "tree"
 
 
 def test_scale_and_cap_of_logits_come_from_the_configuration() -> None:

@@ -18,7 +18,7 @@ from milepost.learner.loss.loss import Policies, denominator
 from milepost.learner.loss.objective import Entropies, Objective, objective_terms
 from milepost.learner.zero.policy import load_policy
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores
-from milepost.learner.zero.tree_attention import tree_attention
+from milepost.learner.zero.tree_attention import tree_attention, tree_options
 from milepost.learner.zero.value import Critic, critic_values
 from tests.learner.closeness import differ
 from tests.learner.tiny_llama import save_tiny_llama
@@ -77,7 +77,8 @@ def test_attention_over_a_tree_is_that_of_a_mask_of_ancestors(lists: list[list[i
     query, key, value, given_gradient = (
         torch.randn(1, count, heads, 8, generator=draw).transpose(1, 2).requires_grad_() for heads in (4, 2, 2, 4)
     )
-    ours, _ = tree_attention(torch.nn.Module(), query, key, value, None, prefix_branches=tree.branches, scaling=0.4)
+    options = tree_options(tree.branches, query.device)
+    ours, _ = tree_attention(torch.nn.Module(), query, key, value, None, scaling=0.4, **options)
     ours = ours.transpose(1, 2)
     theirs = scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.4, enable_gqa=True)
     assert differ([ours], [theirs]) < 1e-5
