@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 import msgspec
 import pyarrow.parquet as pq
@@ -26,7 +26,6 @@ import tomli_w
 from milepost.cluster.evaluate import first_policy
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.cluster.settings.config import load
-from milepost.learner.batch.pack import Packing
 from tests.benchmarks.figures import Run, Update, publish_parts, stored_bytes, updates_of
 from tests.benchmarks.process_tree import ProcessTree
 from tests.benchmarks.workloads import WORKLOADS, Workload
@@ -52,7 +51,7 @@ class Way:
     max_staleness: int = 0
     threads: tuple[int, ...] = (1,)
     """Of each library that computes; TRL's updates take turns with several numbers."""
-    packing: Packing = "tree"
+    packing: Literal["auto", "padded"] = "auto"
     delay_s: float = 0.0
     """Of a step of the game."""
     warm_up: int = 2
