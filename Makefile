@@ -6,7 +6,8 @@
 # make agent-tokens  10,000 calls of an agent program, each sampled token compared with what the engine sampled
 # make worlds  worlds of other packages: each in its own tests and 20 episodes through the engine
 # make phoenix spans of episodes in a real Phoenix
-# make bench   asynchrony against lockstep                         make clean   remove the environment
+# make bench   measures speed and writes docs/performance.md       make bench-trl   TRL, to be measured beside
+# make clean   remove the environments
 # make bench-recording   what the record of 100,000 episodes costs
 # make bench-learner   rows padded against prefix trees, in the learner's step
 # make monitor  Prometheus with our rules on the local runs, and Grafana where it is   make dashboards  their JSON
@@ -21,7 +22,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.cache/prometheus/usr/bin:$(PATH)
 
-.PHONY: setup accelerator train test faults two-hosts families lora browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-recording bench-learner agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
+.PHONY: setup accelerator train test faults two-hosts families lora browser prometheus monitor monitoring dashboards check worlds phoenix bench bench-trl bench-recording bench-learner agent-tokens models gpu-lock check-deploy gpu-check gpu-wheels clean
 setup: .venv/ready
 
 # Which builds: of CUDA or of the CPU. An environment that is there stays what it was made for.
@@ -95,11 +96,11 @@ lora: setup
 worlds: .venv-worlds/ready
 	.venv-worlds/bin/python -m pytest -m sweep tests/worlds
 
-.venv-worlds/ready: .venv/ready deploy/requirements-worlds.lock
-	$(PYTHON) -m venv --without-pip .venv-worlds
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-worlds/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
-	@echo 'installing what deploy/requirements-worlds.lock names into .venv-worlds: a few minutes'
-	@$(PIP) --python .venv-worlds/bin/python install --quiet --no-deps --no-build-isolation --requirement deploy/requirements-worlds.lock
+.venv-worlds/ready .venv-trl/ready: .venv-%/ready: .venv/ready deploy/requirements-%.lock
+	$(PYTHON) -m venv --without-pip .venv-$*
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/milepost.pth
+	@echo 'installing what deploy/requirements-$*.lock names into .venv-$*: a few minutes'
+	@$(PIP) --python .venv-$*/bin/python install --quiet --no-deps --no-build-isolation --requirement deploy/requirements-$*.lock
 	@touch $@
 
 # Phoenix takes 700 MB and other versions of what Milepost needs, so it lies in an environment of its own.
@@ -117,8 +118,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m tests.reachability.check
 
+# Half an hour, on an idle machine. SECTIONS="short slow" measures these again and keeps the others.
 bench: setup
-	$(BIN)/python -m tests.benchmarks.asynchrony
+	$(BIN)/python -m tests.benchmarks.bench $(if $(SECTIONS),--only $(SECTIONS))
+
+# TRL lies in an environment of its own, which sees that of Milepost behind it; 'make bench' runs it where it is there.
+bench-trl: .venv-trl/ready
 
 # Compared with the rate of the newest run in runs/.
 bench-recording: setup
@@ -158,4 +163,4 @@ gpu-wheels: setup
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-worlds .venv-phoenix
+	rm -rf .venv .venv-worlds .venv-phoenix .venv-trl

@@ -10,8 +10,10 @@ packings take turns in one process on one thread, and the ratio is that of the m
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -100,11 +102,8 @@ class Rank:
         return time.process_time() - began
 
 
-def main() -> None:
-    """Both workloads; a line for each packing and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="measured steps of each packing (default: %(default)s)")
-    steps = parser.parse_args().steps
+def measure(steps: int) -> dict[str, dict[str, float]]:
+    """Workload -> packing -> episodes per CPU second."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -114,21 +113,36 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mp-bench-") as place:
         LlamaForCausalLM(shape).save_pretrained(place)
         ranks = {packing: Rank(Path(place), packing) for packing in get_args(Packing)}
-    for name, workload in WORKLOADS.items():
-        pool, rates = workload.samples(), {}
-        for rank in ranks.values():
-            rank.step(pool)  # what is made once
-        seconds: dict[str, list[float]] = {packing: [] for packing in ranks}
-        for _ in range(steps):
-            for packing, rank in ranks.items():
-                seconds[packing].append(rank.step(pool))
+    return {name: _rates(workload, name, ranks, steps) for name, workload in WORKLOADS.items()}
+
+
+def _rates(workload: Workload, name: str, ranks: Mapping[str, Rank], steps: int) -> dict[str, float]:
+    pool, rates = workload.samples(), {}
+    for rank in ranks.values():
+        rank.step(pool)  # what is made once
+    seconds: dict[str, list[float]] = {packing: [] for packing in ranks}
+    for _ in range(steps):
         for packing, rank in ranks.items():
-            rates[packing] = len(pool) / median(seconds[packing])
-            print(
-                f"{name}, {packing}: {rates[packing]:.2f} episodes per CPU second; padding "
-                f"{rank.passed.padding_share:.1%} of positions, shared {rank.passed.prefix_share:.1%} of tokens"
-            )
-        print(f"{name}: tree / padded = {rates['tree'] / rates['padded']:.2f}")
+            seconds[packing].append(rank.step(pool))
+    for packing, rank in ranks.items():
+        rates[packing] = len(pool) / median(seconds[packing])
+        print(
+            f"{name}, {packing}: {rates[packing]:.2f} episodes per CPU second; padding "
+            f"{rank.passed.padding_share:.1%} of positions, shared {rank.passed.prefix_share:.1%} of tokens"
+        )
+    print(f"{name}: tree / padded = {rates['tree'] / rates['padded']:.2f}")
+    return rates
+
+
+def main() -> None:
+    """Both workloads; a line for each packing and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5, help="measured steps of each packing (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the rates as one JSON object, too")
+    asked = parser.parse_args()
+    rates = measure(asked.steps)
+    if asked.json:
+        print(json.dumps(rates))
 
 
 if __name__ == "__main__":

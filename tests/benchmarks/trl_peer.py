@@ -2,7 +2,8 @@
 
 Runs in an environment of its own (`make bench-trl`). The game, the prompts' token ids, the sampling, the batch and the
 policy are those of Milepost's run; what is left to TRL is how episodes become an update. Prints one JSON object per
-update: wall and CPU seconds since the one before, episodes, turns, tokens of the final contexts.
+update: wall and CPU seconds since the one before, those of the rollout, threads, episodes, turns, tokens that were
+sampled and those of the final contexts. Of several numbers of threads, updates take turns with each.
 
 vLLM's CPU build packs linear weights once they are loaded, and cannot load single ones into packed layers, as TRL does:
 here they go in through vLLM's own layer-wise reload. And the engine computes in float32 as the trainer does, for
@@ -12,6 +13,7 @@ bfloat16, which vLLM takes where TRL says nothing, is slower on CPUs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -51,11 +53,14 @@ class Rollout:
         self._threads = ThreadPoolExecutor(GROUPS * GROUP_SIZE)
         self._limit = workload.max_model_len
         self.played: list[Episode] = []
+        self.seconds = 0.0
+        """That the last call took."""
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """`prompts` are seeds of tasks, each as often as its group is large."""
         from vllm import SamplingParams
 
+        began = time.monotonic()
         params = SamplingParams(
             temperature=1.0, max_tokens=16, stop_token_ids=self._dialogue.stop_token_ids, ignore_eos=True, logprobs=0,
             detokenize=False,
@@ -65,7 +70,7 @@ class Rollout:
             asked = [{"prompt_token_ids": episode.ids} for episode in under_way]
             answers = trainer.vllm_generation.llm.generate(asked, sampling_params=params, use_tqdm=False)
             list(self._threads.map(self._act, under_way, (answer.outputs[0] for answer in answers)))
-        self.played = episodes
+        self.played, self.seconds = episodes, time.monotonic() - began
         return {
             "prompt_ids": [episode.ids[: episode.prompt] for episode in episodes],
             "completion_ids": [episode.ids[episode.prompt :] for episode in episodes],
@@ -102,13 +107,13 @@ def main() -> None:
     parser.add_argument("policy", type=Path, help="folder in Hugging Face format")
     parser.add_argument("--updates", type=int, default=6, help="(default: %(default)s)")
     parser.add_argument("--delay-s", type=float, default=0.0, help="seconds that a step of the game takes")
-    parser.add_argument("--threads", type=int, default=1, help="of torch and of vLLM (default: %(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of torch and of vLLM (default: 1)")
     parser.add_argument("--rows", type=int, default=16, help="of a micro-batch (default: %(default)s)")
     asked = parser.parse_args()
     os.environ |= {
-        "OMP_NUM_THREADS": str(asked.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "OMP_NUM_THREADS": str(max(asked.threads)), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
     }  # fmt: skip
     _train(asked)
 
@@ -123,7 +128,6 @@ def _train(asked: argparse.Namespace) -> None:
 
     from tests.benchmarks.workloads import GROUP_SIZE, GROUPS, WORKLOADS
 
-    torch.set_num_threads(asked.threads)
     tokenizer = AutoTokenizer.from_pretrained(asked.policy)
     workload = WORKLOADS[asked.workload]
     rollout = Rollout(workload, tokenizer, asked.delay_s)
@@ -133,16 +137,23 @@ def _train(asked: argparse.Namespace) -> None:
 
     class Told(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self._at = (time.monotonic(), _cpu_s())
+            self._at, self._threads = (time.monotonic(), _cpu_s()), itertools.cycle(asked.threads)
+            self._set_threads()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             before, self._at = self._at, (time.monotonic(), _cpu_s())
             played = rollout.played
             told = {
-                "wall_s": self._at[0] - before[0], "cpu_s": self._at[1] - before[1], "episodes": len(played),
-                "turns": sum(one.turns for one in played), "tokens": sum(len(one.ids) for one in played),
+                "wall_s": self._at[0] - before[0], "cpu_s": self._at[1] - before[1], "rollout_s": rollout.seconds,
+                "threads": torch.get_num_threads(), "episodes": len(played),
+                "turns": sum(one.turns for one in played), "sampled": sum(sum(one.sampled) for one in played),
+                "tokens": sum(len(one.ids) for one in played),
             }  # fmt: skip
             print(json.dumps(told), flush=True)
+            self._set_threads()
+
+        def _set_threads(self) -> None:
+            torch.set_num_threads(next(self._threads))  # vLLM computes in this process, and with these
 
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(asked.policy, dtype=torch.float32),
