@@ -94,6 +94,6 @@ WORKLOADS: Final = {
     one.name: one
     for one in (
         Workload("short", words=0, demonstrations=1500, max_model_len=1024),
-        Workload("long-prompt", words=1000, demonstrations=250, max_model_len=4096),
+        Workload("long-prompt", words=1900, demonstrations=150, max_model_len=4096),
     )
 }
