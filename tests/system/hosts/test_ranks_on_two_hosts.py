@@ -18,9 +18,7 @@ def test_ranks_on_two_hosts_train_together_and_go_on_from_the_checkpoint_when_a_
     tmp_path: Path, tiny_policy: Path
 ) -> None:
     shutil.copytree(tiny_policy, tmp_path / "policy")
-    with two_hosts(
-        tmp_path, cpus_of_a=2, cpus_of_b=3
-    ) as hosts:  # Ray fills the larger host first: engines, then rank 0
+    with two_hosts(tmp_path, cpus_of_a=2, cpus_of_b=3) as hosts:  # Ray fills the larger one first: engines, rank 0
         if isinstance(hosts, str):
             pytest.skip(hosts)
         config = write_config(
