@@ -80,7 +80,7 @@ faults: setup
 	$(BIN)/python -m pytest -m sweep --ignore tests/families --ignore tests/worlds --ignore tests/monitoring \
 		--ignore tests/system/lora
 
-# A few minutes each: learner ranks on two hosts, engines whose host is lost; root simulates hosts, else that is skipped.
+# Learner ranks on two hosts too, one of which is lost: a few minutes. Root simulates hosts; else all of it is skipped.
 two-hosts: setup
 	$(BIN)/python -m pytest -m "sweep or not sweep" tests/system/test_two_hosts.py tests/system/hosts
 
