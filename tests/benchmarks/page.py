@@ -167,8 +167,8 @@ def _phases(sections: Mapping[str, Section]) -> str:
     lines = [
         "## Phases of an update",
         "",
-        "Shares of its time. `rollout` is what the learner waits for episodes, `publish` what it waits for new weights "
-        "to be on their way, `check` what it waits while its policy is measured. Of TRL two are known: the rollout, and "
+        "Shares of its time. `rollout` is what the learner waits for episodes, `publish` what it waits for weights to "
+        "be on their way, `check` what it waits while its policy is measured. Of TRL two are known: the rollout, and "
         "all the rest as `train`.",
         "",
         f"![Seconds of an update by phase, for every way to train.]({PICTURE.name})",
