@@ -63,7 +63,6 @@ PLANS: Final = {
         ),
     ),
 }
-LEARNER: Final = "learner"
 GPU_TABLE: Final = ROOT / ".cache" / "gpu_check" / "gpu_check.md"
 _ON_A_CPU = "Card: none"
 
@@ -82,8 +81,9 @@ class Progress:
         self._done += 1
 
 
-def measure(name: str, plan: Plan, rounds: int, progress: Callable[[str], None]) -> Section:
+def measure(name: str, rounds: int, progress: Callable[[str], None]) -> Section:
     """A section of whole runs, with its ceilings. Raises BenchmarkError."""
+    plan = PLANS[name]
     workload = WORKLOADS[plan.workload]
     progress(f"{name}: the policy")
     policy, section = policy_of(workload, PLACE), Section(machine=_machine())
@@ -118,6 +118,10 @@ def _learner(progress: Callable[[str], None]) -> Section:
     return Section(machine=_machine(), learner=msgspec.json.decode(told[-1], type=dict[str, dict[str, float]]))
 
 
+PARTS: Final = {"learner": _learner}
+"""The other sections."""
+
+
 def _lines(module: Sequence[str], env: dict[str, str]) -> list[str]:
     """The JSON objects that a module of ours prints."""
     command = [sys.executable, "-m", *module]
@@ -136,19 +140,18 @@ def _machine() -> Machine:
 def main() -> None:
     """Measure the sections asked for, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = (*PLANS, LEARNER)
+    names = (*PLANS, *PARTS)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="sections (default: all)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each way but the first (default: %(default)s)")
     parser.add_argument("--page", action="store_true", help="only write the page, from what was measured before")
     asked = parser.parse_args()
     PLACE.mkdir(parents=True, exist_ok=True)
     chosen = () if asked.page else asked.only
-    plans = {name: PLANS[name] for name in chosen if name != LEARNER}
-    jobs = sum(1 + 2 * plan.has_ceilings + len(plan.order(asked.rounds)) for plan in plans.values())
-    progress = Progress(jobs + (LEARNER in chosen))
+    jobs = {name: 1 + 2 * plan.has_ceilings + len(plan.order(asked.rounds)) for name, plan in PLANS.items()}
+    progress = Progress(sum(jobs.get(name, 1) for name in chosen))
     for name in chosen:
         try:
-            found = _learner(progress) if name == LEARNER else measure(name, plans[name], asked.rounds, progress)
+            found = PARTS[name](progress) if name in PARTS else measure(name, asked.rounds, progress)
         except BenchmarkError as error:
             sys.exit(f"make bench: {name}: {error}")
         (PLACE / f"{name}.json").write_bytes(msgspec.json.encode(found))

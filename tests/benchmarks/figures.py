@@ -118,11 +118,11 @@ def stored_bytes(records: Sequence[IterationRecord]) -> float | None:
 
 
 def publish_parts(records: Sequence[IterationRecord]) -> dict[str, float]:
-    """Median seconds of a publish as a whole, of its parts, and of the engines' pause."""
+    """Median seconds that the learner waited, that engines paused, and of each part of a publication."""
     parts = dict.fromkeys(name for record in records for name in record.transfer_s)
     told = {name: median(record.transfer_s.get(name) or 0.0 for record in records) for name in parts}
     paused = median(sum(record.transfer_s.get(name) or 0.0 for name in PAUSED) for record in records)
-    return {"whole": median(record.publish_s or 0.0 for record in records), "engines pause": paused, **told}
+    return {"learner waits": median(record.publish_s or 0.0 for record in records), "engines pause": paused, **told}
 
 
 def rate(passed: Sequence[Update] | Sequence[Pass]) -> float:

@@ -167,9 +167,9 @@ def _phases(sections: Mapping[str, Section]) -> str:
     lines = [
         "## Phases of an update",
         "",
-        "Shares of its time. `rollout` is what the learner waits for episodes, `check` the comparison of log-probs "
-        "with the engine's (and now and then an estimate of information) on new weights. Of TRL two are known: the "
-        "rollout, and all the rest as `train`.",
+        "Shares of its time. `rollout` is what the learner waits for episodes, `publish` what it waits for weights to "
+        "be on their way, `check` what it waits while its policy is measured. Of TRL two are known: the rollout, and "
+        "all the rest as `train`.",
         "",
         f"![Seconds of an update by phase, for every way to train.]({PICTURE.name})",
         "",
@@ -189,8 +189,8 @@ def _publishing(sections: Mapping[str, Section]) -> str:
     lines = [
         "## Publishing weights",
         "",
-        "Milliseconds from the update to engines that sample with it, and how long these pause for it (from the "
-        "request to pause to the commit).",
+        "Milliseconds that the learner waits, that engines pause (from the request to pause to the commit), and of the "
+        "parts of a publication.",
         "",
     ]
     found = {

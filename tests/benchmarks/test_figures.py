@@ -64,7 +64,7 @@ def test_an_episode_takes_the_bytes_of_the_buffer_over_the_episodes_it_holds() -
 def test_engines_pause_from_the_request_to_the_commit() -> None:
     parts = {"gather": 0.5, "fetch": 0.25, "pause": 0.01, "load": 0.04, "commit": 0.05}
     told = figures.publish_parts([iteration_record(1, publish_s=1.0, transfer_s=parts)])
-    assert told == pytest.approx({"whole": 1.0, "engines pause": 0.1} | parts)
+    assert told == pytest.approx({"learner waits": 1.0, "engines pause": 0.1} | parts)
 
 
 def test_ceilings_of_a_run() -> None:
