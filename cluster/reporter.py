@@ -16,7 +16,7 @@ from milepost.cluster.preflight import basis_of_credit
 from milepost.cluster.replay.ready import Taken
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.group_log import GroupLog
-from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks, SystemState, iteration_record
+from milepost.cluster.runlog.iteration_record import Clock, SystemState, iteration_record
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import Record, iterations, read_records
 from milepost.cluster.runlog.report import write_report
@@ -199,9 +199,9 @@ class Reporter:
         return time.monotonic() - self._began
 
     async def iteration(
-        self, taken: Taken, report: UpdateReport, clock: Clock, iteration: int, checks: PolicyChecks
+        self, taken: Taken, report: UpdateReport, clock: Clock, iteration: int, information: float | None
     ) -> None:
-        """One iteration is done; `checks` are of the version it published."""
+        """One iteration is done; `information` is of the version it began with."""
         system = self._system
         groups = [leased.group for leased in taken.groups]
         depth = await system.buffer.depth()
@@ -228,7 +228,7 @@ class Reporter:
                 selection_bias=bias,
                 failures=[failure for failure, _ in failures],
             )
-            line = iteration_record(groups, report, iteration=iteration, clock=clock, state=state, checks=checks)
+            line = iteration_record(groups, report, information, iteration=iteration, clock=clock, state=state)
             self._metrics.record(line)
             self._trackers.record(line)
             self._view.update(line)

@@ -22,8 +22,8 @@ from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.stored_weights import StoredWeights, put
+from milepost.cluster.pools.weights import Asked, answered
 from milepost.cluster.replay.wire import decode_group
-from milepost.envs.types import Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
 from milepost.learner.training import ProcessGroupMember
@@ -87,17 +87,18 @@ class LearnerActor:
         if folder is not None:
             self._models.load(folder / "zero")
 
-    def train(self, groups: Sequence[bytes], version: int, options: UpdateOptions) -> UpdateReport:
-        """As `LearnerRank.train`, for encoded groups."""
-        return self._rank.train([decode_group(data) for data in groups], version, options)
+    def train(self, groups: Sequence[bytes], version: int, options: UpdateOptions, asked: Asked) -> UpdateReport:
+        """As `LearnerRank.train`, for encoded groups and with what engines were asked as its probe."""
+        decoded = [decode_group(data) for data in groups]
+        return self._rank.train(decoded, version, options, probe=lambda: answered(asked))
 
     def mutual_information(self, groups: Sequence[bytes]) -> float | None:
         """As `LearnerRank.mutual_information`, for encoded groups."""
         return self._rank.mutual_information([decode_group(data) for data in groups])
 
-    def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
-        """As `LearnerRank.check_parity`."""
-        return self._rank.check_parity(turns, version)
+    def check_parity(self, asked: Asked, version: int) -> None:
+        """As `LearnerRank.check_parity`, for what engines were asked."""
+        self._rank.check_parity(answered(asked), version)
 
     def write_weights(self, path: Path) -> str | None:
         """Rank 0 writes every tensor to `path` and returns the file's SHA-256; the other ranks take part in

@@ -23,9 +23,9 @@ class Clock:
     """Seconds of one iteration, by what the driver did in them."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """By phase: wait (for groups), train, commit (with the checkpoint where one is due), publish, check."""
+    """By phase: wait (for groups), check, train, commit (with the checkpoint where one is due), publish."""
     transfer_s: dict[str, float] = field(default_factory=dict)
-    """Of `publish`, by part; see `IterationRecord.transfer_s`."""
+    """Of the publication that ended last, by part; see `IterationRecord.transfer_s`."""
     overlap_s: float = 0.0
     """Of `train`: with generation under way as well; may be off where an engine was replaced meanwhile."""
 
@@ -49,16 +49,6 @@ class SystemState:
     """Episodes that failed since the last iteration, as far as they were kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyChecks:
-    """What was measured on the weights that an iteration published; None for what was not."""
-
-    parity: float | None
-    """Mean |log-prob of learner - of engine|, in nats per token."""
-    information: float | None
-    """Mutual information of prompts and responses, in nats."""
-
-
 def staleness(groups: Sequence[Group], version: int) -> list[int]:
     """Versions between each trajectory's oldest token and the weights that train on it."""
     return [version - t.oldest_version for group in groups for t in group.trajectories]
@@ -73,13 +63,16 @@ def mixed_share(trajectories: Sequence[Trajectory]) -> float:
 def iteration_record(
     groups: Sequence[Group],
     report: UpdateReport,
+    information: float | None,
     *,
     iteration: int,
     clock: Clock,
     state: SystemState,
-    checks: PolicyChecks,
 ) -> IterationRecord:
-    """The record of one iteration that trained on `groups` and made policy version `report.version + 1`."""
+    """The record of one iteration that trained on `groups` and made policy version `report.version + 1`.
+
+    `information`: mutual information of prompts and responses under version `report.version`, in nats, if measured.
+    """
     trajectories = [t for group in groups for t in group.trajectories]
     turns = [turn for t in trajectories for turn in t.turns]
     summary = summarize(trajectories)
@@ -124,7 +117,7 @@ def iteration_record(
         grad_norm=m.get("grad_norm"),
         advantage_abs_p99=m.get("advantage_abs_p99"),
         ess=m.get("effective_sample_share"),
-        parity=checks.parity,
+        parity=report.parity,
         wait_s=spent["wait"],
         train_s=spent["train"],
         commit_s=spent["commit"],
@@ -147,7 +140,7 @@ def iteration_record(
         learner_restarts=state.learner_restarts,
         ledger=state.ledger,
         repetition=repetition(_responses(groups)),
-        mutual_information=checks.information,
+        mutual_information=information,
         value_loss=m.get("value_loss"),
         explained_variance=m.get("explained_variance"),
         verdicts={str(reason): count for reason, count in reason_counts(report.verdicts).items()},

@@ -14,7 +14,7 @@ from milepost.cluster.replay.history import TaskHistory
 from milepost.cluster.replay.ready import LeasedGroup, Taken
 from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog import runs
-from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks
+from milepost.cluster.runlog.iteration_record import Clock
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.settings.config import RunConfig
 from milepost.cluster.watch import Watch
@@ -66,7 +66,7 @@ async def two_iterations(
         )  # fmt: skip
         taken = Taken([LeasedGroup("1-0", group("g"), 10, 0, 0)], stale=[group("old")], undecodable=[])
         clock = Clock(dict.fromkeys(("wait", "train", "commit", "publish", "check"), 1.0))
-        await reporter.iteration(taken, report, clock, iteration, PolicyChecks(parity=None, information=None))
+        await reporter.iteration(taken, report, clock, iteration, None)
 
 
 @pytest.mark.parametrize(
