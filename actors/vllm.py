@@ -182,7 +182,8 @@ class VLLMEngine:
         is_whole = self._is_undigested or version % _DIGEST_ALL_EVERY == 0
         self._is_undigested = False
         shares = 1 if is_whole else _DIGEST_ALL_EVERY
-        found = await self._llm.collective_rpc("weight_digests", args=(version, shares))
+        method = transfer.WeightDigests.weight_digests.__name__
+        found = await self._llm.collective_rpc(method, args=(version, shares))
         return {f"{worker}:{name}": digest for worker, part in enumerate(found) for name, digest in part.items()}
 
     async def commit(self, version: int, *, rollback: bool = False) -> None:

@@ -1,6 +1,8 @@
 """What engines tell of the weights they hold: which tensors, and what a digest sees."""
 
+import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from milepost.actors.transfer import WeightDigests, digest
+from milepost.actors.vllm import VLLMEngine
 
 DTYPES = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
@@ -57,3 +60,18 @@ def test_a_sample_holds_whole_layers_and_as_many_turns_as_shares_hold_everything
         assert sorted(name for part in told for name in part) == sorted(whole)
         assert all(part.items() <= whole.items() for part in told)
     assert {name.split(".")[2] for name in worker.weight_digests(1, 3) if ".layers." in name} == {"0", "3"}
+
+
+def test_an_engine_tells_of_everything_the_first_time_and_every_eighth_version_of_all_its_workers() -> None:
+    asked: list[tuple[int, int]] = []
+
+    async def collective_rpc(method: str, args: tuple[int, int]) -> list[dict[str, str]]:
+        assert method == "weight_digests"
+        asked.append(args)
+        return [{"norm": "a"}, {"norm": "b"}]
+
+    engine: Any = VLLMEngine.__new__(VLLMEngine)
+    engine._llm, engine._is_undigested = SimpleNamespace(collective_rpc=collective_rpc), True
+    for version in (3, 4, 7, 8, 9):
+        assert asyncio.run(engine.digests(version)) == {"0:norm": "a", "1:norm": "b"}
+    assert asked == [(3, 1), (4, 8), (7, 8), (8, 1), (9, 8)]

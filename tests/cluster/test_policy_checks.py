@@ -1,0 +1,79 @@
+"""What is measured of the weights that an update made: when, and what that holds up."""
+
+import asyncio
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from milepost.cluster.base.exits import Diverged
+from milepost.cluster.recovery import Progress
+from milepost.cluster.run import Run
+from milepost.cluster.settings.config import RunConfig
+from milepost.envs.types import Group
+from milepost.learner.health.collapse import CollapseConfig
+from tests.cluster.replay.buffer_rig import task, trajectory
+
+GROUPS = [Group(group_id=f"g{k}", task=task(), trajectories=[trajectory(f"g{k}", 0)]) for k in range(5)]
+
+
+class Parts:
+    """A run whose parts note what they are asked, in order."""
+
+    def __init__(self, *, parity_is_broken: bool = False) -> None:
+        self.told: list[Any] = []
+        self.parity_is_broken = parity_is_broken
+        run: Any = Run.__new__(Run)
+        run._config = RunConfig(collapse=CollapseConfig(information_every=5))
+        run._groups, run.progress, run.reporter = GROUPS, Progress(folder=None), self  # type: ignore[arg-type]
+        run._system = SimpleNamespace(publisher=self, learners=self, engines=SimpleNamespace(ask=self.ask))
+        self.run = run
+
+    def ask(self, prompts: list[list[int]], version: int) -> str:
+        assert prompts == [list(group.trajectories[0].turns[0].prompt_ids) for group in GROUPS[:4]]
+        return f"asked for {version}"
+
+    async def arrived(self) -> None:
+        self.told.append("arrived")
+
+    async def check_parity(self, asked: str, version: int) -> None:
+        self.told.append((asked, version))
+        if self.parity_is_broken:
+            raise Diverged("learner and engine differ")
+
+    async def evaluation(self, iteration: int, version: int) -> None:
+        self.told.append(("evaluated", iteration, version))
+
+    async def mutual_information(self, groups: list[Group]) -> float:
+        assert groups == GROUPS
+        return 0.25
+
+    @contextmanager
+    def measuring(self, what: str) -> Any:
+        assert what == "mutual information"
+        yield
+
+
+def test_an_evaluation_waits_for_the_weights_to_arrive_and_for_the_engines_to_be_seen_with_them() -> None:
+    parts = Parts()
+    parts.run.progress.iteration, parts.run.progress.version = 10, 12
+    asyncio.run(parts.run._evaluate())
+    assert parts.told == ["arrived", ("asked for 12", 12), ("evaluated", 10, 12)]
+
+
+def test_engines_that_serve_other_weights_are_not_evaluated() -> None:
+    parts = Parts(parity_is_broken=True)
+    with pytest.raises(Diverged):
+        asyncio.run(parts.run._evaluate())
+    assert parts.told == ["arrived", ("asked for 0", 0)]
+
+
+def test_information_is_measured_for_every_nth_iteration_once_there_was_an_update() -> None:
+    parts, found = Parts(), []
+    for done in range(11):
+        parts.run.progress.iteration = done
+        found.append(asyncio.run(parts.run._information()))
+    assert found == [None] * 4 + [0.25] + [None] * 4 + [0.25, None], "of iterations 5 and 10"
+    parts.run._groups, parts.run.progress.iteration = [], 4
+    assert asyncio.run(parts.run._information()) is None
