@@ -2,13 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.histories import GroupHistories
+from milepost.cluster.pools.learners import LearnerLost
 from milepost.cluster.publication import Publisher
+from milepost.cluster.recovery import Progress, Recovery
+from milepost.cluster.runlog import runs
+from milepost.cluster.system import System
 
 
 class Parts:
@@ -131,5 +138,34 @@ def test_at_the_end_what_is_under_way_is_given_up_and_nothing_counts_as_publishe
         parts.loaded.set()
         await asyncio.sleep(0.05)
         assert parts.told == ["gathered 1"]
+
+    run(check)
+
+
+def test_a_publication_that_fails_beside_training_ends_the_run_also_while_nobody_waits_for_it() -> None:
+    async def check() -> None:
+        system: Any = System.__new__(System)
+        system.publisher = SimpleNamespace(look=Mock(side_effect=DependencyLost("no engine took the weights")))
+        with pytest.raises(DependencyLost, match="no engine took"):
+            await system._tend_parts()
+
+    run(check)
+
+
+def test_a_learner_that_is_lost_comes_back_after_the_weights_under_way_and_before_those_of_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    async def check() -> None:
+        parts, folder = AsyncMock(), runs.create(tmp_path, "lost")
+        parts.ledger.version.return_value, parts.folder = 0, folder
+        parts.ledger.balance.return_value = SimpleNamespace(issued_total=0)
+        progress = Progress(folder, iteration=3, version=3)
+        await Recovery(parts, Mock(), progress, GroupHistories(None)).recover(LearnerLost("a rank died"))
+        order = [name for name, *_ in parts.mock_calls if name not in ("ledger.version", "ledger.balance")]
+        assert order == [
+            "ledger.pause", "publisher.arrived", "learners.recover", "ledger.set_versions", "publisher.publish",
+            "ledger.resume",
+        ]  # fmt: skip
+        parts.publisher.publish.assert_awaited_once_with(0, rollback=True)
 
     run(check)
