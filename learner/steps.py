@@ -95,7 +95,7 @@ class Stepper:
         version: int,
         seconds: dict[str, float],
         *,
-        probe: Callable[[], Sequence[Turn]],
+        probe: Callable[[], Sequence[Turn]] = tuple,
         lr_factor: float = 1.0,
     ) -> tuple[list[StepMetrics], dict[str, float]]:
         """The optimizer steps and the parity sums, which are taken before the first of them.
