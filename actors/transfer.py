@@ -4,12 +4,15 @@ By file: a safetensors file that the engine's own process has verified, in the m
 there; it is opened before the model is touched. A file of adapters joins the base that lies on this host. Works on CPU
 and GPU. By NCCL: see `milepost.actors.nccl`.
 
+`WeightDigests` lets engines be compared with each other afterwards.
+
 vLLM loads `register` in each of its processes through the `vllm.general_plugins` entry point of this distribution.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -24,6 +27,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
+    layerwise_groups,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
@@ -111,6 +115,33 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
     def shutdown(self) -> None:
         """Drop staged weights."""
         self._staged = None
+
+
+class WeightDigests:
+    """What vLLM adds to its worker: digests of its parameters, computed where they lie.
+
+    vLLM's own `compute_weight_checksums` copies each of them to the host and hashes it there. On CPU both see only what
+    vLLM has not repacked: its packed copies are no parameters.
+    """
+
+    model_runner: Any
+
+    def weight_digests(self, turn: int, shares: int) -> dict[str, str]:
+        """By name, of every `shares`-th layer, another one each `turn`; what is in no layer counts as one."""
+        parameters = dict(self.model_runner.get_model().named_parameters())
+        layers = layerwise_groups(list(parameters))
+        step = min(shares, len(layers))
+        return {name: digest(parameters[name]) for layer in layers[turn % step :: step] for name in layer}
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """SHA-256 over one hash per row (of a vector, per item), which a device computes without a copy.
+
+    A row's hash is the XOR of its items: it sees a flipped bit and another value, not that items of the row changed
+    places. It protects from what goes wrong, not from who wants it to.
+    """
+    rows = tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach().reshape(-1, 1)
+    return hashlib.sha256(torch.hash_tensor(rows, dim=1).cpu().numpy().tobytes()).hexdigest()
 
 
 def _forget_packed_experts(model: torch.nn.Module) -> None:

@@ -27,6 +27,7 @@ from milepost.actors.engine import Completion, EngineConfig, EngineError, Sampli
 from milepost.envs.types import VersionSpan
 
 _CPU_BLOCK = 32
+_DIGEST_ALL_EVERY = 8
 
 
 def _placement(config: EngineConfig) -> dict[str, Any]:
@@ -73,6 +74,7 @@ class VLLMEngine:
         )
         self._stop = frozenset(stop_token_ids)
         self._version = version
+        self._is_undigested = True
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(model),
@@ -88,6 +90,7 @@ class VLLMEngine:
                 weight_transfer_config=WeightTransferConfig(
                     backend=transfer.NCCL if config.transfer == "nccl" else transfer.FILE
                 ),
+                worker_extension_cls=f"{transfer.__name__}.{transfer.WeightDigests.__name__}",
                 disable_log_stats=False,  # its own metrics, for whoever serves them
                 **_placement(config),
             )
@@ -104,8 +107,8 @@ class VLLMEngine:
         await self.generate([min(self._stop)])
         return self._version
 
-    async def generate(self, prompt_ids: list[int]) -> Completion:
-        """Sample one response to `prompt_ids`.
+    async def generate(self, prompt_ids: list[int], at_most: int | None = None) -> Completion:
+        """Sample one response to `prompt_ids`, of `sampling.max_tokens` or `at_most` tokens, whichever is less.
 
         Raises:
             EngineError: the context is full, the engine is dead or gave the request up, or its deadline passed.
@@ -114,7 +117,7 @@ class VLLMEngine:
         if room < 1:
             raise EngineError(f"the context of {len(prompt_ids)} tokens fills engine.max_model_len")
         params = self._params.clone()
-        params.max_tokens = min(params.max_tokens or 1, room)
+        params.max_tokens = min(params.max_tokens or 1, room, at_most or room)
         request_id = uuid.uuid4().hex
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
@@ -173,12 +176,18 @@ class VLLMEngine:
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path}))
         await self._llm.finish_weight_update()
 
-    async def digests(self) -> dict[str, str]:
-        """vLLM's digests of the parameters it holds (on CPU it repacks linear weights and digests nothing for them)."""
-        digests: dict[str, str] = {}
-        for part in await self._llm.compute_weight_checksums():
-            digests.update(part)
-        return digests
+    async def digests(self, version: int) -> dict[str, str]:
+        """Digests of the parameters it holds as `version`, by worker and name (see `transfer.WeightDigests`).
+
+        Of all of them the first time and for every eighth version, else of a sample of the layers, the same on every
+        engine.
+        """
+        is_whole = self._is_undigested or version % _DIGEST_ALL_EVERY == 0
+        self._is_undigested = False
+        shares = 1 if is_whole else _DIGEST_ALL_EVERY
+        method = transfer.WeightDigests.weight_digests.__name__
+        found = await self._llm.collective_rpc(method, args=(version, shares))
+        return {f"{worker}:{name}": digest for worker, part in enumerate(found) for name, digest in part.items()}
 
     async def commit(self, version: int, *, rollback: bool = False) -> None:
         """Call the loaded weights `version` and let frozen requests go on.

@@ -6,8 +6,9 @@ The steps of an iteration, and what a learner or driver that dies after each of 
     checkpoint   it names the groups it consumed, the ledger does not: `_reconcile` commits and settles them
     commit       the ledger is ahead of the newest checkpoint: `_reconcile` rolls the commit back, and the groups are
                  trained on again from the older weights; with a checkpoint of this version, they are settled
-    publish      as after the commit. Where the learner alone was lost, the engines may hold weights that are undone:
-                 issue is paused until they hold the checkpoint's
+    publish      as after the commit, also where the next update began meanwhile. Where the learner alone was lost, the
+                 engines may hold weights that are undone: those under way arrive first, and issue is paused until the
+                 engines hold the checkpoint's
 
 A Redis that was restored from a copy, or a replica that took over, may lack more updates than one: what it still holds
 is dropped, and its tasks are played again.
@@ -30,6 +31,7 @@ import msgspec
 from milepost.cluster.base.exits import Diverged, Exit, Stopped
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.pools.learners import LearnerLost
+from milepost.cluster.pools.weights import Asked
 from milepost.cluster.replay.client import BufferRefused
 from milepost.cluster.replay.ready import FinalState, Taken
 from milepost.cluster.reporter import Reporter
@@ -92,13 +94,16 @@ class Recovery:
         await ledger.set_versions(published=start.version)  # the engines started on it
         await ledger.release_all()
 
-    async def train(self, taken: Taken, options: UpdateOptions) -> UpdateReport:
-        """Update the ranks' weights; `consume` then makes the rest of the run agree with them."""
+    async def train(self, taken: Taken, options: UpdateOptions, asked: Asked) -> UpdateReport:
+        """Update the ranks' weights; `consume` then makes the rest of the run agree with them.
+
+        `asked`: what engines were asked with the version that is trained, for parity.
+        """
         self._reporter.activity("training")
         self._whole.clear()
         began = time.monotonic()
         groups = [leased.encoded for leased in taken.groups]
-        report = await self._system.learners.train(groups, self._progress.version, options)
+        report = await self._system.learners.train(groups, self._progress.version, options, asked)
         self._step_s = time.monotonic() - began
         return report
 
@@ -167,13 +172,14 @@ class Recovery:
         system, progress = self._system, self._progress
         self._reporter.note(f"learner lost ({lost}); starting it again from the newest checkpoint")
         await system.ledger.pause()
+        await system.publisher.arrived()
         found = newest_checkpoint(system.folder, self._reporter)
         await system.learners.recover(found.path if found else None)
         progress.iteration = found.manifest.record.iteration if found else 0
         progress.version = found.manifest.record.policy_version if found else 0
         self._reporter.rolled_back(progress.version)
         await self._reconcile(found)
-        await system.publish(progress.version, rollback=True)
+        await system.publisher.publish(progress.version, rollback=True)
         await system.ledger.resume()  # not before: the engines held weights that are undone
         self._whole.set()
 

@@ -201,7 +201,7 @@ class Reporter:
     async def iteration(
         self, taken: Taken, report: UpdateReport, clock: Clock, iteration: int, checks: PolicyChecks
     ) -> None:
-        """One iteration is done; `checks` are of the version it published."""
+        """One iteration is done; what it measured beside itself is in `checks`."""
         system = self._system
         groups = [leased.group for leased in taken.groups]
         depth, balance = await system.buffer.depth(), await system.ledger.balance()

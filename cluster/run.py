@@ -5,24 +5,28 @@
        └── ledger admits ─────┴── commit, settle ───┴── checkpoint         └── sample for workers
 
 One iteration: take groups (workers go on playing as far as `max_staleness` allows) -> update -> checkpoint if due ->
-commit -> publish. `recovery.py` says what a crash between any two of these leaves; tests kill each part to see.
+commit -> publish, whose end the next iteration need not wait for (`publication.py`). `recovery.py` says what a crash
+between any two of these leaves; tests kill each part to see.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 from milepost.cluster.base.deadline import unless
 from milepost.cluster.base.exits import Diverged, Stopped
 from milepost.cluster.histories import GroupHistories
-from milepost.cluster.policy_checks import check_policy
 from milepost.cluster.pools.learners import LearnerLost
+from milepost.cluster.pools.weights import Asked
 from milepost.cluster.preflight import check_world
 from milepost.cluster.recovery import Progress, Recovery, let_step_end
+from milepost.cluster.replay.ready import LeasedGroup
 from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.group_log import GroupLog
-from milepost.cluster.runlog.iteration_record import Clock
+from milepost.cluster.runlog.iteration_record import Clock, PolicyChecks
 from milepost.cluster.runlog.metrics import Metrics
 from milepost.cluster.runlog.records import read_records
 from milepost.cluster.runlog.runs import RunFolder
@@ -31,7 +35,12 @@ from milepost.cluster.start import Start
 from milepost.cluster.system import System, learner_spec
 from milepost.cluster.take import take_groups
 from milepost.cluster.watch import Watch
+from milepost.envs.types import Group
+from milepost.learner.health.repetition import repetition
 from milepost.learner.timing import timed
+
+_PROMPTS = 4
+"""Of the last groups, that engines answer for parity."""
 
 
 class Run:
@@ -45,6 +54,8 @@ class Run:
         self._group_log = GroupLog(folder.groups)
         self.progress = Progress(folder)
         self._stopping = asyncio.Event()
+        self._groups: Sequence[LeasedGroup] = ()
+        """Of the last update."""
         self._in_step = False
         """Whether stopping now would waste a step that a moment's patience saves."""
 
@@ -92,7 +103,7 @@ class Run:
 
     async def _train(self) -> None:
         if self.progress.iteration == 0:
-            await self.reporter.evaluation(self.progress.iteration, self.progress.version)
+            await self._evaluate()
         self._system.workers.roll()
         await self.reporter.training_begins(self.progress.iteration)
         self._in_step = True
@@ -108,37 +119,80 @@ class Run:
         if self._stopping.is_set():
             raise Stopped(f"stopped after iteration {self.progress.iteration}; {self.progress.way_on}")
         await self._system.ledger.pause()
-        await self.reporter.evaluation(self.progress.iteration, self.progress.version)
+        await self._evaluate()
 
     async def _iterate(self) -> None:
         """One update, from taking groups to publishing the weights they made."""
         system, progress, clock = self._system, self.progress, Clock()
         self.reporter.activity("waiting for groups")
-        with timed(clock.seconds, "wait"):
-            taken = await take_groups(system, self._recovery, progress.version, self._stopping, self.reporter.waiting)
-        if taken is None:
-            return
+        measuring = asyncio.create_task(self._information())  # the learner is free until groups are there
+        try:
+            with timed(clock.seconds, "wait"):
+                taken = await take_groups(
+                    system, self._recovery, progress.version, self._stopping, self.reporter.waiting
+                )
+            if taken is None:
+                return
+            with timed(clock.seconds, "check"):
+                information = await measuring
+        finally:
+            await _end(measuring)
         groups = [leased.group for leased in taken.groups]
         with timed(clock.seconds, "train"):
             busy = await system.engines.busy_s()
             options = self._watch.options(await self._histories.fetch(groups, progress.version))
-            report = await self._recovery.train(taken, options)
+            asked = self._ask(taken.groups) if self._config.run.max_staleness else []  # else all are of this version
+            report, repeated = await asyncio.gather(
+                self._recovery.train(taken, options, asked), self._repetition(groups)
+            )
             clock.overlap_s = await system.engines.busy_s() - busy
         with timed(clock.seconds, "commit"):
             await self._recovery.consume(taken, report.verdicts)
             self.reporter.consumed(taken, report, self._group_log)
+        self._groups = taken.groups
         self.reporter.activity("publishing weights")
         with timed(clock.seconds, "publish"):
-            clock.transfer_s = await system.publish(progress.version)
-        clock.publish_bytes = system.published_bytes
-        with timed(clock.seconds, "check"):
-            checks = await check_policy(system, taken.groups, progress, self.reporter.measuring)
+            await system.publisher.publish(progress.version)
+        clock.transfer_s, clock.publish_bytes = system.publisher.seconds, system.publisher.num_bytes
+        checks = PolicyChecks(information=information, repetition=repeated)
         await self.reporter.iteration(taken, report, clock, progress.iteration, checks)
         await self._give_up_on_collapse()
         every = self._config.run.eval_every
         if every and progress.iteration % every == 0 and progress.iteration < self._config.run.iterations:
-            await unless(self._stopping, self.reporter.evaluation(progress.iteration, progress.version))
+            await unless(self._stopping, self._evaluate())
             self.reporter.phase("training")
+
+    def _ask(self, groups: Sequence[LeasedGroup]) -> Asked:
+        """What engines sample with the current version, for parity: each answers a few first prompts of `groups`."""
+        prompts = [list(leased.group.trajectories[0].turns[0].prompt_ids) for leased in groups[:_PROMPTS]]
+        return self._system.engines.ask(prompts, self.progress.version)
+
+    async def _evaluate(self) -> None:
+        """Evaluate weights that the engines were seen to serve. Raises Diverged if parity is broken."""
+        await self._system.publisher.arrived()
+        await self._system.learners.check_parity(self._ask(self._groups), self.progress.version)
+        await self.reporter.evaluation(self.progress.iteration, self.progress.version)
+
+    async def _information(self) -> float | None:
+        """Mutual information of the last update's prompts and responses, if it is due in the iteration that begins."""
+        every = self._config.collapse.information_every
+        if not every or not self._groups or (self.progress.iteration + 1) % every:
+            return None
+        with self.reporter.measuring("mutual information"):
+            return await self._system.learners.mutual_information([leased.encoded for leased in self._groups])
+        return None
+
+    async def _repetition(self, groups: Sequence[Group]) -> float | None:
+        """How much the responses of `groups` repeat each other, off the event loop: it looks at every token."""
+        said = (
+            ((group.group_id, turn.anchor), turn.response_ids)
+            for group in groups
+            for trajectory in group.trajectories
+            for turn in trajectory.turns
+        )
+        with self.reporter.measuring("repetition"):
+            return await asyncio.to_thread(repetition, said)
+        return None
 
     async def _give_up_on_collapse(self) -> None:
         """Raises Diverged, with everything saved, where the watch's rules say that nothing will come any more."""
@@ -147,7 +201,7 @@ class Run:
             raise Diverged(f"{reason}; {self.progress.way_on}")
 
 
-async def _end(*tasks: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+async def _end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -28,10 +28,10 @@ from milepost.cluster.pools.learners import LearnerPool
 from milepost.cluster.pools.places import Places, hosts
 from milepost.cluster.pools.ray_start import RayStart
 from milepost.cluster.pools.trial import Trial, require_updates
-from milepost.cluster.pools.weights import Seconds
 from milepost.cluster.pools.worker_process import WorkerSpec
 from milepost.cluster.pools.workers import WorkerPool
 from milepost.cluster.preflight import check_dialogue, judge_model
+from milepost.cluster.publication import Publisher
 from milepost.cluster.replay import redis_server
 from milepost.cluster.replay.buffer import TrajectoryBuffer
 from milepost.cluster.replay.client import BufferRefused, Client, check_server, connect
@@ -45,7 +45,6 @@ from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioSet
 from milepost.learner.loss.objective import Objective
 from milepost.learner.recipe import Recipe
-from milepost.learner.timing import timed
 
 logger = logging.getLogger(__name__)
 _HOPELESS_GROUPS = 8
@@ -67,10 +66,10 @@ class System:
     learners: LearnerPool = field(init=False)
     workers: WorkerPool = field(init=False)
     weights: WeightFolder = field(init=False)
+    publisher: Publisher = field(init=False)
     redis_process: RedisServer | None = None
     note: Callable[[str], None] = logger.warning  # is told of what this waits for
     record: Callable[[Batch], None] | None = None  # is given what workers tell of their episodes
-    published_bytes: int | None = field(default=None, init=False)  # of the newest weights on their way to each host
     _ray_metrics_port: int | None = field(default=None, init=False)
     _failing: FailureStreak = field(init=False)
     _ending: AsyncExitStack = field(default_factory=AsyncExitStack)  # of what was started so far, last started first
@@ -119,6 +118,14 @@ class System:
             self._ending.callback(self.weights.close)
             self.learners = LearnerPool(learner, self.weights, places.ranks)
             self._ending.push_async_callback(self.learners.stop)
+            self.publisher = Publisher(
+                learners=self.learners,
+                engines=self.engines,
+                ledger=self.ledger,
+                weights=self.weights,
+                beside_training=self.config.run.max_staleness > 0,
+            )
+            self._ending.push_async_callback(self.publisher.end)
         rest = self._start_rest(learner, self._worker_spec(url, model), places)
         if placement.shares_gpus:  # the engine measures what it finds free
             await rest
@@ -205,20 +212,6 @@ class System:
         engines = {f"engine-{index}": port for index, port in self.engines.metrics_ports.items()}
         return {"ray": self._ray_metrics_port, **engines}
 
-    async def publish(self, version: int, *, rollback: bool = False) -> Seconds:
-        """Bring the learner's weights, called `version`, into every engine; then groups are admitted for them.
-
-        `rollback`: the version may be older than what the engines hold. Returns the seconds of the parts.
-        """
-        seconds: Seconds = {}
-        with timed(seconds, "gather"):
-            delivery = await self.learners.delivery(version)
-        self.published_bytes = delivery.num_bytes
-        seconds |= await self.engines.publish(delivery, rollback=rollback)
-        await self.ledger.set_versions(published=version)
-        self.weights.keep_only(version)
-        return seconds
-
     async def tend(self) -> None:
         """Care without end: probe engines, replace what died, give lost groups out again. Raises DependencyLost."""
         keys = keep_from_expiry(self.redis, self.folder.run_id, expiry_s=self.config.buffer.expiry_s)
@@ -234,6 +227,7 @@ class System:
 
     async def _tend_parts(self) -> None:
         while True:
+            self.publisher.look()
             await self.engines.probe()
             await self.workers.tend(self.engines.rotation)
             await self.ledger.reclaim()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
 from milepost.envs.types import Group, Turn
 from milepost.learner.batch import pack
-from milepost.learner.batch.sample import Sample, lone_samples, samples
+from milepost.learner.batch.sample import Sample, samples
 from milepost.learner.credit.assignment import Credit, CreditGroup, from_group
 from milepost.learner.credit.filter import FilterConfig, Verdict, weighted
 from milepost.learner.credit.modulators import modulate
@@ -58,7 +58,7 @@ class UpdateReport:
     padding_share: float
     """Of the token positions that passed through the model in the policy's steps, mean over them."""
     parity: float | None
-    """On tokens sampled by `version`; None if there are none."""
+    """On tokens sampled by `version`, those of the probe included; None if there are none."""
     metrics: dict[str, float]
     seconds: dict[str, float]
 
@@ -73,10 +73,18 @@ class LearnerRank:
         self._strategy = build(recipe.credit)
         self._stepper = Stepper(backend, recipe)
 
-    def train(self, groups: Sequence[Group], version: int, options: UpdateOptions = DEFAULT_OPTIONS) -> UpdateReport:
+    def train(
+        self,
+        groups: Sequence[Group],
+        version: int,
+        options: UpdateOptions = DEFAULT_OPTIONS,
+        *,
+        probe: Callable[[], Sequence[Turn]] = tuple,
+    ) -> UpdateReport:
         """Train on `groups` with the weights of policy `version`; every rank passes the same.
 
-        If the filter keeps nothing, no step is made and the report says so.
+        If the filter keeps nothing, no step is made and the report says so. `probe` gives turns that engines sampled
+        for no group, the same on every rank: before the first step, parity is judged on their tokens of `version`.
 
         Raises:
             ValueError: ranks were given different groups, or a group's states do not form chains.
@@ -100,7 +108,7 @@ class LearnerRank:
         critic_steps = self._stepper.critic_steps(pool, statistics, seconds)
         learns = self._policy_learns(version)
         steps, parity = self._stepper.policy_steps(
-            minibatches if learns else [], version, seconds, lr_factor=options.lr_factor
+            minibatches if learns else [], version, seconds, probe=probe, lr_factor=options.lr_factor
         )
         sums = applied_sums([*critic_steps, *steps])
         return UpdateReport(
@@ -128,13 +136,12 @@ class LearnerRank:
     def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """Mean |log-prob of learner - of engine| per token over turns that `version` sampled, the same on every rank.
 
-        For asynchronous runs, whose groups hold no token of the current version. None if no token is of `version`.
+        None if no token is of `version`.
 
         Raises:
             ParityError: the mean is over the limit.
         """
-        (minibatch,) = self._stepper.minibatches(lone_samples(turns), steps=1, statistics=None)
-        return self._stepper.check_parity(minibatch, version)
+        return mean(self._stepper.probed(turns, version), "parity_current", "tokens_current")
 
     def mutual_information(self, groups: Sequence[Group]) -> float | None:
         """How much first responses depend on their prompts under the current weights, in nats, the same on every rank.

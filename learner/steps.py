@@ -6,15 +6,16 @@ samples there are, and their advantages, were decided before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
+from milepost.envs.types import Turn
 from milepost.learner.batch import pack
 from milepost.learner.batch.pack import MicroBatch
-from milepost.learner.batch.sample import Sample
+from milepost.learner.batch.sample import Sample, lone_samples
 from milepost.learner.loss.critic import count_targets, value_loss
 from milepost.learner.loss.entropy import UsualEntropy, num_turns
 from milepost.learner.loss.loss import LossTerms, Policies, denominator
@@ -89,13 +90,19 @@ class Stepper:
         return minibatches
 
     def policy_steps(
-        self, minibatches: Sequence[Minibatch], version: int, seconds: dict[str, float], *, lr_factor: float = 1.0
+        self,
+        minibatches: Sequence[Minibatch],
+        version: int,
+        seconds: dict[str, float],
+        *,
+        probe: Callable[[], Sequence[Turn]] = tuple,
+        lr_factor: float = 1.0,
     ) -> tuple[list[StepMetrics], dict[str, float]]:
         """The optimizer steps and the parity sums, which are taken before the first of them.
 
         In the first step the proximal policy is the current one of the same pass. For further steps it is computed
         before the first, unless credit had it measured, or approximated in each; then parity is that of the first
-        step's minibatch.
+        step's minibatch. The turns of `probe` count for parity, too; they are asked for as late as that allows.
         """
         recompute = len(minibatches) > 1 and self._objective.offpolicy.proximal == "recompute"
         parity: dict[str, float] = {}
@@ -107,6 +114,8 @@ class Stepper:
                         add(parity, parity_sums_of(minibatch.micro_batches, minibatch.proximal, version))
                 parity = self._backend.all_sum(parity)
                 self._check_parity(parity, version)
+        with timed(seconds, "parity"):
+            probed = self.probed(probe(), version)
         steps: list[StepMetrics] = []
         for minibatch in minibatches:
             with timed(seconds, "update"):
@@ -117,7 +126,8 @@ class Stepper:
         self._usual.learn(applied_sums(steps))
         if steps and minibatches[0].proximal is None:
             add(parity, steps[0].sums)
-        return steps, parity
+        add(probed, parity)
+        return steps, probed
 
     def critic_steps(
         self, pool: Sequence[Sample], statistics: TokenStatistics | None, seconds: dict[str, float]
@@ -138,16 +148,19 @@ class Stepper:
                 self._count_skipped("critic", steps[-1])
         return steps
 
-    def check_parity(self, minibatch: Minibatch, version: int) -> float | None:
-        """Mean |log-prob of learner - of engine| over tokens of `version`, on all ranks; None without any.
+    def probed(self, turns: Sequence[Turn], version: int) -> dict[str, float]:
+        """Parity sums, over all ranks, of turns that belong to no update; empty without any.
 
         Raises:
-            ParityError: it is over the limit.
+            ParityError: their mean is over the limit.
         """
+        if not turns:
+            return {}
+        (minibatch,) = self.minibatches(lone_samples(turns), steps=1, statistics=None)
         sums = parity_sums_of(minibatch.micro_batches, self._logprobs(minibatch), version)
         sums = self._backend.all_sum(sums)
         self._check_parity(sums, version)
-        return mean(sums, "parity_current", "tokens_current")
+        return sums
 
     def _value_fn(self, minibatch: Minibatch, *, with_sums: bool = True) -> ValueFn:
         critic, old_values = self._critic, minibatch.old_values

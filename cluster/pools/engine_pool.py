@@ -23,7 +23,7 @@ from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engine_slot import EngineSlot, sampling_seed
 from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation, last_line
 from milepost.cluster.pools.places import Place
-from milepost.cluster.pools.weights import Delivery, Seconds
+from milepost.cluster.pools.weights import Asked, Delivery, Digests, Seconds, agree, lone_turn
 from milepost.envs.types import Turn
 from milepost.learner.timing import timed
 
@@ -44,6 +44,8 @@ class EnginePool:
         self._note = note
         self._slots: list[EngineSlot] = []
         self._published: Delivery | None = None
+        self._digests: Digests = {}
+        """Of the weights published, as an engine that holds them told them."""
         self._updating = asyncio.Lock()
         self._budget = RestartBudget(spec.restarts.max_per_engine, spec.restarts.window_s)
 
@@ -124,13 +126,15 @@ class EnginePool:
             slots = [slot for slot in self._slots if slot.serving or slot.waits_for_weights]
             handles = [slot.handle for slot in slots]
             delivered = await weights.deliver(handles, self._spec.config.update_timeout_s, seconds)
-            reference = next((digests for digests in delivered if digests is not None), None)
+            self._digests = next((digests for digests in delivered if digests is not None), {})
+            verified = []
             for slot, digests in zip(slots, delivered, strict=True):
-                if digests is None or digests != reference:
+                if digests is None or not agree(digests, self._digests):
                     self._quarantine(slot, f"its weights of version {weights.version} could not be verified")
                 else:
-                    with timed(seconds, "commit"):
-                        await self._commit(slot, weights, rollback)
+                    verified.append(slot)
+            with timed(seconds, "commit"):
+                await asyncio.gather(*(self._commit(slot, weights, rollback) for slot in verified))
         if not self.handles and not (self.is_replacing and weights.repeatable):
             raise DependencyLost(f"no engine took the weights of version {weights.version}")
         return seconds
@@ -156,6 +160,15 @@ class EnginePool:
         answers = await asyncio.gather(*(_answer(call) for _, call in calls))
         return [
             lone_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None
+        ]
+
+    def ask(self, prompts: Sequence[list[int]], version: int) -> Asked:
+        """Have every engine in rotation answer every prompt in a few tokens, once it serves `version`."""
+        return [
+            (prompt, slot.handle.answer_as.remote(version, prompt))
+            for slot in self._slots
+            if slot.serving
+            for prompt in prompts
         ]
 
     async def probe(self) -> list[float]:
@@ -257,7 +270,7 @@ class EnginePool:
         async with self._updating:
             latest = self._published or published
             (digests,) = await latest.deliver([slot.handle], self._spec.config.update_timeout_s, {})
-            if digests is None:
+            if digests is None or not agree(digests, self._digests):
                 raise DependencyLost(f"was replaced but refuses the weights of version {latest.version}")
             await self._commit(slot, latest, rollback=True)
         if not slot.serving:
@@ -281,19 +294,5 @@ async def _answer(call: Awaitable[Completion]) -> Completion | None:
     try:
         return await call
     except RayError as error:
-        logger.warning("an engine did not answer a parity prompt: %s", last_line(error))
+        logger.warning("an engine did not answer a prompt: %s", last_line(error))
         return None
-
-
-def lone_turn(prompt: list[int], answer: Completion) -> Turn:
-    """A response as a turn of no environment, for comparing log-probs."""
-    return Turn(
-        prompt_ids=prompt,
-        response_ids=answer.response_ids,
-        logprobs=answer.logprobs,
-        versions=answer.versions,
-        anchor="",
-        next_anchor="",
-        action=None,
-        reward=0.0,
-    )

@@ -26,6 +26,9 @@ from milepost.cluster.base.weight_folders import close_shared
 from milepost.cluster.pools.stored_weights import StoredWeights, fetch
 
 _RETRY_S = 0.2
+_SHORT = 16
+"""Tokens: enough to tell by which weights they were sampled."""
+_PARTS_OF_AN_UPDATE = 3  # fetching, loading and committing: each has `engine.update_timeout_s`
 
 
 def serve_metrics() -> int:
@@ -102,6 +105,8 @@ class EngineActor:
         self._base = spec.base
         self._metrics_port = serve_metrics()
         self._fetched: set[str] = set()
+        self._committed = asyncio.Condition()
+        self._update_s = _PARTS_OF_AN_UPDATE * spec.config.update_timeout_s
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -113,12 +118,12 @@ class EngineActor:
         """Serve one request; returns the policy version."""
         return await self._engine.start(self._base)
 
-    async def generate(self, prompt_ids: list[int]) -> Completion:
+    async def generate(self, prompt_ids: list[int], at_most: int | None = None) -> Completion:
         """As `VLLMEngine.generate`."""
         self._tick()
         self._in_flight += 1
         try:
-            completion = await self._engine.generate(prompt_ids)
+            completion = await self._engine.generate(prompt_ids, at_most)
         except EngineError as error:
             if self._engine.dead:
                 os._exit(70)
@@ -130,6 +135,12 @@ class EngineActor:
         finally:
             self._tick()
             self._in_flight -= 1
+
+    async def answer_as(self, version: int, prompt_ids: list[int]) -> Completion:
+        """A short answer with the weights of `version`. TimeoutError where they do not arrive."""
+        async with asyncio.timeout(self._update_s), self._committed:
+            await self._committed.wait_for(lambda: self._engine.version == version)
+        return await self.generate(prompt_ids, _SHORT)
 
     async def pause(self) -> None:
         """Freeze running requests."""
@@ -150,15 +161,17 @@ class EngineActor:
         """Load a verified weight file; see `VLLMEngine.load`."""
         await self._engine.load(path)
 
-    async def digests(self) -> dict[str, str]:
-        """vLLM's digests of the parameters it holds."""
-        return await self._engine.digests()
+    async def digests(self, version: int) -> dict[str, str]:
+        """Digests of the parameters it holds; see `VLLMEngine.digests`."""
+        return await self._engine.digests(version)
 
     async def commit(self, version: int, rollback: bool) -> int:
         """Name the loaded weights and resume; returns the version now served."""
         await self._engine.commit(version, rollback=rollback)
         self._tick()
         self._paused, self._unanswered = False, 0
+        async with self._committed:
+            self._committed.notify_all()
         return self._engine.version
 
     async def health(self) -> EngineHealth:

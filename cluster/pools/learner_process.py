@@ -24,8 +24,8 @@ from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.stored_weights import StoredWeights, put
+from milepost.cluster.pools.weights import Asked, answered
 from milepost.cluster.replay.wire import EncodedGroup, decode_group
-from milepost.envs.types import Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.lora import LoraConfig
 from milepost.learner.recipe import Recipe, UpdateOptions
@@ -104,17 +104,18 @@ class LearnerActor:
         if folder is not None:
             self._models.load(folder / "zero")
 
-    def train(self, groups: Sequence[EncodedGroup], version: int, options: UpdateOptions) -> UpdateReport:
-        """As `LearnerRank.train`, for encoded groups."""
-        return self._rank.train([decode_group(encoded) for encoded in groups], version, options)
+    def train(self, groups: Sequence[EncodedGroup], version: int, options: UpdateOptions, asked: Asked) -> UpdateReport:
+        """As `LearnerRank.train`, for encoded groups and with what engines were asked as its probe."""
+        decoded = [decode_group(encoded) for encoded in groups]
+        return self._rank.train(decoded, version, options, probe=lambda: answered(asked))
 
     def mutual_information(self, groups: Sequence[EncodedGroup]) -> float | None:
         """As `LearnerRank.mutual_information`, for encoded groups."""
         return self._rank.mutual_information([decode_group(encoded) for encoded in groups])
 
-    def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
-        """As `LearnerRank.check_parity`."""
-        return self._rank.check_parity(turns, version)
+    def check_parity(self, asked: Asked, version: int) -> None:
+        """As `LearnerRank.check_parity`, for what engines were asked."""
+        self._rank.check_parity(answered(asked), version)
 
     def write_weights(self, path: Path) -> str | None:
         """Rank 0 writes every trained tensor to `path` and returns the file's SHA-256; the other ranks take part in
@@ -122,7 +123,7 @@ class LearnerActor:
         """
         if (tensors := self._gathered()) is None:
             return None
-        safetensors.torch.save_file(tensors, path, metadata=self._facts and self._facts.metadata())
+        safetensors.torch.save_file(tensors, path, metadata=self._metadata())
         return file_sha256(path)
 
     def store_weights(self, folder: str) -> StoredWeights | None:
@@ -132,7 +133,11 @@ class LearnerActor:
         """
         if (tensors := self._gathered()) is None:
             return None
-        return put(safetensors.torch.save(tensors, metadata=self._facts and self._facts.metadata()), folder=folder)
+        return put(safetensors.torch.save(tensors, metadata=self._metadata()), folder=folder)
+
+    def _metadata(self) -> dict[str, str] | None:
+        """Of a file of what is trained."""
+        return None if self._facts is None else self._facts.metadata()
 
     def _gathered(self) -> dict[str, torch.Tensor] | None:
         """Every trained tensor on the CPU, on rank 0."""

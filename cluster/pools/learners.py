@@ -32,9 +32,8 @@ from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
 from milepost.cluster.pools.places import NoRoom, Place
 from milepost.cluster.pools.stored_weights import StoredWeights
-from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, StoredDelivery, chosen_way
+from milepost.cluster.pools.weights import Asked, Delivery, FileDelivery, NcclDelivery, StoredDelivery, chosen_way
 from milepost.cluster.replay.wire import EncodedGroup
-from milepost.envs.types import Turn
 from milepost.learner.credit.trial import StrategyError
 from milepost.learner.loop import UpdateReport
 from milepost.learner.lora import LoraError
@@ -108,19 +107,23 @@ class LearnerPool:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
         await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + _START_S)
 
-    async def train(self, groups: Sequence[EncodedGroup], version: int, options: UpdateOptions) -> UpdateReport:
-        """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
+    async def train(
+        self, groups: Sequence[EncodedGroup], version: int, options: UpdateOptions, asked: Asked
+    ) -> UpdateReport:
+        """One update on all ranks, which wait for what engines were `asked` before the first step.
+
+        Raises LearnerLost, Diverged or WatchdogExpired.
+        """
         limit = max(_STEP_S, _SLOWEST_STEP * median(self._step_s or [0.0]))
         started = time.monotonic()
         shared = await _for_ranks(groups)
-        reports: list[UpdateReport] = await self._all("train", shared, version, options, timeout_s=limit)
+        reports: list[UpdateReport] = await self._all("train", shared, version, options, asked, timeout_s=limit)
         self._step_s.append(time.monotonic() - started)
         return reports[0]
 
-    async def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
-        """Whether engine and learner agree on freshly sampled turns. Raises Diverged if they do not."""
-        found: list[float | None] = await self._all("check_parity", list(turns), version, timeout_s=_STEP_S)
-        return found[0]
+    async def check_parity(self, asked: Asked, version: int) -> None:
+        """Wait for what engines were asked. Raises Diverged if learner and engines do not agree on it."""
+        await self._all("check_parity", asked, version, timeout_s=_STEP_S)
 
     async def mutual_information(self, groups: Sequence[EncodedGroup]) -> float | None:
         """Of prompts and responses of `groups` under the current weights, in nats; None where there are too few."""

@@ -8,6 +8,8 @@ model; the last file stays, because an engine that is replaced catches up from i
 several hosts, through Ray's object store (`milepost.cluster.pools.stored_weights`). `NcclDelivery`: learner rank 0
 broadcasts to all engines over vLLM's own NCCL backend (`milepost.actors.nccl`); an engine that is replaced catches up
 with the next version. Nothing here survives the run: checkpoints do.
+
+Which weights an engine samples with is shown by what it is `Asked`: the learner computes those log-probs again.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from milepost.actors.engine import Transfer
+from milepost.actors.engine import Completion, Transfer
 from milepost.actors.nccl.waiting import Sent
+from milepost.cluster.pools.engines import last_line
 from milepost.cluster.pools.stored_weights import StoredWeights
+from milepost.envs.types import Turn
 from milepost.learner.timing import timed
 
 T = TypeVar("T")
@@ -32,8 +36,15 @@ logger = logging.getLogger(__name__)
 Digests = dict[str, str]
 Seconds = dict[str, float]
 """Wall time by part of a transfer."""
+Asked = list[tuple[list[int], "ray.ObjectRef[Completion]"]]
+"""Prompts, and where the answers of engines to them will be."""
 _BROADCASTS = 2
 """One that breaks is repeated once: an engine was lost, or a network had a bad moment."""
+
+
+def agree(one: Digests, other: Digests) -> bool:
+    """Whether two engines hold the same weights, as far as both told of the same ones."""
+    return all(other.get(name, digest) == digest for name, digest in one.items())
 
 
 class Delivery(Protocol):
@@ -99,7 +110,7 @@ class _OneByOne:
         with timed(seconds, "load"):
             await engine.load.remote(path)
         with timed(seconds, "verify"):
-            digests: Digests = await engine.digests.remote()
+            digests: Digests = await engine.digests.remote(self.version)
         return digests
 
     async def _tried(self, timeout_s: float, step: Coroutine[Any, Any, T]) -> T | None:
@@ -179,7 +190,7 @@ class NcclDelivery:
         with timed(seconds, "load"):
             there = await self._broadcast(engines, there, timeout_s)
         with timed(seconds, "verify"):
-            asked = [self._within(timeout_s, engines[index].digests.remote()) for index in there]
+            asked = [self._within(timeout_s, engines[index].digests.remote(self.version)) for index in there]
             told = dict(zip(there, await asyncio.gather(*asked), strict=True))
         return [answer[0] if (answer := told.get(index)) else None for index in range(len(engines))]
 
@@ -205,3 +216,32 @@ class NcclDelivery:
         except (RayError, TimeoutError) as error:
             logger.error("an engine was lost on the way to version %d: %s", self.version, error)
             return None
+
+
+def answered(asked: Asked) -> list[Turn]:
+    """What engines answered, as turns of no environment; waits for it, within their deadlines.
+
+    One that is lost or late gives nothing, to every process alike that waits. Raises ValueError for a log-prob that is
+    not finite.
+    """
+    turns = []
+    for prompt, answer in asked:
+        try:
+            turns.append(lone_turn(prompt, ray.get(answer)))
+        except RayError as error:
+            logger.warning("an engine did not answer a parity prompt: %s", last_line(error))
+    return turns
+
+
+def lone_turn(prompt: list[int], answer: Completion) -> Turn:
+    """A response as a turn of no environment, for comparing log-probs. Raises ValueError for one that is not finite."""
+    return Turn(
+        prompt_ids=prompt,
+        response_ids=answer.response_ids,
+        logprobs=answer.logprobs,
+        versions=answer.versions,
+        anchor="",
+        next_anchor="",
+        action=None,
+        reward=0.0,
+    )

@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
 }
 _COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea")
-_STACK_COLOURS = (*_COLOURS, "#0891b2", "#ca8a04", "#db2777", "#4d7c0f", "#64748b", "#7c2d12", "#1e3a8a")
+_STACK_COLOURS = (*_COLOURS, "#0891b2", "#ca8a04", "#db2777", "#4d7c0f", "#64748b", "#7c2d12", "#1e3a8a", "#84cc16")
 _EVAL_COLOURS = {"train": "#0f172a", "heldout": "#ea580c", "ood": "#9333ea"}
 _SIZE_INCHES = (6.0, 2.7)
 _WIDE_INCHES = (12.4, 3.6)

@@ -22,9 +22,9 @@ class Clock:
     """What the driver measured of one iteration: seconds by what it did in them, and bytes."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """By phase: wait (for groups), train, commit (with the checkpoint where one is due), publish, check."""
+    """By phase: wait (for groups), check, train, commit (with the checkpoint where one is due), publish."""
     transfer_s: dict[str, float] = field(default_factory=dict)
-    """Of `publish`, by part; see `IterationRecord.transfer_s`."""
+    """Of the publication that ended last, by part; see `IterationRecord.transfer_s`."""
     publish_bytes: int | None = None
     """See `IterationRecord.publish_bytes`."""
     overlap_s: float = 0.0
@@ -53,12 +53,10 @@ class SystemState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChecks:
-    """What was measured of the policy after an iteration; None for what was not."""
+    """What was measured beside an iteration; None for what was not."""
 
-    parity: float | None
-    """Mean |log-prob of learner - of engine|, in nats per token."""
     information: float | None
-    """Mutual information of prompts and responses, in nats."""
+    """Mutual information of prompts and responses under the version that it began with, in nats."""
     repetition: float | None
     """How much the responses that it trained on repeat each other."""
 
@@ -128,7 +126,7 @@ def iteration_record(
         grad_norm=m.get("grad_norm"),
         advantage_abs_p99=m.get("advantage_abs_p99"),
         ess=m.get("effective_sample_share"),
-        parity=checks.parity,
+        parity=report.parity,
         wait_s=spent["wait"],
         train_s=spent["train"],
         commit_s=spent["commit"],

@@ -99,22 +99,26 @@ class IterationRecord(
     ess: Number
     """Effective sample size of the importance weights, as a share of the tokens."""
     parity: Number
-    """Mean absolute difference between the engines' and the learner's log-probs on the version just published."""
+    """Mean absolute difference between the engines' and the learner's log-probs on tokens of the version that was
+    trained, before its first step.
+    """
     wait_s: Number
     """Seconds the learner waited for groups."""
     train_s: Number
     commit_s: Number = None
     """Seconds to commit the update, with its checkpoint where one was due."""
     publish_s: Number
-    """Seconds to bring the new weights into every engine."""
+    """Seconds until the learner might go on: to gather the new weights, and before that to wait for the last ones to
+    arrive; with `max_staleness = 0` and over NCCL, until every engine serves them.
+    """
     transfer_s: dict[str, Number] = {}
-    """Seconds of `publish_s` by part: gather (to a file), pause, load (hash, stage), verify (digests), commit; of the
-    engines, the slowest.
+    """Seconds of the publication that ended last, by part: gather (to a file), fetch (hash), pause, load, verify
+    (digests), commit; of the engines, the slowest.
     """
     publish_bytes: int | None = None
     """Bytes of the new weights, or adapters, on their way to the host of each engine; None over NCCL."""
     check_s: Number = None
-    """Seconds to measure parity and mutual information on them."""
+    """Seconds to measure mutual information, beyond `wait_s`, beside which it is measured."""
     both_busy_share: Number
     """Share of the iteration in which rollouts and training ran at the same time."""
     buffer_groups: int
@@ -137,7 +141,9 @@ class IterationRecord(
     repetition: Number = None
     """How much responses repeat across different prompts, in [0, 1]."""
     mutual_information: Number = None
-    """Of prompts and responses, in nats; measured every `collapse.information_every` iterations."""
+    """Of the last update's prompts and responses under the version that was trained, in nats; measured every
+    `collapse.information_every` iterations.
+    """
     value_loss: Number = None
     explained_variance: Number = None
     """Of the returns by the critic."""

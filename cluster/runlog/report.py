@@ -57,16 +57,17 @@ details pre{margin-top:10px}
 
 _TIME = (
     Line("wait_s", "wait for groups"),
+    Line("check_s", "mutual information"),
     Line("update_s.credit", "credit"),
     Line("update_s.measure", "measure"),
     Line("update_s.pack", "pack"),
     Line("update_s.proximal", "proximal"),
+    Line("update_s.parity", "check parity"),
     Line("update_s.update", "update"),
     Line("update_s.critic", "critic"),
     Line("update_s.other", "other training"),
     Line("commit_s", "commit, checkpoint"),
     Line("publish_s", "publish weights"),
-    Line("check_s", "check parity"),
 )
 
 

@@ -57,4 +57,5 @@ def _grams(said: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
 
 def _numbered(values: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
     """Numbers from 0 on in the place of values."""
-    return np.unique(values, return_inverse=True)[1]
+    numbered: NDArray[np.intp] = np.unique(values, return_inverse=True)[1]
+    return numbered

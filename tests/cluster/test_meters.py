@@ -66,9 +66,8 @@ async def two_iterations(
         )  # fmt: skip
         taken = Taken([LeasedGroup("1-0", group("g"), encoded(group("g")), 0, 0)], stale=[group("old")], undecodable=[])
         clock = Clock(dict.fromkeys(("wait", "train", "commit", "publish", "check"), 1.0))
-        await reporter.iteration(
-            taken, report, clock, iteration, PolicyChecks(parity=None, information=None, repetition=None)
-        )
+        checks = PolicyChecks(information=None, repetition=None)
+        await reporter.iteration(taken, report, clock, iteration, checks)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.vllm import VLLMEngine
-from milepost.cluster.pools.engine_pool import lone_turn
+from milepost.cluster.pools.weights import lone_turn
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.types import Turn
 from milepost.learner.batch.pack import collate

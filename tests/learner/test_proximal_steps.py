@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from milepost.envs.types import Turn, VersionSpan
 from milepost.learner.batch.pack import MicroBatch, collate
 from milepost.learner.batch.sample import NO_TURN, NO_VERSION, Sample
 from milepost.learner.config import LearnerConfig
@@ -168,6 +169,56 @@ def test_parity_is_told_of_all_minibatches():
     _, parity = made.policy_steps(minibatches, VERSION, {})
     assert parity["tokens_current"] == 16
     assert parity["parity_current"] == pytest.approx(16 * 0.0005, rel=1e-3)
+
+
+def probe(engine: BigramEngine, *, version: int, shift: float) -> list[Turn]:
+    """Two turns of four tokens, which an engine that is off by `shift` sampled for no group."""
+    turns = []
+    for sample in pool(engine, version=version, shift=shift)[:2]:
+        ids, logprobs = sample.token_ids.tolist(), sample.rollout_logprobs.tolist()
+        turns.append(
+            Turn(
+                prompt_ids=ids[:1],
+                response_ids=ids[1:],
+                logprobs=logprobs[1:],
+                anchor="",
+                next_anchor="",
+                versions=[VersionSpan(version=version, start=0, end=4)],
+                action=None,
+                reward=0.0,
+            )
+        )
+    return turns
+
+
+@pytest.mark.parametrize("proximal", ["recompute", "approximate"])
+def test_where_groups_are_older_only_the_probe_tells_of_parity_and_it_is_asked_after_the_proximal_pass(proximal: str):
+    engine, passes_before = BigramEngine(), []
+    made = stepper(engine, offpolicy=OffPolicyConfig(proximal=proximal))
+    minibatches = made.minibatches(pool(engine, version=VERSION - 1, shift=0.1), steps=2, statistics=None)
+
+    def asked() -> list[Turn]:
+        passes_before.append(engine.extra_passes)
+        return probe(engine, version=VERSION, shift=2e-4)
+
+    steps, parity = made.policy_steps(minibatches, VERSION, {}, probe=asked)
+    assert len(steps) == 2
+    assert passes_before == [1 if proximal == "recompute" else 0]
+    assert (parity["tokens_current"], parity["parity_current"]) == (8, pytest.approx(8 * 2e-4, rel=1e-2))
+
+
+def test_a_probe_that_is_off_cancels_the_step_and_one_of_another_version_says_nothing():
+    engine = BigramEngine()
+    before = engine.table.detach().clone()
+    made = stepper(engine)
+    minibatches = made.minibatches(pool(engine, version=VERSION - 1), steps=2, statistics=None)
+    with pytest.raises(ParityError, match=r"differ by 0\.1 nats per token over 8 tokens of version 4"):
+        made.policy_steps(minibatches, VERSION, {}, probe=lambda: probe(engine, version=VERSION, shift=0.1))
+    assert torch.equal(engine.table, before)
+    steps, parity = made.policy_steps(
+        minibatches, VERSION, {}, probe=lambda: probe(engine, version=VERSION - 1, shift=0.1)
+    )
+    assert (len(steps), parity["tokens_current"]) == (2, 0)
 
 
 def test_the_band_starts_with_the_second_update():

@@ -23,11 +23,12 @@ class Delivered:
 
     def __init__(self) -> None:
         self.spoil: Callable[[Handle], None] = lambda _: None
+        self.digests: Callable[[Handle], dict[str, str]] = lambda _: {"weight": "digest"}
 
     async def deliver(self, engines: list[Handle], _timeout_s: float, _: dict[str, float]) -> list[dict[str, str]]:
         for engine in engines:
             self.spoil(engine)
-        return [{"weight": "digest"} for _ in engines]
+        return [self.digests(engine) for engine in engines]
 
 
 @pytest.fixture
@@ -75,6 +76,25 @@ def test_a_replacement_that_dies_at_its_first_commit_is_no_engine_in_rotation_an
         assert (pool.handles, pool.restarts) == ([spawned[2]], 2)
 
     asyncio.run(lose_at_commit())
+
+
+def test_engines_whose_weights_differ_do_not_serve_and_their_replacement_is_compared_with_what_is_published(
+    spawned: list[Handle],
+) -> None:
+    async def publish() -> None:
+        pool, weights = EnginePool(replace(SPEC, config=EngineConfig(num_engines=2)), HostPlace()), Delivered()
+        await pool.start()
+        weights.digests = lambda engine: {"weight": "digest" if engine is spawned[0] else "another"}
+        await pool.publish(weights)
+        await settled()
+        assert pool.served == {0: 1, 1: None}
+        assert len(spawned) == 3
+        weights.digests = lambda _: {"weight": "digest"}
+        await pool.probe()
+        await settled()
+        assert (pool.served, len(spawned)) == ({0: 1, 1: 1}, 4)
+
+    asyncio.run(publish())
 
 
 @pytest.mark.usefixtures("spawned")

@@ -173,7 +173,7 @@ def test_an_engine_counts_the_requests_in_a_row_that_nobody_answered() -> None:
         def __init__(self) -> None:
             self.fails: Exception | None = None
 
-        async def generate(self, _prompt: list[int]) -> Completion:
+        async def generate(self, *_: object) -> Completion:
             if self.fails:
                 raise EngineError("no completion") from self.fails
             return ANSWER
@@ -187,7 +187,7 @@ def test_an_engine_counts_the_requests_in_a_row_that_nobody_answered() -> None:
         actor, core = EngineActor.__new__(EngineActor), Core()
         actor._engine, actor._in_flight, actor._paused, actor._unanswered = core, 0, False, 0
         actor._busy_s = actor._since = 0.0
-        actor._metrics_port = 0
+        actor._metrics_port, actor._committed = 0, asyncio.Condition()
         counts = []
         for failure in (TimeoutError(), TimeoutError(), ValueError("the prompt is refused"), None, TimeoutError()):
             core.fails = failure

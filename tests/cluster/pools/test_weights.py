@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base import weight_folders
 from milepost.cluster.base.weight_folders import WeightFolder
-from milepost.cluster.pools.weights import FileDelivery, NcclDelivery
+from milepost.cluster.pools.weights import FileDelivery, NcclDelivery, agree
 from milepost.learner import timing
 
 
@@ -94,6 +94,15 @@ def test_no_engine_is_paused_while_another_one_still_fetches_and_one_that_cannot
     assert delivered == [{"of": "0"}, None, {"of": "2"}]
 
 
+def test_engines_agree_where_no_tensor_that_both_told_of_differs() -> None:
+    whole, sample = {"0:embed": "a", "0:norm": "b"}, {"0:norm": "b"}
+    assert agree(whole, whole)
+    assert agree(whole, sample), "one that was just started tells of all its tensors"
+    assert agree(sample, whole)
+    assert not agree(whole, {"0:norm": "c"})
+    assert not agree({"0:norm": "c"}, whole)
+
+
 def broadcast(*answers: Sent, lost_before: int | None = None) -> tuple[list[list[int]], list[dict[str, str] | None]]:
     """Deliver to engines 0 to 3 while broadcasts end like `answers`; to whom each went, and what was delivered."""
     asked: list[list[int]] = []
@@ -103,7 +112,7 @@ def broadcast(*answers: Sent, lost_before: int | None = None) -> tuple[list[list
             if number == lost_before:
                 raise RayActorError
 
-        async def digests() -> dict[str, str]:
+        async def digests(_: int) -> dict[str, str]:
             return {"of": str(number)}
 
         return SimpleNamespace(

@@ -89,8 +89,8 @@ def test_a_rank_is_sent_at_most_12_bytes_for_each_token_and_lays_each_into_its_s
     sent = asyncio.run(learners._for_ranks([encoded(group)]))
     assert len(sent) <= 12 * CONTEXT
     rank = LearnerActor.__new__(LearnerActor)
-    rank._rank = SimpleNamespace(train=lambda groups, *_: groups, mutual_information=list)
-    (there,) = rank.train(cloudpickle.loads(sent), 0, UpdateOptions())
+    rank._rank = SimpleNamespace(train=lambda groups, *_, **__: groups, mutual_information=list)
+    (there,) = rank.train(cloudpickle.loads(sent), 0, UpdateOptions(), [])
     assert [there] == [group] == rank.mutual_information(cloudpickle.loads(sent))
     (sample,) = samples(there.trajectories[0], [0.0] * TURNS)
     assert len(sample) == CONTEXT

@@ -60,7 +60,7 @@ def whole(tmp_path_factory):
     """The page of a run that measured everything."""
     folder = runs.create(tmp_path_factory.mktemp("whole"), "lake")
     folder.resolved.write_text("")
-    phases = ("credit", "measure", "pack", "proximal", "update", "critic", "other")
+    phases = ("credit", "measure", "pack", "proximal", "parity", "update", "critic", "other")
     cohorts = {"easy": cohort(8, 6), "<b>hard": cohort(8, 2)}
     write_records(folder, 12, update_s=dict.fromkeys(phases, 0.5), commit_s=0.2, check_s=1.2, cohorts=cohorts)
     folder.write_status(Status(pid=1, phase="finished", iteration=12, iterations=12))
@@ -117,8 +117,8 @@ def test_values_that_were_not_finite_leave_gaps(folder):
 
 def test_the_time_card_shows_every_phase_of_an_iteration_and_of_its_update(whole):
     card = whole[whole.index("<h2>Time</h2>") : whole.index("<h2>A turn</h2>")]
-    update = ("credit", "measure", "pack", "proximal", "update", "critic", "other training")
-    for label in ("wait for groups", *update, "commit", "publish weights", "check parity"):
+    update = ("credit", "measure", "pack", "proximal", "check parity", "update", "critic", "other training")
+    for label in ("wait for groups", "mutual information", *update, "commit", "publish weights"):
         assert label in card, label
 
 

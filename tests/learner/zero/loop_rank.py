@@ -90,7 +90,7 @@ def run_loop(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def updates(engine: ActorCritic, config: LearnerConfig) -> dict[str, Any]:
-    """A good update, one whose log-probs don't fit, one with other groups per rank, an empty and a stale one."""
+    """A good update, two whose log-probs don't fit, one with other groups per rank, an empty and a stale one."""
     rank = LearnerRank(engine, recipe(config, CRBCConfig(), CriticConfig()))
     fresh = with_logprobs(engine, some_groups(solved=2), shift=0.0, version=5)
     first = rank.train(fresh, 5)
@@ -111,7 +111,7 @@ def updates(engine: ActorCritic, config: LearnerConfig) -> dict[str, Any]:
     except ParityError as error:
         saw["parity_error"] = str(error)
     try:
-        rank.check_parity(off[0].trajectories[0].turns, 6)
+        rank.train(fresh, 6, probe=lambda: off[0].trajectories[0].turns)
     except ParityError as error:
         saw["probe_error"] = str(error)
     try:
@@ -121,7 +121,8 @@ def updates(engine: ActorCritic, config: LearnerConfig) -> dict[str, Any]:
     nothing = rank.train(some_groups(solved=0), 6)
     saw["nothing"] = [applied(nothing), nothing.parity, [v.reason for v in nothing.verdicts]]
     saw["unchanged"] = digest(engine) == before
-    stale = rank.train(off, 7)
+    nearly = with_logprobs(engine, some_groups(solved=2), shift=2.5e-4, version=7)
+    stale = rank.train(off, 7, probe=lambda: nearly[0].trajectories[0].turns)
     saw["stale"] = [applied(stale), stale.parity]
     saw["changed"] = digest(engine) != before
     return saw
