@@ -21,8 +21,9 @@ from milepost.actors.engine import Completion, environment
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.pools.engine_slot import EngineSlot, sampling_seed
-from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation, last_line
+from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation
 from milepost.cluster.pools.places import Place
+from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.weights import Asked, Delivery, Digests, Seconds, agree, lone_turn
 from milepost.envs.types import Turn
 from milepost.learner.timing import timed

@@ -13,35 +13,27 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import start_http_server
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from milepost.actors.engine import Completion, Engine, EngineConfig, EngineError, SamplingConfig
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.base.weight_folders import close_shared
+from milepost.cluster.pools.hosts import lacks_plug_in
+from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.stored_weights import StoredWeights, fetch
 
 _RETRY_S = 0.2
-_SHORT = 16
-"""Tokens: enough to tell by which weights they were sampled."""
+_SHORT = 16  # tokens: enough to tell by which weights they were sampled
 _PARTS_OF_AN_UPDATE = 3  # fetching, loading and committing: each has `engine.update_timeout_s`
 
 
 def serve_metrics() -> int:
     """Serve this process's metrics to Prometheus, vLLM's own, on a free port of the loopback interface; the port."""
-    server, _ = start_http_server(0, "127.0.0.1")
-    return server.server_port
-
-
-def lacks_plug_in() -> str | None:
-    """Why vLLM would not find our transfer of weights on this host; None where it does."""
-    if any(entry.name == "milepost_weights" for entry in entry_points(group="vllm.general_plugins")):
-        return None
-    return "Milepost can be imported but is not installed, so vLLM does not find its plug-in: install it there"
+    return start_http_server(0, "127.0.0.1")[0].server_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +89,9 @@ class EngineActor:
             stop_token_ids=list(spec.stop_token_ids),
             seed=spec.seed,
         )
-        self._in_flight = 0
+        self._in_flight, self._unanswered = 0, 0
         self._paused = False
         self._busy_s = 0.0
-        self._unanswered = 0
         self._since = time.monotonic()
         self._base = spec.base
         self._metrics_port = serve_metrics()
@@ -307,14 +298,3 @@ class EpisodeEngine:
             except RayError as error:
                 raise EngineError(last_line(error)) from error
         raise EngineError(f"no completion within {time.monotonic() - began:.0f} s: {cause}")
-
-
-def last_line(error: BaseException) -> str:
-    """The one line of a remote error that names its cause; of several at once, the first."""
-    cause: BaseException = error.cause if isinstance(error, RayTaskError) else error
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    if cause is not error:
-        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

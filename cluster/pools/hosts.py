@@ -10,6 +10,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
-from milepost.cluster.pools.engines import lacks_plug_in, last_line
+from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.weights import alive_hosts
 from milepost.cluster.replay.own_redis import is_loopback
 
@@ -83,3 +84,10 @@ def _lacks(models: Sequence[Path], marker: Path | None) -> str | None:
     if marker is not None and not marker.exists():
         return f"does not see {marker.parent}: run.runs_dir must lie on a file system that all hosts share"
     return None
+
+
+def lacks_plug_in() -> str | None:
+    """Why vLLM would not find our transfer of weights on this host; None where it does."""
+    if any(entry.name == "milepost_weights" for entry in entry_points(group="vllm.general_plugins")):
+        return None
+    return "Milepost can be imported but is not installed, so vLLM does not find its plug-in: install it there"

@@ -1,7 +1,7 @@
 """Joins a Ray or starts one of our own, on a thread, so that signals are heard meanwhile.
 
 Starting takes up to minutes where others compute. Ray's processes end with the thread that started them, thus with this
-process at the latest.
+process at the latest. And of the errors that Ray raises, the line that names the cause.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import Future
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayTaskError
 
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.surroundings import make_usable
@@ -108,3 +108,14 @@ def start_ray(address: str) -> bool:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
     return wanted == "local"
+
+
+def last_line(error: BaseException) -> str:
+    """The one line of a remote error that names its cause; of several at once, the first."""
+    cause: BaseException = error.cause if isinstance(error, RayTaskError) else error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if cause is not error:
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

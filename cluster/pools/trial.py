@@ -28,7 +28,7 @@ from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.weight_folders import WeightFolder
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import last_line
+from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.stored_weights import put
 from milepost.cluster.pools.weights import FileDelivery, StoredDelivery, chosen_way
 from milepost.envs.types import Turn

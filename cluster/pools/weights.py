@@ -26,7 +26,7 @@ from ray.exceptions import RayError
 
 from milepost.actors.engine import Completion, Transfer
 from milepost.actors.nccl.waiting import Sent
-from milepost.cluster.pools.engines import last_line
+from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.stored_weights import StoredWeights
 from milepost.envs.types import Turn
 from milepost.learner.timing import timed

@@ -110,7 +110,7 @@ class ZeroModel:
             self._deepspeed.zero_grad()
             return
         _, parameter = self._trained()[0]
-        shape = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
+        shape: Any = parameter.ds_shape if self._zero_stage == 3 else parameter.shape  # type: ignore[attr-defined]
         safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._deepspeed.device))
         self._deepspeed.step()
 

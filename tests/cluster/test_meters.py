@@ -55,7 +55,7 @@ async def two_iterations(
     config = RunConfig()
     system: Any = SimpleNamespace(config=config, folder=runs.create(folder, "meters"), ledger=run.ledger)
     system.buffer, system.metrics_ports = run.buffer, {}
-    system.engines = system.workers = system.learners = SimpleNamespace(restarts=0)
+    system.engines = system.workers = system.learners = SimpleNamespace(restarts=0, handles=[])
     shown: Any = view
     reporter = Reporter(system, shown, metrics, Watch(config, []))
     spoil(reporter)

@@ -32,7 +32,7 @@ class Parts:
 
     async def delivery(self, version: int) -> Any:
         self.told.append(f"gathered {version}")
-        return SimpleNamespace(version=version, repeatable=self.repeatable)
+        return SimpleNamespace(version=version, repeatable=self.repeatable, num_bytes=9)
 
     async def load(self, delivery: Any, *, rollback: bool) -> dict[str, float]:
         await self.loaded.wait()
