@@ -122,7 +122,7 @@ class LearnerActor:
         """
         if (tensors := self._gathered()) is None:
             return None
-        safetensors.torch.save_file(tensors, path, metadata=self._facts and self._facts.metadata())
+        safetensors.torch.save_file(tensors, path, metadata=self._facts.metadata() if self._facts else None)
         return file_sha256(path)
 
     def store_weights(self, folder: str) -> StoredWeights | None:
@@ -132,7 +132,9 @@ class LearnerActor:
         """
         if (tensors := self._gathered()) is None:
             return None
-        return put(safetensors.torch.save(tensors, metadata=self._facts and self._facts.metadata()), folder=folder)
+        return put(
+            safetensors.torch.save(tensors, metadata=self._facts.metadata() if self._facts else None), folder=folder
+        )
 
     def _gathered(self) -> dict[str, torch.Tensor] | None:
         """Every trained tensor on the CPU, on rank 0."""
