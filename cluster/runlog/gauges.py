@@ -39,6 +39,7 @@ ITERATION: Final = (
     ("train_s", "train_seconds", "Seconds of training in the last iteration"),
     ("commit_s", "commit_seconds", "Seconds to commit the last update, with its checkpoint where one was due"),
     ("publish_s", "publish_seconds", "Seconds of the last iteration until the learner might go on after an update"),
+    ("publish_bytes", "publish_bytes", "Bytes of the newest weights, or adapters, on their way to each host"),
     ("check_s", "check_seconds", "Seconds to measure mutual information, beyond the wait for groups"),
     ("both_busy_share", "both_busy_ratio", "Share of the iteration with rollouts and training at once"),
     ("repetition", "response_repetition_ratio", "How much responses repeat across different prompts"),

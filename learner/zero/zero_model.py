@@ -148,7 +148,7 @@ class ZeroModel:
         if loaded is None:
             raise ZeroError(f"DeepSpeed found no checkpoint {self._name!r} in {folder}")
 
-    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+    def _trained(self) -> list[tuple[str, Any]]:
         """Parameters that are not frozen, by name."""
         return [named for named in self._deepspeed.module.named_parameters() if named[1].requires_grad]
 

@@ -71,11 +71,9 @@ def test_an_asynchronous_run_keeps_its_promises(tmp_path: Path, tiny_policy: Pat
 
 
 @pytest.mark.timeout(720)
-def test_ctrl_c_stops_in_order_and_resume_goes_on_with_adapters(
-    tmp_path: Path, tiny_policy: Path, start: Start
-) -> None:
+def test_ctrl_c_stops_in_order_and_resume_goes_on(tmp_path: Path, tiny_policy: Path, start: Start) -> None:
     seldom = {"iterations": 60, "checkpoint_every": 100, "stop_grace_s": 6}
-    config = write_config(tmp_path, tiny_policy, run=seldom, lora={"rank": 2})
+    config = write_config(tmp_path, tiny_policy, run=seldom)
     driver = start("train", config)
     driver.wait_for_iteration(2, START_S)
     rank = driver.find(r"ray::LearnerActor")[-1]
@@ -104,8 +102,6 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on_with_adapters(
     engine_and_learner_agree(records)
     nothing_was_trained_twice(resumed, records)
     a_plain_folder_holds_the_policy(resumed.folder.policy)
-    whole = (tiny_policy / "model.safetensors").stat().st_size
-    assert all(record.publish_bytes and record.publish_bytes < whole / 10 for record in records)
 
 
 @pytest.mark.timeout(480)

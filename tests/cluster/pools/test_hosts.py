@@ -64,20 +64,20 @@ def test_one_host_shares_everything_with_itself(
 
 def test_a_host_sees_the_model_and_the_runs_folder_or_says_what_it_lacks(tmp_path: Path) -> None:
     marker = tmp_path / "run" / ".seen-1"
-    assert "does not see the model" in str(hosts._lacks(tmp_path, None))
+    assert "does not see the model" in str(hosts._lacks([tmp_path], None))
     (tmp_path / "config.json").touch()
-    assert hosts._lacks(tmp_path, None) is None
-    assert f"does not see {marker.parent}: run.runs_dir" in str(hosts._lacks(tmp_path, marker))
+    assert hosts._lacks([tmp_path], None) is None
+    assert f"does not see {marker.parent}: run.runs_dir" in str(hosts._lacks([tmp_path], marker))
     marker.parent.mkdir()
     marker.touch()
-    assert hosts._lacks(tmp_path, marker) is None
+    assert hosts._lacks([tmp_path], marker) is None
 
 
 def test_an_engine_on_a_host_without_the_package_names_the_host_before_vllm_misses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "entry_points", lambda group: [])  # noqa: ARG005
+    monkeypatch.setattr(hosts, "entry_points", lambda group: [])  # noqa: ARG005
     monkeypatch.setattr(engines.socket, "gethostname", lambda: "hostC")
     with pytest.raises(EngineError, match=r"^hostC: Milepost can be imported but is not installed, .*: install it"):
         EngineActor(SPEC)
-    assert "is not installed" in str(hosts._lacks(tmp_path, None))
+    assert "is not installed" in str(hosts._lacks([tmp_path], None))

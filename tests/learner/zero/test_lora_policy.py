@@ -76,6 +76,16 @@ def test_adapters_alone_are_trained_by_rows_and_by_trees_alike(folder: Path) -> 
     assert differ(list(padded.values()), list(tree.values())) < 1e-5
 
 
+def test_a_value_head_on_the_trunk_is_trained_beside_the_adapters(folder: Path) -> None:
+    model = load_policy(folder)
+    add_adapters(model, CONFIG)
+    policy = TokenPolicy(model, valued=True)
+    token_scores(policy, batch(), 1.0)[2].sum().backward()
+    trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    assert [name for name in trained if ".lora_" not in name] == ["head.weight", "head.bias"]
+    assert policy.head.weight.grad.any()
+
+
 def test_layers_that_are_computed_again_give_adapters_the_same_gradient(folder: Path) -> None:
     once, again = (gradients(adapted(folder, "tree", again=twice), "tree") for twice in (False, True))
     assert once.keys() == again.keys()

@@ -12,7 +12,7 @@ from tests.system.driving import ROOT, Driver
 
 pytestmark = pytest.mark.sweep
 _RUN_S = 1800
-_SHORT = ("run.iterations=16", "learner.decay_steps=32", 'run.eval_splits=["heldout"]')
+_SHORT = ("run.iterations=14", "learner.decay_steps=28", 'run.eval_splits=["heldout"]')
 _ADAPTERS = ("lora.rank=8", "learner.lr=2e-3")
 
 
