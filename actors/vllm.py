@@ -89,7 +89,7 @@ class VLLMEngine:
                     backend=transfer.NCCL if config.transfer == "nccl" else transfer.FILE
                 ),
                 disable_log_stats=False,  # its own metrics, for whoever serves them
-                **_placement(config),
+                **(_placement(config) | config.vllm),
             )
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -178,6 +178,18 @@ def join(member: ProcessGroupMember, device: torch.device, timeout: timedelta) -
 
 
 def _deepspeed_config(config: LearnerConfig, lr: float) -> dict[str, Any]:
+    return _merged(_own_settings(config, lr), config.deepspeed)
+
+
+def _merged(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with those of `more`, table by table."""
+    both = {
+        key: _merged(values[key], more[key]) for key in values.keys() & more.keys() if isinstance(values[key], dict)
+    }
+    return {**values, **more, **both}
+
+
+def _own_settings(config: LearnerConfig, lr: float) -> dict[str, Any]:
     half = {"bf16": {"enabled": True, "check_grad_overflow": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return {
         # asked for, without effect: micro-batches vary in size and number
