@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from milepost.cluster.placement.size import ModelSize
 from milepost.cluster.settings.config import RunConfig
@@ -45,22 +45,45 @@ def total(items: list[Item]) -> float:
     return sum(item.gib for item in items)
 
 
-def rank_items(config: RunConfig, size: ModelSize) -> list[Item]:
+def rank_items(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> list[Item]:
     """Of one learner rank, where its models lie: on its GPU, or without one in its host's memory."""
-    learner, wide = config.learner, _BYTES[config.learner.dtype]
-    stage, ranks = learner.zero_stage, learner.ranks
-    parameters = size.parameters * (2 if has_own_critic(config) else 1)
-    items = [
-        Item(f"weights, {learner.dtype}", _gib(wide * parameters, ranks if stage == 3 else 1)),
-        Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1)),
-        Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0),
-        Item("Adam's moments, float32", _gib(8 * parameters, ranks if stage else 1)),
-        Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, size.parameters))),
-        Item("reference, float32", _gib(4 * size.parameters) if config.loss.kl_coef > 0 else 0.0),
-        Item("activations (estimate)", _activations(config, size, wide)),
+    wide, stage = _BYTES[config.learner.dtype], config.learner.zero_stage
+    activations = _activations(config, size, wide)
+    asked = _gib(wide * size.parameters) if config.loss.kl_coef > 0 and stage < 3 else 0.0
+    items = [item for key, item in _states(config, size) if not (on_gpu and _offload_device(config, key))]
+    items += [
+        Item("buckets of ZeRO", _gib(wide * _bucket_elements(config, size.parameters))),
+        Item("activations (estimate)", activations),
+        # on a GPU it comes when nothing else passes, and goes again
+        Item(f"reference, {config.learner.dtype}", max(0.0, asked - activations) if on_gpu else asked),
         Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + 4 * size.hidden) * size.vocabulary)),
     ]
     return [item for item in items if item.gib]
+
+
+def _states(config: RunConfig, size: ModelSize) -> Iterator[tuple[str, Item]]:
+    """What a rank holds between passes, after the key of DeepSpeed's `zero_optimization` that can move it away."""
+    learner, wide = config.learner, _BYTES[config.learner.dtype]
+    stage, ranks = learner.zero_stage, learner.ranks
+    parameters = size.parameters * (2 if has_own_critic(config) else 1)
+    yield "offload_param", Item(f"weights, {learner.dtype}", _gib(wide * parameters, ranks if stage == 3 else 1))
+    yield "offload_optimizer", Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1))
+    yield "offload_optimizer", Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0)
+    yield "offload_optimizer", Item("Adam's moments, float32", _gib(8 * parameters, ranks if stage else 1))
+    if config.loss.kl_coef > 0 and stage == 3:
+        yield "offload_param", Item(f"reference's share, {learner.dtype}", _gib(wide * size.parameters, ranks))
+
+
+def _zero_setting(config: RunConfig, key: str, default: Any) -> Any:
+    """What `[learner.deepspeed.zero_optimization]` says."""
+    table: Any = config.learner.deepspeed.get("zero_optimization", {})
+    return table.get(key, default)
+
+
+def _offload_device(config: RunConfig, key: str) -> str | None:
+    """`cpu` or `nvme` where DeepSpeed is told to move this away from the GPU."""
+    device = _zero_setting(config, key, {}).get("device", "none")
+    return None if device == "none" else str(device)
 
 
 def has_own_critic(config: RunConfig) -> bool:
@@ -74,9 +97,10 @@ def pass_tokens(config: RunConfig) -> int:
     return max(config.learner.max_tokens_per_micro_batch, config.engine.max_model_len)
 
 
-def _bucket_elements(stage: int, parameters: int) -> float:
-    bucket = min(parameters, _BUCKET)
-    return {0: 0.0, 3: bucket + min(parameters, _LIVE)}.get(stage, bucket)
+def _bucket_elements(config: RunConfig, parameters: int) -> float:
+    bucket = min(parameters, _zero_setting(config, "reduce_bucket_size", _BUCKET))
+    live = min(parameters, _zero_setting(config, "stage3_max_live_parameters", _LIVE))
+    return {0: 0.0, 3: bucket + live}.get(config.learner.zero_stage, bucket)
 
 
 def _activations(config: RunConfig, size: ModelSize, wide: int) -> float:
@@ -118,7 +142,7 @@ def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_
     Args:
         on_gpu: of `engines` and `ranks`, whether their models lie on GPUs.
     """
-    wide, copies = _BYTES[config.learner.dtype], 1 + has_own_critic(config) + (config.loss.kl_coef > 0)
+    wide = _BYTES[config.learner.dtype]
     if parts["driver"]:
         yield Item("driver and Ray (estimate)", DRIVER_GIB)
         if not config.buffer.url_env:
@@ -128,15 +152,25 @@ def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_
     if processes := parts["engines"] + parts["ranks"] + parts["workers"]:
         yield Item(f"{processes} processes (estimate)", PROCESS_GIB * processes)
     if parts["ranks"]:
-        if on_gpu["ranks"]:
-            loading = _gib(4 * copies * size.parameters * parts["ranks"])
-            yield Item(f"models while {parts['ranks']} ranks load them, float32", loading)
-        else:
-            yield Item(f"models of {parts['ranks']} ranks", parts["ranks"] * total(rank_items(config, size)))
+        yield from _of_ranks(config, size, parts["ranks"], on_gpu=on_gpu["ranks"])
     if parts["engines"] and not on_gpu["engines"]:
         weights = engine_weights(config, size)
         yield Item(weights.what, parts["engines"] * weights.gib)
         yield Item("KV cache of engines", parts["engines"] * config.engine.kv_cache_gib)
+
+
+def _of_ranks(config: RunConfig, size: ModelSize, ranks: int, *, on_gpu: bool) -> Iterator[Item]:
+    """What so many ranks on one host hold of its memory. With ZeRO 3 a model is split as it is made."""
+    learner = config.learner
+    if not on_gpu:
+        yield Item(f"models of {ranks} ranks", ranks * total(rank_items(config, size, on_gpu=False)))
+        return
+    if learner.zero_stage < 3:  # one model after the other; the last one, a reference, stays
+        whole = _gib(_BYTES[learner.dtype] * size.parameters)
+        yield Item(f"models while {ranks} ranks load them, {learner.dtype}", ranks * whole)
+    moved = sum(item.gib for key, item in _states(config, size) if _offload_device(config, key) == "cpu")
+    if moved:
+        yield Item(f"offloaded by {ranks} ranks", ranks * moved)
 
 
 def _gib(count: float, ranks: int = 1) -> float:
