@@ -127,8 +127,7 @@ def _way_out_of_a_rank(config: RunConfig) -> str:
     if row > budget:
         lower = f"engine.max_model_len = {row}, for a row of so many tokens passes whole, though {lower} = {budget}"
     return (
-        "take more learner.ranks with learner.zero_stage = 3, set learner.gradient_checkpointing = true, keep the "
-        'optimizer on the host (learner.deepspeed.zero_optimization.offload_optimizer.device = "cpu"), or lower '
+        "take more learner.ranks with learner.zero_stage = 3, set learner.gradient_checkpointing = true, or lower "
         f"{lower}"
     )
 

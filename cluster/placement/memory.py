@@ -50,8 +50,9 @@ def rank_items(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> list[Item
     wide, stage = _BYTES[config.learner.dtype], config.learner.zero_stage
     activations = _activations(config, size, wide)
     asked = _gib(wide * size.parameters) if config.loss.kl_coef > 0 and stage < 3 else 0.0
-    items = [item for key, item in _states(config, size) if not (on_gpu and _offload_device(config, key))]
-    items += [
+    items = [
+        *([] if on_gpu and _offload_device(config) else _weights(config, size)),
+        *_of_optimizer(config, size),
         Item("buckets of ZeRO", _gib(wide * _bucket_elements(config, size.parameters))),
         Item("activations (estimate)", activations),
         # on a GPU it comes when nothing else passes, and goes again
@@ -61,17 +62,25 @@ def rank_items(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> list[Item
     return [item for item in items if item.gib]
 
 
-def _states(config: RunConfig, size: ModelSize) -> Iterator[tuple[str, Item]]:
-    """What a rank holds between passes, after the key of DeepSpeed's `zero_optimization` that can move it away."""
+def _weights(config: RunConfig, size: ModelSize) -> Iterator[Item]:
+    """What DeepSpeed's `offload_param` moves away."""
     learner, wide = config.learner, _BYTES[config.learner.dtype]
-    stage, ranks = learner.zero_stage, learner.ranks
-    parameters = size.parameters * (2 if has_own_critic(config) else 1)
-    yield "offload_param", Item(f"weights, {learner.dtype}", _gib(wide * parameters, ranks if stage == 3 else 1))
-    yield "offload_optimizer", Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1))
-    yield "offload_optimizer", Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0)
-    yield "offload_optimizer", Item("Adam's moments, float32", _gib(8 * parameters, ranks if stage else 1))
-    if config.loss.kl_coef > 0 and stage == 3:
-        yield "offload_param", Item(f"reference's share, {learner.dtype}", _gib(wide * size.parameters, ranks))
+    split = learner.ranks if learner.zero_stage == 3 else 1
+    yield Item(f"weights, {learner.dtype}", _gib(wide * _trained(config, size), split))
+    if config.loss.kl_coef > 0 and learner.zero_stage == 3:
+        yield Item(f"reference's share, {learner.dtype}", _gib(wide * size.parameters, split))
+
+
+def _of_optimizer(config: RunConfig, size: ModelSize) -> Iterator[Item]:
+    stage, ranks, parameters = config.learner.zero_stage, config.learner.ranks, _trained(config, size)
+    yield Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1))
+    yield Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0)
+    yield Item("Adam's moments, float32", _gib(8 * parameters, ranks if stage else 1))
+
+
+def _trained(config: RunConfig, size: ModelSize) -> int:
+    """Parameters with an optimizer."""
+    return size.parameters * (2 if has_own_critic(config) else 1)
 
 
 def _zero_setting(config: RunConfig, key: str, default: Any) -> Any:
@@ -80,9 +89,9 @@ def _zero_setting(config: RunConfig, key: str, default: Any) -> Any:
     return table.get(key, default)
 
 
-def _offload_device(config: RunConfig, key: str) -> str | None:
-    """`cpu` or `nvme` where DeepSpeed is told to move this away from the GPU."""
-    device = _zero_setting(config, key, {}).get("device", "none")
+def _offload_device(config: RunConfig) -> str | None:
+    """`cpu` or `nvme` where DeepSpeed is told to keep weights away from the GPU."""
+    device = _zero_setting(config, "offload_param", {}).get("device", "none")
     return None if device == "none" else str(device)
 
 
@@ -168,9 +177,8 @@ def _of_ranks(config: RunConfig, size: ModelSize, ranks: int, *, on_gpu: bool) -
     if learner.zero_stage < 3:  # one model after the other; the last one, a reference, stays
         whole = _gib(_BYTES[learner.dtype] * size.parameters)
         yield Item(f"models while {ranks} ranks load them, {learner.dtype}", ranks * whole)
-    moved = sum(item.gib for key, item in _states(config, size) if _offload_device(config, key) == "cpu")
-    if moved:
-        yield Item(f"offloaded by {ranks} ranks", ranks * moved)
+    if _offload_device(config) == "cpu":
+        yield Item(f"offloaded by {ranks} ranks", ranks * total([*_weights(config, size)]))
 
 
 def _gib(count: float, ranks: int = 1) -> float:

@@ -162,7 +162,6 @@ class FrozenModel:
         if self._is_split:
             settings = _deepspeed_config(config, config.lr)
             del settings["optimizer"]
-            settings["zero_optimization"].pop("offload_optimizer", None)
             self._module, *_ = deepspeed.initialize(model=module, config=settings, dist_init_required=False)
 
     @contextmanager
