@@ -107,8 +107,8 @@ def pass_tokens(config: RunConfig) -> int:
 
 
 def _bucket_elements(config: RunConfig, parameters: int) -> float:
-    bucket = min(parameters, _zero_setting(config, "reduce_bucket_size", _BUCKET))
-    live = min(parameters, _zero_setting(config, "stage3_max_live_parameters", _LIVE))
+    bucket: float = min(parameters, _zero_setting(config, "reduce_bucket_size", _BUCKET))
+    live: float = min(parameters, _zero_setting(config, "stage3_max_live_parameters", _LIVE))
     return {0: 0.0, 3: bucket + live}.get(config.learner.zero_stage, bucket)
 
 

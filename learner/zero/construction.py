@@ -8,7 +8,7 @@ all of it. Collective with ZeRO 3: all ranks make the same models in the same or
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -48,6 +48,6 @@ def reference_model(folder: Path, config: LearnerConfig, packing: Packing, devic
     return FrozenModel(TokenPolicy(policy), config, device)
 
 
-def _checkpoint_gradients(model: torch.nn.Module, config: LearnerConfig) -> None:
+def _checkpoint_gradients(model: Any, config: LearnerConfig) -> None:
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

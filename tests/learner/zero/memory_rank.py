@@ -1,9 +1,7 @@
 """What one learner rank does that looks at how its models are made and held; see `zero_rank`."""
 
 import hashlib
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -21,7 +19,7 @@ from milepost.learner.zero.actor_critic import ActorCritic, Models
 from milepost.learner.zero.construction import policy_model
 from milepost.learner.zero.policy import load_policy
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores
-from milepost.learner.zero.zero_model import join, split_as_made
+from milepost.learner.zero.zero_model import join
 
 CPU = torch.device("cpu")
 
@@ -61,45 +59,6 @@ def run_made(job: dict[str, Any]) -> list[dict[str, Any]]:
         )
     torch.distributed.barrier()
     return saw
-
-
-def run_peak(job: dict[str, Any]) -> dict[int, float]:
-    """ZeRO stage -> memory of the rank's own that loading takes at its peak, in units of the whole model."""
-    join(member(job), CPU, timedelta(seconds=60))
-    saw = {}
-    for stage in (3, 2):
-        config = LearnerConfig(**job["config"], zero_stage=stage)
-
-        def load(config: LearnerConfig = config) -> Any:
-            with split_as_made(config):
-                return load_policy(Path(job["model"]))
-
-        peak, model = peak_bytes(load)
-        saw[stage] = peak / sum(4 * getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-    torch.distributed.barrier()
-    return saw
-
-
-def peak_bytes(call: Callable[[], Any]) -> tuple[int, Any]:
-    """The most anonymous memory that `call` adds to the process, and its result: mapped files are not counted."""
-    before, seen, done = own_bytes(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            seen[0] = max(seen[0], own_bytes())
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    result = call()
-    done.set()
-    watcher.join()
-    return max(seen[0], own_bytes()) - before, result
-
-
-def own_bytes() -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
-    return 1024 * int(line.split()[1])
 
 
 def run_reference(job: dict[str, Any]) -> dict[str, Any]:
