@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from milepost.envs.types import VersionSpan
+from milepost.envs.types import OptionValue, VersionSpan
 
 Transfer = Literal["auto", "file", "object_store", "nccl"]
 
@@ -43,6 +43,9 @@ class EngineConfig(BaseModel):
     start_timeout_s: float = Field(300, gt=0, description="Start timeout in seconds, until an engine serves")
     request_timeout_s: float = Field(60, gt=0, description="Request timeout in seconds, of one generation")
     update_timeout_s: float = Field(120, gt=0, description="Weight update timeout in seconds")
+    vllm: dict[str, OptionValue] = Field(
+        {}, description="Further arguments of vLLM's engine, by its own names; what has a key here is refused"
+    )
 
 
 def environment(config: EngineConfig) -> dict[str, str]:

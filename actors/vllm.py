@@ -92,7 +92,7 @@ class VLLMEngine:
                 ),
                 worker_extension_cls=f"{transfer.__name__}.{transfer.WeightDigests.__name__}",
                 disable_log_stats=False,  # its own metrics, for whoever serves them
-                **_placement(config),
+                **(_placement(config) | config.vllm),
             )
         )
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from milepost.actors.agents.program import AgentPathError, check_program
-from milepost.actors.architectures import is_served
 from milepost.actors.checks.rehearsal import Characters, Rehearsal, rehearse
+from milepost.actors.installed_vllm import is_served
 from milepost.actors.resources import Limits
 from milepost.actors.tool_reading import ToolReaders
 from milepost.cluster.base.exits import ConfigError, DependencyLost

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from milepost.envs.types import OptionValue
+
 
 class LearnerConfig(BaseModel):
     """How the policy is trained: processes, optimizer, and when to refuse a step."""
@@ -63,6 +65,9 @@ class LearnerConfig(BaseModel):
         300.0, gt=0, description="Collective timeout in seconds, of every exchange between learner ranks"
     )
     threads: int = Field(0, ge=0, description="CPU threads per rank; 0 leaves it to torch")
+    deepspeed: dict[str, OptionValue] = Field(
+        {}, description="Further settings of DeepSpeed, by its own names; what has a key here is refused"
+    )
 
     @model_validator(mode="after")
     def _half_precision_keeps_full_gradients(self) -> Self:

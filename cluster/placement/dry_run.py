@@ -101,14 +101,11 @@ def _named(kind: str, indices: Sequence[int]) -> str:
 
 def _gpus(config: RunConfig, size: ModelSize, hardware: Hardware, placement: Placement) -> Iterator[Account]:
     """Every kind of GPU that the plan knows: an engine's, a rank's, and one that both share."""
-    rank = [*rank_items(config, size), Item("rank's CUDA context (estimate)", CONTEXT_GIB)]
+    rank = [*rank_items(config, size, on_gpu=True), Item("rank's CUDA context (estimate)", CONTEXT_GIB)]
     engine = engine_items(config, size, hardware.gpu_gib)
     shared = sum(0 < part.gpus < 1 for part in placement.ranks)
     alone = sum(part.gpus >= 1 for part in placement.ranks)
-    for_rank = (
-        "take more learner.ranks with learner.zero_stage = 3, set learner.gradient_checkpointing = true, or lower "
-        "learner.max_tokens_per_micro_batch"
-    )
+    for_rank = _way_out_of_a_rank(config)
     if shared:
         left = max(0.0, 1 - total(rank) / hardware.gpu_gib)
         way_out = (
@@ -122,6 +119,17 @@ def _gpus(config: RunConfig, size: ModelSize, hardware: Hardware, placement: Pla
         yield Account(f"each of {of_engines} GPUs of engines", engine, hardware.gpu_gib, way_out)
     if alone:
         yield Account(f"each of {alone} GPUs of learner ranks", rank, hardware.gpu_gib, for_rank)
+
+
+def _way_out_of_a_rank(config: RunConfig) -> str:
+    budget, row = config.learner.max_tokens_per_micro_batch, config.engine.max_model_len
+    lower = "learner.max_tokens_per_micro_batch"
+    if row > budget:
+        lower = f"engine.max_model_len = {row}, for a row of so many tokens passes whole, though {lower} = {budget}"
+    return (
+        "take more learner.ranks with learner.zero_stage = 3, set learner.gradient_checkpointing = true, or lower "
+        f"{lower}"
+    )
 
 
 def _host(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from milepost.cluster.placement.size import ModelSize
 from milepost.cluster.settings.config import RunConfig
@@ -45,24 +45,56 @@ def total(items: list[Item]) -> float:
     return sum(item.gib for item in items)
 
 
-def rank_items(config: RunConfig, size: ModelSize) -> list[Item]:
+def rank_items(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> list[Item]:
     """Of one learner rank, where its models lie: on its GPU, or without one in its host's memory."""
-    learner, wide = config.learner, _BYTES[config.learner.dtype]
-    stage, ranks = learner.zero_stage, learner.ranks
-    of_critic = size.parameters if has_own_critic(config) else 0
-    held, trained = size.parameters + size.adapters + of_critic, size.trained + of_critic
+    wide, stage = _BYTES[config.learner.dtype], config.learner.zero_stage
+    activations = _activations(config, size, wide)
+    asked = _gib(wide * size.parameters) if has_reference(config) and stage < 3 else 0.0
     to_output_layer = 0 if size.adapters else 4 * size.hidden
     items = [
-        Item(f"weights, {learner.dtype}", _gib(wide * held, ranks if stage == 3 else 1)),
-        Item("gradients, float32", _gib(4 * trained, ranks if stage >= 2 else 1)),
-        Item("master weights, float32", _gib(4 * trained, ranks) if stage else 0.0),
-        Item("Adam's moments, float32", _gib(8 * trained, ranks if stage else 1)),
-        Item("buckets of ZeRO", _gib(wide * _bucket_elements(stage, max(size.trained, of_critic), size.parameters))),
-        Item("reference, float32", _gib(4 * size.parameters) if has_reference(config) else 0.0),
-        Item("activations (estimate)", _activations(config, size, wide)),
+        *([] if on_gpu and _offload_device(config) else _weights(config, size)),
+        *_of_optimizer(config, size),
+        Item("buckets of ZeRO", _gib(wide * _bucket_elements(config, size))),
+        Item("activations (estimate)", activations),
+        # on a GPU it comes when nothing else passes, and goes again
+        Item(f"reference, {config.learner.dtype}", max(0.0, asked - activations) if on_gpu else asked),
         Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + to_output_layer) * size.vocabulary)),
     ]
     return [item for item in items if item.gib]
+
+
+def _weights(config: RunConfig, size: ModelSize) -> Iterator[Item]:
+    """What DeepSpeed's `offload_param` moves away."""
+    learner, wide = config.learner, _BYTES[config.learner.dtype]
+    split = learner.ranks if learner.zero_stage == 3 else 1
+    held = size.parameters * (1 + has_own_critic(config)) + size.adapters
+    yield Item(f"weights, {learner.dtype}", _gib(wide * held, split))
+    if has_reference(config) and learner.zero_stage == 3:
+        yield Item(f"reference's share, {learner.dtype}", _gib(wide * size.parameters, split))
+
+
+def _of_optimizer(config: RunConfig, size: ModelSize) -> Iterator[Item]:
+    stage, ranks, parameters = config.learner.zero_stage, config.learner.ranks, _trained(config, size)
+    yield Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1))
+    yield Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0)
+    yield Item("Adam's moments, float32", _gib(8 * parameters, ranks if stage else 1))
+
+
+def _trained(config: RunConfig, size: ModelSize) -> int:
+    """Parameters with an optimizer."""
+    return size.trained + (size.parameters if has_own_critic(config) else 0)
+
+
+def _zero_setting(config: RunConfig, key: str, default: Any) -> Any:
+    """What `[learner.deepspeed.zero_optimization]` says."""
+    table: Any = config.learner.deepspeed.get("zero_optimization", {})
+    return table.get(key, default)
+
+
+def _offload_device(config: RunConfig) -> str | None:
+    """`cpu` or `nvme` where DeepSpeed is told to keep weights away from the GPU."""
+    device = _zero_setting(config, "offload_param", {}).get("device", "none")
+    return None if device == "none" else str(device)
 
 
 def has_own_critic(config: RunConfig) -> bool:
@@ -81,10 +113,12 @@ def pass_tokens(config: RunConfig) -> int:
     return max(config.learner.max_tokens_per_micro_batch, config.engine.max_model_len)
 
 
-def _bucket_elements(stage: int, trained: int, parameters: int) -> float:
-    """Of the larger of two trained models, and what ZeRO-3 gathers of one of `parameters`."""
-    bucket = min(trained, _BUCKET)
-    return {0: 0.0, 3: bucket + min(parameters, _LIVE)}.get(stage, bucket)
+def _bucket_elements(config: RunConfig, size: ModelSize) -> float:
+    """Of the larger of two trained models, and what ZeRO-3 gathers of one."""
+    trained = size.parameters if has_own_critic(config) else size.trained
+    bucket: float = min(trained, _zero_setting(config, "reduce_bucket_size", _BUCKET))
+    live: float = min(size.parameters, _zero_setting(config, "stage3_max_live_parameters", _LIVE))
+    return {0: 0.0, 3: bucket + live}.get(config.learner.zero_stage, bucket)
 
 
 def _activations(config: RunConfig, size: ModelSize, wide: int) -> float:
@@ -126,7 +160,7 @@ def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_
     Args:
         on_gpu: of `engines` and `ranks`, whether their models lie on GPUs.
     """
-    wide, copies = _BYTES[config.learner.dtype], 1 + has_own_critic(config) + has_reference(config)
+    wide = _BYTES[config.learner.dtype]
     if parts["driver"]:
         yield Item("driver and Ray (estimate)", DRIVER_GIB)
         if not config.buffer.url_env:
@@ -136,15 +170,24 @@ def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_
     if processes := parts["engines"] + parts["ranks"] + parts["workers"]:
         yield Item(f"{processes} processes (estimate)", PROCESS_GIB * processes)
     if parts["ranks"]:
-        if on_gpu["ranks"]:
-            loading = _gib(4 * copies * size.parameters * parts["ranks"])
-            yield Item(f"models while {parts['ranks']} ranks load them, float32", loading)
-        else:
-            yield Item(f"models of {parts['ranks']} ranks", parts["ranks"] * total(rank_items(config, size)))
+        yield from _of_ranks(config, size, parts["ranks"], on_gpu=on_gpu["ranks"])
     if parts["engines"] and not on_gpu["engines"]:
         weights = engine_weights(config, size)
         yield Item(weights.what, parts["engines"] * weights.gib)
         yield Item("KV cache of engines", parts["engines"] * config.engine.kv_cache_gib)
+
+
+def _of_ranks(config: RunConfig, size: ModelSize, ranks: int, *, on_gpu: bool) -> Iterator[Item]:
+    """What so many ranks on one host hold of its memory. With ZeRO 3 a model is split as it is made."""
+    learner = config.learner
+    if not on_gpu:
+        yield Item(f"models of {ranks} ranks", ranks * total(rank_items(config, size, on_gpu=False)))
+        return
+    if learner.zero_stage < 3:  # one model after the other; the last one, a reference, stays
+        whole = _gib(_BYTES[learner.dtype] * size.parameters)
+        yield Item(f"models while {ranks} ranks load them, {learner.dtype}", ranks * whole)
+    if _offload_device(config) == "cpu":
+        yield Item(f"offloaded by {ranks} ranks", ranks * total([*_weights(config, size)]))
 
 
 def _gib(count: float, ranks: int = 1) -> float:

@@ -30,6 +30,7 @@ from milepost.cluster.settings.complaints import complaints, source
 from milepost.cluster.settings.environments import Environments, with_path
 from milepost.cluster.settings.keys import unset
 from milepost.cluster.settings.overrides import apply, leaves
+from milepost.cluster.settings.pass_through import complaints as refused
 from milepost.cluster.settings.run_section import RunSection
 from milepost.cluster.tracing.config import TracingConfig
 from milepost.cluster.trackers.config import TrackersConfig
@@ -137,6 +138,7 @@ class RunConfig(BaseModel):
 def _contradictions(config: RunConfig) -> Iterator[tuple[bool, str]]:
     run = config.run
     yield from _of_agent(config)
+    yield from ((True, line) for line in refused(config.engine, config.learner))
     in_system = run.groups_per_iteration * (run.max_staleness + 1)
     yield (
         config.buffer.max_groups < in_system,

@@ -29,10 +29,11 @@ from milepost.learner.loss.loss import LossTerms
 from milepost.learner.training import LossFn, ProcessGroupMember, StepMetrics, ValueFn
 from milepost.learner.update_metrics import add
 from milepost.learner.zero import lora
+from milepost.learner.zero.construction import critic_model, policy_model, reference_model
 from milepost.learner.zero.families import packing_for
-from milepost.learner.zero.policy import load_config, load_policy, write_policy
+from milepost.learner.zero.policy import load_config, write_policy
 from milepost.learner.zero.token_policy import TokenPolicy, token_scores, token_values
-from milepost.learner.zero.value import Critic, critic_values
+from milepost.learner.zero.value import critic_values
 from milepost.learner.zero.zero_model import ZeroError, ZeroModel, join
 
 LAYOUT: Final = "layout.json"
@@ -45,7 +46,7 @@ class Models:
     policy: Path
     """Folder in Hugging Face format, on this machine; nothing is downloaded."""
     reference: Path | None = None
-    """Of the same format: a frozen whole model on every rank, for the KL term."""
+    """Of the same format: the frozen starting policy, for the KL term."""
     critic: CriticConfig | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     """With a rank, adapters alone are trained, and the policy without them is the reference."""
@@ -80,24 +81,13 @@ class ActorCritic:
         torch.manual_seed(seed)
         self._trunk = "none" if models.critic is None else models.critic.trunk
         self.packing = packing_for(load_config(models.policy), config.packing, device)
-        policy = load_policy(models.policy, self.packing)
-        if self._lora.rank:
-            lora.add_adapters(policy, self._lora)
-        self._reference = None
-        if models.reference is not None:
-            reference = TokenPolicy(load_policy(models.reference, self.packing))
-            self._reference = reference.to(device).eval().requires_grad_(False)
-        critic = Critic(models.policy, self.packing) if self._trunk == "own" else None
         join(member, device, timedelta(seconds=config.collective_timeout_s))
-        if config.gradient_checkpointing:
-            for module in [policy] if critic is None else [policy, critic.trunk]:
-                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        trained = TokenPolicy(policy, valued=self._trunk == "shared")
-        self._policy = ZeroModel(trained, config, lr=config.lr, name="policy")
+        made = (config, self.packing)
+        self._policy = policy_model(models.policy, *made, valued=self._trunk == "shared", adapters=self._lora)
         self._critic = None
-        if critic is not None and models.critic is not None:
-            paced = _paced(config, models.critic.steps)
-            self._critic = ZeroModel(critic, paced, lr=models.critic.lr, name="critic")
+        if models.critic is not None and self._trunk == "own":
+            self._critic = critic_model(models.policy, *made, models.critic)
+        self._reference = None if models.reference is None else reference_model(models.reference, *made, device)
 
     def update(
         self,
@@ -162,7 +152,8 @@ class ActorCritic:
                 return self.token_logprobs(micro_batches, temperature=temperature)
         if self._reference is None:
             raise ZeroError("this rank has no reference model; kl_coef > 0 needs one")
-        return [token_scores(self._reference, batch.to(self._device), temperature)[0] for batch in micro_batches]
+        with self._reference.while_asked() as reference:
+            return [token_scores(reference, batch.to(self._device), temperature)[0] for batch in micro_batches]
 
     @torch.no_grad()
     def token_values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
@@ -283,9 +274,3 @@ class ActorCritic:
 def _policy_name(name: str) -> str | None:
     """The name in the policy's checkpoint; None for what belongs to a critic."""
     return lora.saved_name(name.removeprefix(TokenPolicy.PREFIX)) if name.startswith(TokenPolicy.PREFIX) else None
-
-
-def _paced(config: LearnerConfig, steps: int) -> LearnerConfig:
-    """The schedule over as many updates for a model that makes `steps` steps in each."""
-    keys = ("warmup_steps", "decay_steps")
-    return config.model_copy(update={key: getattr(config, key) * steps // config.minibatches for key in keys})

@@ -117,7 +117,7 @@ def _peft_config(config: LoraConfig) -> Any:
 
     return PeftLoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it, and takes any number
+        lora_alpha=config.alpha,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",

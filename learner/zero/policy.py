@@ -32,8 +32,8 @@ TOKENIZER_FILES: Final = (
 )
 
 
-def load_policy(folder: Path, packing: Packing = "padded") -> Any:
-    """The model in float32 with every dropout at zero: log-probs must not depend on chance.
+def load_policy(folder: Path, packing: Packing = "padded", dtype: torch.dtype = torch.float32) -> Any:
+    """The model in `dtype` with every dropout at zero: log-probs must not depend on chance.
 
     Attention that caps its logits (Gemma 2) is computed eagerly: PyTorch's fused one leaves the cap out, silently.
     With `packing` "tree" it computes attention over prefix trees, and over nothing else.
@@ -51,7 +51,7 @@ def load_policy(folder: Path, packing: Packing = "padded") -> Any:
         folder,
         config=config,
         attn_implementation=TREE_ATTENTION if packing == "tree" else "eager" if capped else None,
-        dtype=torch.float32,
+        dtype=dtype,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,

@@ -32,10 +32,10 @@ class Scores(NamedTuple):
 class ValueHead(nn.Module):
     """A linear map from hidden states to one number."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1, width))
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.zeros(1, width, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(1, dtype=dtype))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[K, width]` -> `[K]`, in float32 whatever comes in."""
@@ -51,7 +51,7 @@ class TokenPolicy(nn.Module):
     def __init__(self, policy: Any, *, valued: bool = False) -> None:
         super().__init__()
         self.policy = policy
-        self.head = ValueHead(policy.config.hidden_size) if valued else None
+        self.head = ValueHead(policy.config.hidden_size, policy.dtype) if valued else None
         rule, layer = logit_rule(policy.config), policy.get_output_embeddings()
         if rule is not None and type(layer) is nn.Linear:
             policy.set_output_embeddings(OutputLayer(layer, rule))

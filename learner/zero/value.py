@@ -8,26 +8,23 @@ the policy's trunk). Knows nothing of ranks or optimizers.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from milepost.learner.batch.pack import MicroBatch, Packing
+from milepost.learner.batch.pack import MicroBatch
 from milepost.learner.batch.prediction import Layout, predict
-from milepost.learner.zero.policy import load_policy
 from milepost.learner.zero.token_policy import ValueHead, last_hidden
 
 
 class Critic(nn.Module):
     """A trunk of its own, which starts as the policy's, and a value head."""
 
-    def __init__(self, folder: Path, packing: Packing = "padded") -> None:
-        """Load the trunk from the policy's folder. Raises what `load_policy` raises."""
+    def __init__(self, policy: Any) -> None:
+        """Take the trunk of `policy`, a model that `load_policy` gave."""
         super().__init__()
-        policy = load_policy(folder, packing)
         self.trunk = policy.base_model
-        self.head = ValueHead(policy.config.hidden_size)
+        self.head = ValueHead(policy.config.hidden_size, policy.dtype)
 
     def forward(self, *, layout: Layout, at: Tensor) -> Tensor:
         """Estimates `[K]` at the positions `at` `[K]` of the layout, row after row."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -25,8 +26,10 @@ import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.torch import TorchBackend
+from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
 from deepspeed.utils import safe_set_full_grad
 from torch import Tensor
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from milepost.learner.config import LearnerConfig
 from milepost.learner.training import ProcessGroupMember
@@ -110,7 +113,7 @@ class ZeroModel:
             self._deepspeed.zero_grad()
             return
         _, parameter = self._trained()[0]
-        shape: Any = parameter.ds_shape if self._zero_stage == 3 else parameter.shape  # type: ignore[attr-defined]
+        shape: Any = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
         safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._deepspeed.device))
         self._deepspeed.step()
 
@@ -153,6 +156,47 @@ class ZeroModel:
         return [named for named in self._deepspeed.module.named_parameters() if named[1].requires_grad]
 
 
+class FrozenModel:
+    """One module that is never trained. `join` comes first.
+
+    With ZeRO 3 it lies split over the ranks. Below it lies on the host, and on the device only `while_asked`.
+    """
+
+    def __init__(self, module: torch.nn.Module, config: LearnerConfig, device: torch.device) -> None:
+        self._module: Any = module.eval().requires_grad_(False)
+        self._device = device
+        self._is_split = config.zero_stage == 3
+        if self._is_split:
+            settings = _deepspeed_config(config, config.lr)
+            del settings["optimizer"]
+            self._module, *_ = deepspeed.initialize(model=module, config=settings, dist_init_required=False)
+
+    @contextmanager
+    def while_asked(self) -> Iterator[Any]:
+        """What runs the module, on the device."""
+        yield self._module if self._is_split else self._module.to(self._device)
+        if not self._is_split:
+            self._module.to("cpu")
+
+
+@contextmanager
+def split_as_made(config: LearnerConfig) -> Iterator[None]:
+    """With ZeRO 3 a model that transformers loads in here is split over the ranks parameter by parameter."""
+    if config.zero_stage < 3:
+        yield
+        return
+    settings = HfDeepSpeedConfig(_deepspeed_config(config, config.lr))  # transformers refers to it weakly
+    theirs = deepspeed.zero.Init
+    # By default it makes every new tensor bfloat16, rotary tables too: a position times a rounded frequency is noise
+    deepspeed.zero.Init = partial(theirs, tensor_overrides=[DeepSpeedTensorOverride.device])
+    try:
+        yield
+    finally:
+        deepspeed.zero.Init = theirs
+        unset_hf_deepspeed_config()
+        del settings
+
+
 def join(member: ProcessGroupMember, device: torch.device, timeout: timedelta) -> None:
     """Connect the ranks, with the deadline also on the groups that ZeRO makes for itself.
 
@@ -185,6 +229,18 @@ def join(member: ProcessGroupMember, device: torch.device, timeout: timedelta) -
 
 
 def _deepspeed_config(config: LearnerConfig, lr: float) -> dict[str, Any]:
+    return _merged(_own_settings(config, lr), config.deepspeed)
+
+
+def _merged(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with those of `more`, table by table."""
+    both = {
+        key: _merged(values[key], more[key]) for key in values.keys() & more.keys() if isinstance(values[key], dict)
+    }
+    return {**values, **more, **both}
+
+
+def _own_settings(config: LearnerConfig, lr: float) -> dict[str, Any]:
     half = {"bf16": {"enabled": True, "check_grad_overflow": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return {
         # asked for, without effect: micro-batches vary in size and number
@@ -193,9 +249,10 @@ def _deepspeed_config(config: LearnerConfig, lr: float) -> dict[str, Any]:
         "steps_per_print": None,
         "gradient_clipping": config.grad_clip,
         "zero_optimization": {"stage": config.zero_stage},
+        # PyTorch's own: one pass over memory, on GPU and CPU alike, and nothing is compiled at first use
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": lr, "weight_decay": config.weight_decay, "torch_adam": True},
+            "params": {"lr": lr, "weight_decay": config.weight_decay, "torch_adam": True, "fused": True},
         },
         **(half if config.dtype == "bfloat16" else {}),
     }

@@ -1,5 +1,6 @@
 import re
 import stat
+from typing import get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -237,7 +238,8 @@ def test_a_resumed_run_may_go_on_longer_but_not_otherwise(toml):
 def test_no_section_has_more_fields_than_a_person_reads():
     sections = dict(tables(RunConfig))
     for name, section in (sections | SETTINGS).items():
-        assert len(section.model_fields) <= 16, name
+        keys = [key for key, field in section.model_fields.items() if get_origin(field.annotation) is not dict]
+        assert len(keys) <= 16, name  # a table of foreign keys is read in the docs of those who know them
 
 
 def test_every_key_is_described_in_a_phrase_that_begins_with_a_capital_letter():

@@ -113,7 +113,7 @@ def seeing(head: ValueHead) -> None:
 
 
 def test_an_estimate_sees_the_context_and_nothing_of_its_token(folder: Path):
-    critic = Critic(folder)
+    critic = Critic(load_policy(folder))
     seeing(critic.head)
     batch = targeted([[None, None, None, None]])
     first, second = (critic_values(critic, tokens([row], batch)) for row in ([1, 2, 3, 4], [1, 2, 9, 4]))
@@ -136,13 +136,13 @@ def test_a_head_on_the_policy_leaves_its_log_probs_alone(folder: Path):
     assert torch.equal(logprobs, plain[0])
     assert torch.equal(entropies, plain[1])
     assert torch.allclose(values, token_values(valued, batch), atol=1e-6)
-    critic = Critic(folder)
+    critic = Critic(load_policy(folder))
     critic.head.load_state_dict(valued.head.state_dict())
     assert torch.allclose(values, critic_values(critic, batch), atol=1e-5), "both kinds start from the same trunk"
 
 
 def test_a_critic_learns_constant_targets(folder: Path):
-    critic = Critic(folder)
+    critic = Critic(load_policy(folder))
     batch = tokens([[1, 2, 3, 4], [5, 6, 7, 8]], targeted([[None, 0.7, 0.7, None], [None, 0.7, None, 0.7]]))
     optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-2)
     losses = []

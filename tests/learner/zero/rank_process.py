@@ -1,4 +1,4 @@
-"""A mode of `zero_rank`, `loop_rank` or `lora_rank` in a process of its own, forked from one that has loaded the
+"""A mode of `zero_rank` or another module in processes of its own, one a rank, forked from one that has loaded the
 frameworks already: loading takes seconds, forking milliseconds.
 """
 
@@ -8,9 +8,38 @@ import multiprocessing
 import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["lora_rank", "peft"])  # and with it the other modules; found through PYTHONPATH
+
+
+def launch(
+    mode: str, folder: Path, *, model: Path, wait_for: int = 2, module: str = "zero_rank", **job: Any
+) -> list[dict[str, Any]]:
+    """Run `mode` on every rank; the reports of the first `wait_for` ranks, the others are killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    children = []
+    for rank in range(job["config"]["ranks"]):
+        path = folder / f"{mode}{rank}.json"
+        path.write_text(json.dumps({**job, "model": str(model), "rank": rank, "store": str(folder / mode)}))
+        children.append((begin(module, mode, path), path))
+    try:
+        return [report(child, path) for child, path in children[:wait_for]]
+    finally:
+        for child, _ in children:
+            child.kill()
+            child.join()
+
+
+def report(child: BaseProcess, path: Path) -> dict[str, Any]:
+    child.join(timeout=120)
+    assert child.exitcode == 0, f"{path.name}: {Path(f'{path}.err').read_text()[-3000:]}"
+    return json.loads(Path(f"{path}.out").read_text())
+
+
+def config(ranks: int, stage: int, **more: Any) -> dict[str, Any]:
+    return {"ranks": ranks, "zero_stage": stage, "lr": 3e-3, "warmup_steps": 1, "collective_timeout_s": 60, **more}
 
 
 def begin(module: str, mode: str, path: Path) -> BaseProcess:

@@ -1,31 +1,19 @@
 """Adapters under the real DeepSpeed engine on gloo, one process per rank: what is trained, saved and loaded."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from launching import config, environment_of_ranks, launch, save_model
 from peft import PeftModel
+from rank_process import config, launch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.usefixtures("rank_environment")]
 LORA = {"rank": 4, "alpha": 8.0}
 ADAPTERS = 2 * 4 * (64 + 2 * 48 + 64 + 3 * 96)
 """Numbers in the adapters: 2 layers of rank 4, whose q, k and v, o, and three of the MLP have so many ins and outs."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rank_environment() -> Iterator[None]:
-    with environment_of_ranks():
-        yield
 
 
 def adapters_job(folder: Path, model: Path, ranks: int, stage: int, **learner: Any) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def test_layers_that_are_computed_again_see_the_same_tree(folder: Path) -> None:
 def test_a_critic_of_its_own_reads_trees_too(folder: Path) -> None:
     pool, found = grouped([[0, 1, 2, 1], [0, 1, 0], [0, 1]]), []
     for packing in ("padded", "tree"):
-        critic = Critic(folder, packing)
+        critic = Critic(load_policy(folder, packing))
         torch.manual_seed(0)
         torch.nn.init.normal_(critic.head.weight)
         found.append(critic_values(critic, collate(pool, packing)))

@@ -1,26 +1,14 @@
 """The real DeepSpeed engine on gloo, one process per rank."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import config, environment_of_ranks, launch, save_model
+from rank_process import config, launch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-pytestmark = pytest.mark.services
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rank_environment() -> Iterator[None]:
-    with environment_of_ranks():
-        yield
+pytestmark = [pytest.mark.services, pytest.mark.usefixtures("rank_environment")]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +173,7 @@ def test_a_critic_learns_and_resumes_on_both_kinds_of_trunk(critics: dict[str, d
         check_critic(report, trunk)
 
 
-@pytest.mark.parametrize(("trunk", "stage", "ranks"), [("own", 2, 2), ("shared", 3, 2)])
+@pytest.mark.parametrize(("trunk", "stage", "ranks"), [("own", 2, 2), ("own", 3, 2), ("shared", 3, 2)])
 def test_stage_and_ranks_change_neither_values_nor_what_is_measured(
     trunk: str, stage: int, ranks: int, critics: dict[str, dict[str, Any]], model: Path, tmp_path: Path
 ):

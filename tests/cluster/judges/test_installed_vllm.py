@@ -2,7 +2,7 @@
 
 import pytest
 
-from milepost.actors.architectures import _registered, is_served
+from milepost.actors.installed_vllm import _registered, is_served
 
 
 def test_the_tables_read_from_its_source_are_those_that_the_registry_has() -> None:
