@@ -2,7 +2,7 @@
 
 Every call into user code (environment and reward) has a deadline, which starts when the call does. All calls of an
 episode, from the constructor to `close`, run on one thread, which is the episode's own; prompts are laid out there too,
-so that a long observation does not hold up the event loop. `actors.env_threads` calls run side by side.
+so that a long observation does not hold up the event loop. As many calls run side by side as there are `places`.
 
 User code that raises, hangs or returns nonsense ends its own episode as a Failure named by the boundary it crossed;
 nothing it does reaches the run. A hung call keeps its place (Python cannot take it back), so it is counted in

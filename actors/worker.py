@@ -57,9 +57,10 @@ class ActorConfig(BaseModel):
         "until one came through",
     )
     env_threads: int = Field(
-        8,
-        ge=1,
-        description="Environment threads per worker in a call at the same time; every episode has one",
+        0,
+        ge=0,
+        description="Environment threads per worker in a call at the same time; every episode has one. Fewer than "
+        "episodes are for calls that compute long; 0 allows all, 256 at most",
     )
     max_observation_chars: int = Field(
         1_000_000, ge=1, description="Observation length limit in characters: a longer one is its environment's failure"

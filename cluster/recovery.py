@@ -36,7 +36,6 @@ from milepost.cluster.reporter import Reporter
 from milepost.cluster.runlog.runs import RunFolder
 from milepost.cluster.start import Start, newest_checkpoint
 from milepost.cluster.system import System
-from milepost.envs.types import Group
 from milepost.learner.credit.filter import Verdict
 from milepost.learner.loop import UpdateReport
 from milepost.learner.recipe import UpdateOptions
@@ -93,11 +92,12 @@ class Recovery:
         await ledger.set_versions(published=start.version)  # the engines started on it
         await ledger.release_all()
 
-    async def train(self, groups: Sequence[Group], options: UpdateOptions) -> UpdateReport:
+    async def train(self, taken: Taken, options: UpdateOptions) -> UpdateReport:
         """Update the ranks' weights; `consume` then makes the rest of the run agree with them."""
         self._reporter.activity("training")
         self._whole.clear()
         began = time.monotonic()
+        groups = [leased.encoded for leased in taken.groups]
         report = await self._system.learners.train(groups, self._progress.version, options)
         self._step_s = time.monotonic() - began
         return report
@@ -114,7 +114,7 @@ class Recovery:
         }
         progress.iteration += 1
         progress.version += 1
-        progress.unsettled_bytes += sum(leased.num_bytes for leased in taken.groups)
+        progress.unsettled_bytes += sum(leased.encoded.num_bytes for leased in taken.groups)
         is_due = progress.iteration % config.run.checkpoint_every == 0
         is_long = self._step_s > config.run.step_patience_s
         if is_due or is_long or progress.unsettled_bytes > config.buffer.consumed_bytes_limit:

@@ -122,7 +122,7 @@ class Run:
         with timed(clock.seconds, "train"):
             busy = await system.engines.busy_s()
             options = self._watch.options(await self._histories.fetch(groups, progress.version))
-            report = await self._recovery.train(groups, options)
+            report = await self._recovery.train(taken, options)
             clock.overlap_s = await system.engines.busy_s() - busy
         with timed(clock.seconds, "commit"):
             await self._recovery.consume(taken, report.verdicts)
@@ -131,7 +131,7 @@ class Run:
         with timed(clock.seconds, "publish"):
             clock.transfer_s = await system.publish(progress.version)
         with timed(clock.seconds, "check"):
-            checks = await check_policy(system, groups, progress, self.reporter.measuring)
+            checks = await check_policy(system, taken.groups, progress, self.reporter.measuring)
         await self.reporter.iteration(taken, report, clock, progress.iteration, checks)
         await self._give_up_on_collapse()
         every = self._config.run.eval_every

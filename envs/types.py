@@ -154,7 +154,7 @@ class Turn(TurnFacts, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("a turn needs at least one prompt token and one response token")
         if len(self.logprobs) != n:
             raise ValueError(f"{len(self.logprobs)} log-probs for {n} response tokens")
-        if not all(math.isfinite(x) for x in self.logprobs):
+        if not all(map(math.isfinite, self.logprobs)):
             raise ValueError("a log-prob is not finite")
         if not math.isfinite(self.reward):
             raise ValueError(f"reward is {self.reward}, not a finite number")

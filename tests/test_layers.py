@@ -42,7 +42,7 @@ DOORS = {
     "cluster/base": set(),
     "cluster/replay": {"envs", "learner/credit", "cluster/base"},
     "cluster/runlog": {
-        "envs", "reward/evaluators", "learner", "learner/credit", "learner/health", "cluster/base", "cluster/replay",
+        "envs", "reward/evaluators", "learner", "learner/credit", "cluster/base", "cluster/replay",
     },
     "cluster/trajectories": {
         "envs", "reward/evaluators", "actors", "learner", "cluster/base", "cluster/replay", "cluster/runlog",

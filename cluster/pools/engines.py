@@ -195,8 +195,12 @@ class RoutedEngines:
     prompt, and moves only where that one dies or leaves the rotation.
     """
 
-    def __init__(self, rotation: Rotation, *, request_timeout_s: float, start_timeout_s: float) -> None:
+    def __init__(self, rotation: Rotation, *, worker: int, request_timeout_s: float, start_timeout_s: float) -> None:
+        """`worker` is the number of the one whose episodes these are: of engines with equally few of its episodes,
+        each worker begins with another one, for it does not see what the others ask.
+        """
         self.rotation = rotation
+        self._worker = worker
         self.request_timeout_s = request_timeout_s
         self.start_timeout_s = start_timeout_s
         self._lost: set[Any] = set()
@@ -228,8 +232,10 @@ class RoutedEngines:
 
     def least_loaded(self) -> Any:
         """Handle of the engine in rotation that has the fewest episodes; None where there is none."""
-        load = Counter(episode.handle for episode in self._episodes)
-        return min(self.rotation.handles, key=lambda handle: (handle in self._lost, load[handle]), default=None)
+        load, handles = Counter(episode.handle for episode in self._episodes), self.rotation.handles
+        first = self._worker % max(len(handles), 1)
+        in_turn = handles[first:] + handles[:first]
+        return min(in_turn, key=lambda handle: (handle in self._lost, load[handle]), default=None)
 
 
 class EpisodeEngine:

@@ -22,7 +22,7 @@ from milepost.actors.nccl.waiting import Sent
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.stored_weights import StoredWeights, put
-from milepost.cluster.replay.wire import decode_group
+from milepost.cluster.replay.wire import EncodedGroup, decode_group
 from milepost.envs.types import Turn
 from milepost.learner.loop import LearnerRank, UpdateReport
 from milepost.learner.recipe import Recipe, UpdateOptions
@@ -87,13 +87,13 @@ class LearnerActor:
         if folder is not None:
             self._models.load(folder / "zero")
 
-    def train(self, groups: Sequence[bytes], version: int, options: UpdateOptions) -> UpdateReport:
+    def train(self, groups: Sequence[EncodedGroup], version: int, options: UpdateOptions) -> UpdateReport:
         """As `LearnerRank.train`, for encoded groups."""
-        return self._rank.train([decode_group(data) for data in groups], version, options)
+        return self._rank.train([decode_group(encoded) for encoded in groups], version, options)
 
-    def mutual_information(self, groups: Sequence[bytes]) -> float | None:
+    def mutual_information(self, groups: Sequence[EncodedGroup]) -> float | None:
         """As `LearnerRank.mutual_information`, for encoded groups."""
-        return self._rank.mutual_information([decode_group(data) for data in groups])
+        return self._rank.mutual_information([decode_group(encoded) for encoded in groups])
 
     def check_parity(self, turns: Sequence[Turn], version: int) -> float | None:
         """As `LearnerRank.check_parity`."""

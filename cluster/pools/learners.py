@@ -33,8 +33,8 @@ from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
 from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.stored_weights import StoredWeights
 from milepost.cluster.pools.weights import Delivery, FileDelivery, NcclDelivery, StoredDelivery, chosen_way
-from milepost.cluster.replay.wire import encode_group
-from milepost.envs.types import Group, Turn
+from milepost.cluster.replay.wire import EncodedGroup
+from milepost.envs.types import Turn
 from milepost.learner.credit.trial import StrategyError
 from milepost.learner.loop import UpdateReport
 from milepost.learner.recipe import UpdateOptions
@@ -104,11 +104,11 @@ class LearnerPool:
         """Continue from a verified checkpoint folder; None only waits until the ranks are up."""
         await self._all("load", folder, timeout_s=self._spec.recipe.learner.collective_timeout_s + _START_S)
 
-    async def train(self, groups: Sequence[Group], version: int, options: UpdateOptions) -> UpdateReport:
+    async def train(self, groups: Sequence[EncodedGroup], version: int, options: UpdateOptions) -> UpdateReport:
         """One update on all ranks. Raises LearnerLost, Diverged or WatchdogExpired."""
         limit = max(_STEP_S, _SLOWEST_STEP * median(self._step_s or [0.0]))
         started = time.monotonic()
-        shared = _for_ranks(groups)
+        shared = await _for_ranks(groups)
         reports: list[UpdateReport] = await self._all("train", shared, version, options, timeout_s=limit)
         self._step_s.append(time.monotonic() - started)
         return reports[0]
@@ -118,9 +118,10 @@ class LearnerPool:
         found: list[float | None] = await self._all("check_parity", list(turns), version, timeout_s=_STEP_S)
         return found[0]
 
-    async def mutual_information(self, groups: Sequence[Group]) -> float | None:
+    async def mutual_information(self, groups: Sequence[EncodedGroup]) -> float | None:
         """Of prompts and responses of `groups` under the current weights, in nats; None where there are too few."""
-        found: list[float | None] = await self._all("mutual_information", _for_ranks(groups), timeout_s=_STEP_S)
+        shared = await _for_ranks(groups)
+        found: list[float | None] = await self._all("mutual_information", shared, timeout_s=_STEP_S)
         return found[0]
 
     async def delivery(self, version: int) -> Delivery:
@@ -236,9 +237,9 @@ def _translated(error: BaseException) -> BaseException:
     return cause
 
 
-def _for_ranks(groups: Sequence[Group]) -> ray.ObjectRef[list[bytes]]:
-    """The groups where every rank finds them: once, and as they travel."""
-    return ray.put([encode_group(group) for group in groups])
+async def _for_ranks(groups: Sequence[EncodedGroup]) -> ray.ObjectRef[list[EncodedGroup]]:
+    """The groups where every rank finds them: once, and as they came from Redis."""
+    return await asyncio.to_thread(ray.put, list(groups))
 
 
 def _stage(root: Path, tag: str) -> Path:

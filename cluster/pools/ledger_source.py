@@ -86,7 +86,7 @@ class BufferSink:
         self._recordings = recordings
 
     async def put(self, result: Trajectory | Failure) -> None:
-        """Store one result; a trajectory that is too large becomes a failure of its environment.
+        """Store one result; a trajectory that is too large becomes a failure.
 
         Raises BufferUnavailable at the deadline, naming what it waited for.
         """
@@ -95,15 +95,26 @@ class BufferSink:
             if answer != "ok" and isinstance(result, Trajectory):
                 self._recordings.refused(result.group_id, result.index, "late", _REFUSED[answer])
         except WireError as error:
-            self._recordings.refused(result.group_id, result.index, "failed", f"env: {type(error).__name__}: {error}")
-            failure = Failure(
-                task=result.task,
-                group_id=result.group_id,
-                index=result.index,
-                boundary="env",
-                error=type(error).__name__,
-                message=str(error),
-                turn=len(result.turns) if isinstance(result, Trajectory) else 0,
-                cohort=result.cohort,
-            )
+            failure = untransportable(result, error)
+            reason = f"{failure.boundary}: {failure.error}: {failure.message}"
+            self._recordings.refused(failure.group_id, failure.index, "failed", reason)
             await self._buffer.put_with_backpressure(failure)
+
+
+def untransportable(result: Trajectory | Failure, error: WireError) -> Failure:
+    """What becomes of an episode that the wire does not take: too large as a rule, which `error` says.
+
+    It is nothing that its environment did wrong, and nothing that playing it again would mend.
+    """
+    return Failure(
+        task=result.task,
+        group_id=result.group_id,
+        index=result.index,
+        boundary="infra",
+        error=type(error).__name__,
+        message=str(error),
+        turn=len(result.turns) if isinstance(result, Trajectory) else result.turn,
+        started_at=result.started_at,
+        seconds=result.seconds,
+        cohort=result.cohort,
+    )

@@ -30,16 +30,20 @@ from milepost.actors.worker import ActorConfig, Play, Worker
 from milepost.cluster.base.remains import end_with_this_process
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import Rotation, RoutedEngines
-from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource
+from milepost.cluster.pools.ledger_source import BufferSink, LedgerSource, untransportable
 from milepost.cluster.replay.buffer import BufferConfig, TrajectoryBuffer
 from milepost.cluster.replay.client import connect
 from milepost.cluster.replay.ledger import Ledger
 from milepost.cluster.replay.task_success import TaskSuccess
+from milepost.cluster.replay.wire import WireError, encode
 from milepost.cluster.trajectories.recording import EVALUATION, Batch, RecordingQueue
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.scenarios import ScenarioConfig, ScenarioSet
-from milepost.envs.types import Failure, Task, Trajectory
+from milepost.envs.types import Task
 from milepost.reward.reward import load_reward
+
+_MOST_THREADS = 256
+"""In a call at the same time: where calls compute, each of them takes as many times as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,11 @@ class WorkerSpec:
     group_size: int
     restarts: RestartConfig
 
+    @property
+    def concurrent_episodes(self) -> int:
+        """Episodes that a worker plays side by side."""
+        return self.actors.concurrent_groups * self.group_size
+
 
 def resources_for(spec: WorkerSpec, engines: RoutedEngines) -> RolloutResources:
     """What episodes share: tokenizer, reward, limits, threads. Raises what a bad path or template raises."""
@@ -70,7 +79,7 @@ def resources_for(spec: WorkerSpec, engines: RoutedEngines) -> RolloutResources:
         dialogue=dialogue,
         readers=ToolReaders(tokenizer, dialogue, **names),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-        places=threading.Semaphore(spec.actors.env_threads),
+        places=threading.Semaphore(spec.actors.env_threads or min(spec.concurrent_episodes, _MOST_THREADS)),
         limits=Limits(
             max_turns=spec.actors.max_turns,
             env_timeout_s=spec.actors.env_timeout_s,
@@ -99,11 +108,12 @@ def agent_host(spec: WorkerSpec, resources: RolloutResources, endpoint: Endpoint
 class WorkerActor:
     """One worker process."""
 
-    def __init__(self, spec: WorkerSpec, name: str, rotation: Rotation, *, records: bool) -> None:
+    def __init__(self, spec: WorkerSpec, name: str, number: int, rotation: Rotation, *, records: bool) -> None:
         end_with_this_process()
         self._spec = spec
         self._engines = RoutedEngines(
             rotation,
+            worker=number,
             request_timeout_s=spec.engine.request_timeout_s,
             start_timeout_s=spec.engine.start_timeout_s,
         )
@@ -139,16 +149,19 @@ class WorkerActor:
         await self._open()
         return await self._worker.run(renew_every_s=self._spec.buffer.lease_s / 3)
 
-    async def play(self, tasks: list[tuple[int, Task]], concurrency: int) -> list[Trajectory | Failure]:
-        """Play each task once under its number, outside the ledger: evaluation."""
+    async def play(self, tasks: list[tuple[int, Task]]) -> list[bytes]:
+        """Play each task once under its number, outside the ledger: evaluation. What came of it, encoded."""
         await self._open()
-        gate = asyncio.Semaphore(concurrency)
+        gate = asyncio.Semaphore(self._spec.concurrent_episodes)
 
-        async def one(index: int, task: Task) -> Trajectory | Failure:
+        async def one(index: int, task: Task) -> bytes:
             async with gate:
                 result = await self._play_one(task=task, group_id=EVALUATION, index=index)
             self._played += 1
-            return result
+            try:
+                return encode(result, max_bytes=self._spec.buffer.max_entry_bytes)
+            except WireError as error:
+                return encode(untransportable(result, error))
 
         return list(await asyncio.gather(*(one(index, task) for index, task in tasks)))
 

@@ -28,6 +28,7 @@ from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.pulse import Pulse
 from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
+from milepost.cluster.replay.wire import decode
 from milepost.cluster.trajectories.recording import Batch
 from milepost.envs.types import Failure, Task, Trajectory
 
@@ -45,7 +46,7 @@ class _Slot:
     """The engines that it was told of."""
     pulse: Pulse
     running: asyncio.Future[int] | None = None
-    playing: asyncio.Future[list[Trajectory | Failure]] | None = None
+    playing: asyncio.Future[list[bytes]] | None = None
     """Episodes outside the ledger; it is not retired before they have ended."""
     telling: asyncio.Future[Batch] | None = None
     """The recordings that it was asked for."""
@@ -86,7 +87,7 @@ class WorkerPool:
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", MARK: name}},
             **self._place(index),
         )
-        return actor.remote(self._spec, name, self._rotation, records=self._record is not None)
+        return actor.remote(self._spec, name, index, self._rotation, records=self._record is not None)
 
     def _spawn(self, index: int) -> _Slot:
         self._spawned += 1
@@ -128,7 +129,6 @@ class WorkerPool:
         self, tasks: list[tuple[int, Task]], results: list[Trajectory | Failure]
     ) -> list[tuple[int, Task]]:
         """Add what was played to `results`; returns the tasks of lost workers, which were replaced."""
-        concurrency = self._spec.actors.concurrent_groups * self._spec.group_size
         self._start_due()
         if not self._slots:
             await asyncio.sleep(_LOOK_AGAIN_S)
@@ -136,12 +136,12 @@ class WorkerPool:
         slots, left = list(self._slots.items()), []
         parts = [tasks[i :: len(slots)] for i in range(len(slots))]
         for (_, slot), part in zip(slots, parts, strict=True):
-            slot.playing = asyncio.ensure_future(slot.handle.play.remote(part, concurrency))
+            slot.playing = asyncio.ensure_future(slot.handle.play.remote(part))
         answers = await asyncio.gather(*(slot.playing for _, slot in slots if slot.playing), return_exceptions=True)
         for (index, slot), part, answer in zip(slots, parts, answers, strict=True):
             if not isinstance(answer, BaseException):
                 self._budget.came_up(index)
-                results.extend(answer)
+                results.extend(await asyncio.to_thread(_decoded, answer))
                 continue
             if not isinstance(answer, RayActorError):
                 raise answer
@@ -230,6 +230,10 @@ class WorkerPool:
             if slot.running is not None and not slot.running.cancel() and not slot.running.cancelled():
                 slot.running.exception()  # seen: asyncio would print what it died of, after the program's last line
         self._slots, self._due = {}, {}
+
+
+def _decoded(results: Sequence[bytes]) -> list[Trajectory | Failure]:
+    return [decode(data) for data in results]
 
 
 def _seen(call: asyncio.Future[Batch]) -> None:

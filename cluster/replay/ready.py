@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from milepost.cluster.replay.client import BLOCK_S, BufferRefused, BufferUnavailable, Client
 from milepost.cluster.replay.store import Store, chunks
-from milepost.cluster.replay.wire import WireError, decode_task, decode_trajectory
+from milepost.cluster.replay.wire import EncodedGroup, WireError, decode_group
 from milepost.envs.types import Group
 
 FinalState = Literal["trained", "filtered", "stale", "dead_letter"]
@@ -24,6 +24,16 @@ _CONSUMERS = "learner"
 _CONSUMER = "learner"
 _NAMED_IN_ERRORS = 3
 _Entry = tuple[bytes, dict[bytes, bytes] | None]
+
+# Fields and sizes of their values, in turns: a command for each field would cost more than the values do.
+_SIZES = """
+local found = {}
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  found[#found + 1] = field
+  found[#found + 1] = redis.call('HSTRLEN', KEYS[1], field)
+end
+return found
+"""
 
 
 class NothingReady(Exception):
@@ -40,8 +50,8 @@ class LeasedGroup:
 
     entry_id: str
     group: Group
-    num_bytes: int
-    """What its trajectories take in the buffer, until they are settled."""
+    encoded: EncodedGroup
+    """The same, as it takes room in the buffer until it is settled."""
     oldest: int
     newest: int
 
@@ -203,24 +213,23 @@ class ReadyGroups:
             await self._store.command("XDEL", self._store.ready, entry_id)
             return 0
         try:
-            payloads = await self._payloads(group_id)
-            trajectories = [decode_trajectory(data, max_bytes=self._max_entry_bytes) for data in payloads]
-            group = Group(group_id=group_id, task=decode_task(task), trajectories=trajectories)
-        except (WireError, ValueError) as error:
+            encoded = EncodedGroup(group_id=group_id, task=task, trajectories=await self._payloads(group_id))
+            group = await asyncio.to_thread(decode_group, encoded)  # it takes long, and the loop has others to serve
+        except WireError as error:
             await self._store.move("discard", [group_id], "dead_letter", str(error)[:500])
             self._undecodable.append((group_id, str(error)))
             return 0
-        self._held[entry_id] = LeasedGroup(entry_id, group, sum(map(len, payloads)), int(oldest), int(newest))
+        self._held[entry_id] = LeasedGroup(entry_id, group, encoded, int(oldest), int(newest))
         return 1
 
-    async def _payloads(self, group_id: str) -> list[bytes]:
+    async def _payloads(self, group_id: str) -> tuple[bytes, ...]:
         """Trajectories by index. Sizes are asked for first: what is too big is never loaded."""
         key = self._store.payload(group_id)
-        indices = sorted(await self._store.command("HKEYS", key), key=int)
-        sizes = [int(await self._store.command("HSTRLEN", key, index)) for index in indices]
-        if any(size > self._max_entry_bytes for size in sizes):
-            raise WireError("oversize", f"an episode takes {max(sizes)} bytes, the limit is {self._max_entry_bytes}")
-        return list(await self._store.command("HMGET", key, *indices)) if indices else []
+        found = await self._store.command("EVAL", _SIZES, 1, key)
+        indices, largest = sorted(found[::2], key=int), max(found[1::2], default=0)
+        if largest > self._max_entry_bytes:
+            raise WireError("oversize", f"an episode takes {largest} bytes, the limit is {self._max_entry_bytes}")
+        return tuple(await self._store.command("HMGET", key, *indices)) if indices else ()
 
     async def _discard_stale(self, version: int, max_staleness: int) -> None:
         stale = [g for g in self._held.values() if version - g.oldest > max_staleness or g.newest > version]

@@ -1,4 +1,4 @@
-"""Trajectories, groups and failures as bytes: a prefix, then msgpack, decoded strictly.
+"""Trajectories and failures as bytes: a prefix, then msgpack, decoded strictly.
 
 The prefix names the schema and the kind, so that bytes of another version are refused by name and not misread.
 Nothing in them can run code. Sizes are checked before anything is decoded. Integrity is the transport's: a flipped
@@ -7,6 +7,7 @@ bit that still is a valid trajectory is not noticed. Tokens are packed by `token
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from milepost.envs.types import Failure, Group, Task, Trajectory, TrajectoryFact
 SCHEMA_VERSION: Final = 6
 MAX_BYTES: Final = 8 * 1024 * 1024
 _MAGIC: Final = b"mp"
-_TRAJECTORY, _FAILURE, _GROUP = b"T", b"F", b"G"
+_TRAJECTORY, _FAILURE = b"T", b"F"
 _PREFIX_BYTES: Final = 4
 
 Reason = Literal["oversize", "foreign", "schema", "kind", "malformed"]
@@ -27,15 +28,22 @@ class _PackedTrajectory(TrajectoryFacts, frozen=True, kw_only=True, forbid_unkno
     turns: list[PackedTurn]
 
 
-class _PackedGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedGroup:
+    """A group as Redis holds it, and as the learner's ranks are sent it."""
+
     group_id: str
-    task: Task
-    trajectories: list[_PackedTrajectory]
+    task: bytes
+    trajectories: tuple[bytes, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """What its trajectories take."""
+        return sum(map(len, self.trajectories))
 
 
 _encoder = msgspec.msgpack.Encoder()
 _trajectories = msgspec.msgpack.Decoder(_PackedTrajectory)
-_groups = msgspec.msgpack.Decoder(_PackedGroup)
 _failures = msgspec.msgpack.Decoder(Failure)
 _tasks = msgspec.msgpack.Decoder(Task)
 
@@ -63,13 +71,6 @@ def encode(record: Trajectory | Failure, *, max_bytes: int = MAX_BYTES) -> bytes
     return data
 
 
-def encode_group(group: Group) -> bytes:
-    """Bytes of a group, prefix included, however many; as `encode` for its trajectories."""
-    packed = [_packed(trajectory) for trajectory in group.trajectories]
-    whole = _PackedGroup(group_id=group.group_id, task=group.task, trajectories=packed)
-    return _prefix(_GROUP) + _encoder.encode(whole)
-
-
 def decode_trajectory(data: bytes, *, max_bytes: int = MAX_BYTES) -> Trajectory:
     """The trajectory in `data`. Raises WireError with the reason where there is none."""
     body = _body(data, _TRAJECTORY, max_bytes)
@@ -81,15 +82,20 @@ def decode_trajectory(data: bytes, *, max_bytes: int = MAX_BYTES) -> Trajectory:
         raise WireError("malformed", str(error)) from error
 
 
-def decode_group(data: bytes) -> Group:
-    """The group in `data`, which `encode_group` wrote. Raises WireError with the reason where there is none."""
-    body = _body(data, _GROUP, len(data))
+def decode_group(encoded: EncodedGroup) -> Group:
+    """The group in `encoded`, of any size: who fetched it has looked. Raises WireError where there is none."""
+    trajectories = [decode_trajectory(data, max_bytes=len(data)) for data in encoded.trajectories]
     try:
-        packed = _groups.decode(body)
-        trajectories = [_unpacked(trajectory) for trajectory in packed.trajectories]
-        return Group(group_id=packed.group_id, task=packed.task, trajectories=trajectories)
+        return Group(group_id=encoded.group_id, task=decode_task(encoded.task), trajectories=trajectories)
     except ValueError as error:
         raise WireError("malformed", str(error)) from error
+
+
+def decode(data: bytes) -> Trajectory | Failure:
+    """What `encode` wrote, of any size. Raises WireError with the reason where there is neither."""
+    if data[len(_MAGIC) + 1 : _PREFIX_BYTES] == _FAILURE:
+        return decode_failure(data)
+    return decode_trajectory(data, max_bytes=len(data))
 
 
 def decode_failure(data: bytes) -> Failure:

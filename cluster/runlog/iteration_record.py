@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -12,7 +12,6 @@ from milepost.cluster.runlog.environments import env_records
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.envs.types import Failure, Group, Trajectory
 from milepost.learner.credit.filter import reason_counts
-from milepost.learner.health.repetition import repetition
 from milepost.learner.loop import UpdateReport
 from milepost.reward.evaluators.summary import summarize
 from milepost.reward.evaluators.variance import reward_variance
@@ -51,12 +50,14 @@ class SystemState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChecks:
-    """What was measured on the weights that an iteration published; None for what was not."""
+    """What was measured of the policy after an iteration; None for what was not."""
 
     parity: float | None
     """Mean |log-prob of learner - of engine|, in nats per token."""
     information: float | None
     """Mutual information of prompts and responses, in nats."""
+    repetition: float | None
+    """How much the responses that it trained on repeat each other."""
 
 
 def staleness(groups: Sequence[Group], version: int) -> list[int]:
@@ -146,7 +147,7 @@ def iteration_record(
         worker_restarts=state.worker_restarts,
         learner_restarts=state.learner_restarts,
         ledger=state.ledger,
-        repetition=repetition(_responses(groups)),
+        repetition=checks.repetition,
         mutual_information=checks.information,
         value_loss=m.get("value_loss"),
         explained_variance=m.get("explained_variance"),
@@ -156,11 +157,3 @@ def iteration_record(
         cohorts=summary.cohorts,
         envs=env_records(groups, report.verdicts, state.failures),
     )
-
-
-def _responses(groups: Sequence[Group]) -> Iterator[tuple[tuple[str, str], list[int]]]:
-    """Responses with what they answered: the state of a task."""
-    for group in groups:
-        for trajectory in group.trajectories:
-            for turn in trajectory.turns:
-                yield (group.group_id, turn.anchor), turn.response_ids

@@ -4,10 +4,13 @@ from typing import ClassVar
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from milepost.actors.context import LEFT_OUT, Context
 from milepost.envs.dialogue import Dialogue
 from milepost.envs.messages import Message
+from milepost.learner.batch.sample import samples
+from tests.cluster.replay.buffer_rig import trajectory
 from tests.families.chat_templates import family_tokenizer
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), max_size=20)
@@ -81,20 +84,18 @@ def test_a_window_keeps_its_last_turns_bit_exactly_behind_the_first_observation(
         assert prompt == opening + [token for piece in kept for token in piece]
 
 
-def test_a_window_of_four_begins_seven_sequences_in_twenty_turns() -> None:
+def test_a_window_of_four_makes_seven_samples_of_twenty_turns() -> None:
     # Shown after each turn: 1 2 3 4, then the newer half of five turns, 2, and 3 4, and 2 again: every third turn anew.
     context = Context(Dialogue(Words()), window_turns=4)
-    seen, begun, tokens = context.open("o0"), 1, 3
-    for _ in range(19):
-        before = [*seen, 3, 0]
-        seen = context.extend([3, 0], True, "o1")
-        extends = seen[: len(before)] == before
-        begun += not extends
-        tokens += 2 + len(seen) - (len(before) if extends else 0)
-    assert begun == 7
+    played = [trajectory("g", 0).turns[0]] * 20
+    for k, turn in enumerate(played):
+        prompt = context.extend(turn.response_ids, True, "o1") if k else context.open("o0")
+        played[k] = replace(turn, prompt_ids=prompt)
+    made = samples(replace(trajectory("g", 0), turns=played), [0.0] * 20)
+    assert len(made) == 7
     # 20 responses of 2 tokens and an opening of 3; 13 turns append 3, and 6 begin with `u o0 [...] o1 a x e u o1 a`,
     # 8 + 5 tokens
-    assert tokens + 2 == 20 * 2 + 3 + 13 * 3 + 6 * 13
+    assert sum(len(sample) for sample in made) == 20 * 2 + 3 + 13 * 3 + 6 * 13
 
 
 def test_a_window_of_one_shows_the_first_and_the_last_observation_only() -> None:

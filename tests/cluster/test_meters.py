@@ -22,7 +22,7 @@ from milepost.envs.types import Group
 from milepost.learner.credit.filter import Verdict
 from milepost.learner.loop import UpdateReport
 from milepost.learner.update_metrics import measured
-from tests.cluster.replay.buffer_rig import Rig, failure, rig, task, trajectory
+from tests.cluster.replay.buffer_rig import Rig, encoded, failure, rig, task, trajectory
 from tests.cluster.runlog.test_metrics import scrape
 
 KEPT = (Verdict(keep=True, reason="unfiltered", score=1.0, weight=1.0),)
@@ -64,9 +64,11 @@ async def two_iterations(
             version=0, skipped_steps=0, losses=(0.5,), verdicts=KEPT, credits=(), tokens=8, num_samples=5,
             prefix_breaks=1, padding_share=0.25, parity=None, metrics={}, seconds={},
         )  # fmt: skip
-        taken = Taken([LeasedGroup("1-0", group("g"), 10, 0, 0)], stale=[group("old")], undecodable=[])
+        taken = Taken([LeasedGroup("1-0", group("g"), encoded(group("g")), 0, 0)], stale=[group("old")], undecodable=[])
         clock = Clock(dict.fromkeys(("wait", "train", "commit", "publish", "check"), 1.0))
-        await reporter.iteration(taken, report, clock, iteration, PolicyChecks(parity=None, information=None))
+        await reporter.iteration(
+            taken, report, clock, iteration, PolicyChecks(parity=None, information=None, repetition=None)
+        )
 
 
 @pytest.mark.parametrize(

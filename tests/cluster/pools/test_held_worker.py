@@ -10,17 +10,14 @@ import psutil
 import pytest
 import ray
 
-from milepost.actors.agents.config import AgentConfig
-from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
-from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engines import Rotation
 from milepost.cluster.pools.ray_start import start_ray
-from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
-from milepost.cluster.replay.buffer import BufferConfig
+from milepost.cluster.pools.workers import WorkerPool
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Failure, Trajectory
 from tests.actors.episode_rig import task
+from tests.cluster.pools.worker_rig import worker_spec
 
 LIMIT_S = 2.0
 
@@ -37,19 +34,11 @@ def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_
 ) -> None:
     place = tmp_path / "group"
     path = "tests.cluster.pools.holding_env:HoldsTheInterpreter"
-    spec = WorkerSpec(
-        run_id="run",
-        redis_url="redis://localhost:1/0",
+    spec = worker_spec(
         model=tiny_policy,
-        agent=AgentConfig(),
-        env=ScenarioConfig(path=path, options={"place": str(place)}),
+        env=[ScenarioConfig(path=path, options={"place": str(place)})],
         actors=ActorConfig(env_timeout_s=LIMIT_S),
-        engine=EngineConfig(),
-        sampling=SamplingConfig(),
-        buffer=BufferConfig(),
-        reward_path="",
         group_size=1,
-        restarts=RestartConfig(),
     )
 
     async def go() -> tuple[list[Trajectory | Failure], float]:

@@ -37,8 +37,11 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_RETRY_S", 0.01)
 
 
-def routed(*handles: Engine, is_growing: bool = False, request_s: float = 0.1, start_s: float = 5.0) -> RoutedEngines:
-    return RoutedEngines(Rotation(list(handles), is_growing), request_timeout_s=request_s, start_timeout_s=start_s)
+def routed(
+    *handles: Engine, worker: int = 0, is_growing: bool = False, request_s: float = 0.1, start_s: float = 5.0
+) -> RoutedEngines:
+    rotation = Rotation(list(handles), is_growing)
+    return RoutedEngines(rotation, worker=worker, request_timeout_s=request_s, start_timeout_s=start_s)
 
 
 async def episode_of_one_turn(engines: RoutedEngines) -> Completion:
@@ -136,6 +139,19 @@ def test_an_episode_moves_where_its_engine_dies_or_leaves_the_rotation_and_stays
             assert (two.asked, three.asked) == (4, 2)
 
     asyncio.run(ask())
+
+
+def test_workers_of_one_episode_each_begin_with_engines_in_turn() -> None:
+    async def ask() -> list[int]:
+        handles = [Engine(), Engine(), Engine()]
+        workers = [routed(*handles, worker=number) for number in range(6)]
+        with contextlib.ExitStack() as playing:
+            for engines in workers:
+                await playing.enter_context(engines.for_episode()).generate([5])
+            await episode_of_one_turn(workers[4])  # which has one on the second engine: the third is next
+        return [handle.asked for handle in handles]
+
+    assert asyncio.run(ask()) == [2, 2, 3]
 
 
 def test_the_calls_of_one_agent_go_to_one_engine_also_side_by_side() -> None:

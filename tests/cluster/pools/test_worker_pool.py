@@ -1,27 +1,25 @@
 """The pool's bookkeeping of workers that end, on handles that answer as they are told."""
 
 import asyncio
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
 
-from milepost.actors.agents.config import AgentConfig
-from milepost.actors.engine import EngineConfig, SamplingConfig
 from milepost.actors.worker import ActorConfig
 from milepost.cluster.base import restarts
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import workers
 from milepost.cluster.pools.engines import Rotation
-from milepost.cluster.pools.workers import WorkerPool, WorkerSpec
-from milepost.cluster.replay.buffer import BufferConfig
+from milepost.cluster.pools.workers import WorkerPool
+from milepost.cluster.replay.wire import encode
 from milepost.cluster.trajectories.recording import Batch, Told
-from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Task
 from tests.actors.episode_rig import task
+from tests.cluster.pools.worker_rig import worker_spec
+from tests.cluster.replay.buffer_rig import failure
 
 HOUR_S = 3600.0
 ENGINES = Rotation([], is_growing=False)
@@ -45,9 +43,9 @@ class Handle:
             raise RayActorError
         return 1
 
-    async def _play(self, tasks: list[Task], _concurrency: int) -> list[Task]:
+    async def _play(self, tasks: list[tuple[int, Task]]) -> list[bytes]:
         await self._ping()
-        return tasks
+        return [encode(failure("eval", index)) for index, _ in tasks]
 
     async def _take_recordings(self) -> Batch:
         await self._ping()
@@ -99,20 +97,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def pool_of(ledger: Any, *, num_workers: int = 1, record: Any = None, **limits: int) -> WorkerPool:
-    spec = WorkerSpec(
-        run_id="run",
-        redis_url="",
-        model=Path("model"),
-        env=[ScenarioConfig()],
-        agent=AgentConfig(),
-        actors=ActorConfig(num_workers=num_workers),
-        engine=EngineConfig(),
-        sampling=SamplingConfig(),
-        buffer=BufferConfig(),
-        reward_path="",
-        group_size=2,
-        restarts=RestartConfig(window_s=HOUR_S, **limits),
-    )
+    spec = worker_spec(actors=ActorConfig(num_workers=num_workers), restarts=RestartConfig(window_s=HOUR_S, **limits))
     return WorkerPool(spec, ledger, ENGINES, record, lambda _: {})
 
 
@@ -201,7 +186,7 @@ def test_what_a_lost_worker_had_to_play_is_played_by_the_others_while_it_pauses(
         made[0].die()
         return await pool.play(list(enumerate([task(), task(target=1), task(target=2)])), 10)
 
-    assert len(asyncio.run(play())) == 3
+    assert sorted(result.index for result in asyncio.run(play())) == [0, 1, 2]
 
 
 def test_what_workers_tell_is_passed_on_also_before_they_are_ended_and_a_lost_one_costs_nobody(

@@ -16,7 +16,8 @@ from milepost.cluster.replay.client import Client, connect
 from milepost.cluster.replay.ledger import Ledger
 from milepost.cluster.replay.ready import Taken
 from milepost.cluster.replay.store import Store
-from milepost.envs.types import Boundary, Failure, Task, Trajectory, Turn, VersionSpan
+from milepost.cluster.replay.wire import EncodedGroup, encode, encode_task
+from milepost.envs.types import Boundary, Failure, Group, Task, Trajectory, Turn, VersionSpan
 
 _RUNS = itertools.count()
 
@@ -39,6 +40,12 @@ def trajectory(group_id: str, index: int, *, oldest: int = 0, newest: int | None
         reward=float(index),
     )
     return Trajectory(task=task(), group_id=group_id, index=index, turns=[turn], outcome="success")
+
+
+def encoded(group: Group) -> EncodedGroup:
+    return EncodedGroup(
+        group_id=group.group_id, task=encode_task(group.task), trajectories=tuple(map(encode, group.trajectories))
+    )
 
 
 def ids(taken: Taken) -> list[str]:

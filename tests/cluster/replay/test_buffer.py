@@ -24,7 +24,7 @@ def test_delivered_twice_and_out_of_order_gives_the_same_group(redis_url: str) -
             assert fields == {**told, b"bytes": str(size).encode()}
             (group,) = (await run.take(1, version=9, max_staleness=9)).groups
             assert group.group.trajectories == episodes
-            assert group.num_bytes == size
+            assert group.encoded.num_bytes == size
             assert (group.oldest, group.newest) == (0, 4)
             assert await run.counts() == {"finished": 4}
 
@@ -103,11 +103,11 @@ def test_a_trajectory_that_is_too_large_ends_as_a_failure_and_the_worker_goes_on
             await sink.put(trajectory("g", 0, tokens=2000))
             for index in (1, 2):
                 await sink.put(trajectory("g", index))
-            assert await run.counts() == {"env_failed": 1, "finished": 2}
+            assert await run.counts() == {"infra_failed": 1, "finished": 2}
             assert "raise buffer.max_entry_bytes" in await run.ledger.last_failure()
             [told] = recordings.take().told
             assert (told.index, told.what) == (0, "failed")
-            assert told.reason.startswith("env: WireError: oversize")
+            assert told.reason.startswith("infra: WireError: oversize")
 
     asyncio.run(sink())
 

@@ -1,10 +1,13 @@
 import asyncio
+import threading
 
 import pytest
 
+from milepost.cluster.replay import ready
 from milepost.cluster.replay.client import BufferRefused
 from milepost.cluster.replay.ready import NothingReady
-from milepost.cluster.replay.wire import encode
+from milepost.cluster.replay.wire import EncodedGroup, decode_group, encode
+from milepost.envs.types import Group
 from tests.cluster.replay.buffer_rig import ids, rig, trajectory
 
 
@@ -40,6 +43,29 @@ def test_poison_becomes_a_dead_letter_with_its_reason_and_the_rest_is_delivered(
             counts = (await run.ledger.balance()).counts
             assert (counts["dead_letter"], counts["finished"]) == (12, 48)
 
+    asyncio.run(take())
+
+
+def test_a_group_is_handed_out_with_the_bytes_that_redis_held_and_decoded_off_the_loop(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding: list[threading.Thread] = []
+
+    def decode(encoded: EncodedGroup) -> Group:
+        decoding.append(threading.current_thread())
+        return decode_group(encoded)
+
+    async def take() -> None:
+        async with rig(redis_url) as run:
+            await run.fill("g", 3)
+            (leased,) = (await run.take(1)).groups
+            held = await run.client.hgetall(run.store.payload("g"))
+            assert leased.encoded.trajectories == tuple(held[b"%d" % index] for index in range(3))
+            assert decode_group(leased.encoded) == leased.group
+            assert decoding
+            assert threading.current_thread() not in decoding
+
+    monkeypatch.setattr(ready, "decode_group", decode)
     asyncio.run(take())
 
 

@@ -16,12 +16,14 @@ from ray import cloudpickle
 from milepost.cluster.pools import learners
 from milepost.cluster.pools.learner_process import LearnerActor
 from milepost.cluster.replay import token_spans
+from milepost.cluster.replay.buffer import BufferConfig
 from milepost.cluster.replay.token_spans import PackedTurn, TokenIds, pack, unpack
-from milepost.cluster.replay.wire import WireError, decode_group, decode_trajectory, encode, encode_group
+from milepost.cluster.replay.wire import WireError, decode_group, decode_trajectory, encode
+from milepost.cluster.settings.run_section import RunSection
 from milepost.envs.types import Group, Trajectory, Turn, VersionSpan
 from milepost.learner.batch.sample import samples
 from milepost.learner.recipe import UpdateOptions
-from tests.cluster.replay.buffer_rig import rig, task
+from tests.cluster.replay.buffer_rig import encoded, rig, task
 
 TURNS, CONTEXT, SAID = 30, 32_768, 400
 
@@ -44,14 +46,14 @@ def episode(turns: list[Turn], group_id: str = "g", index: int = 0) -> Trajector
     return Trajectory(task=task(), group_id=group_id, index=index, turns=turns, outcome="success")
 
 
-def long_episode() -> Trajectory:
-    """30 turns that append, up to a context of 32k tokens of a large vocabulary."""
+def long_episode(num_turns: int = TURNS, tokens: int = CONTEXT) -> Trajectory:
+    """Turns that append, up to a context of so many tokens of a large vocabulary."""
     chance, context, turns = random.Random(0), [], []
-    for k in range(1, TURNS + 1):
-        context = context + chance.choices(range(150_000), k=k * CONTEXT // TURNS - SAID - len(context))
+    for k in range(1, num_turns + 1):
+        context = context + chance.choices(range(150_000), k=k * tokens // num_turns - SAID - len(context))
         turns.append(turn(context, chance.choices(range(150_000), k=SAID)))
         context = context + turns[-1].response_ids
-    assert len(context) == CONTEXT
+    assert len(context) == tokens
     return episode(turns)
 
 
@@ -70,12 +72,21 @@ def test_an_episode_of_30_turns_takes_at_most_12_bytes_for_each_of_its_32k_token
     assert 4 * CONTEXT < asyncio.run(stored()) <= 12 * CONTEXT
 
 
+def test_an_episode_of_80_turns_up_to_52k_tokens_takes_a_twentieth_of_an_entry() -> None:
+    assert len(encode(long_episode(80, 52_000))) <= BufferConfig().max_entry_bytes / 20
+
+
+def test_what_32k_token_episodes_take_until_a_checkpoint_forces_none_before_it_is_due() -> None:
+    update = 64 * len(encode(long_episode()))
+    assert BufferConfig().consumed_bytes_limit // update >= 3 * RunSection().checkpoint_every
+
+
 def test_a_rank_is_sent_at_most_12_bytes_for_each_token_and_lays_each_into_its_samples_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group = Group(group_id="g", task=task(), trajectories=[long_episode()])
     monkeypatch.setattr(learners.ray, "put", cloudpickle.dumps)
-    sent = learners._for_ranks([group])
+    sent = asyncio.run(learners._for_ranks([encoded(group)]))
     assert len(sent) <= 12 * CONTEXT
     rank = LearnerActor.__new__(LearnerActor)
     rank._rank = SimpleNamespace(train=lambda groups, *_: groups, mutual_information=list)
@@ -141,7 +152,7 @@ def test_whatever_turns_repeat_of_each_other_comes_back_token_by_token(plans: li
         assert ours.token_ids.tolist() == theirs.token_ids.tolist()
         assert ours.rollout_logprobs.tolist() == theirs.rollout_logprobs.tolist()
     group = Group(group_id="g", task=task(), trajectories=[there])
-    assert decode_group(encode_group(group)) == group
+    assert decode_group(encoded(group)) == group
 
 
 def test_a_turn_holds_what_it_adds_to_the_one_that_it_goes_on_from_and_no_more() -> None:

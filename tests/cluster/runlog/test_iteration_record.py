@@ -42,7 +42,7 @@ def record(clock: Clock, **changes: Any) -> IterationRecord:
     played = [trajectory("g", 0), trajectory("g", 1)]
     slow = [msgspec.structs.replace(turn, generate_s=0.4, env_s=0.1, tool={"name": "sql"}) for turn in played[1].turns]
     group = Group(group_id="g", task=task(), trajectories=[played[0], msgspec.structs.replace(played[1], turns=slow)])
-    checks = PolicyChecks(parity=1e-6, information=None)
+    checks = PolicyChecks(parity=1e-6, information=None, repetition=None)
     return iteration_record([group], report(**changes), iteration=5, clock=clock, state=STATE, checks=checks)
 
 
@@ -75,7 +75,7 @@ def test_turns_sequences_and_the_buffer_are_measured() -> None:
 def test_success_is_told_by_cohort() -> None:
     played = [msgspec.structs.replace(trajectory("g", i), cohort=name) for i, name in enumerate(("easy", "hard", ""))]
     group = Group(group_id="g", task=task(), trajectories=played)
-    checks = PolicyChecks(parity=None, information=None)
+    checks = PolicyChecks(parity=None, information=None, repetition=None)
     line = iteration_record([group], report(), iteration=1, clock=clock(), state=STATE, checks=checks)
     evaluated = evaluate.record(summarize(played), split="ood", iteration=3, version=3, time_s=1.0)
     assert line.cohorts == evaluated.cohorts == {"easy": cohort(1, 1), "hard": cohort(1, 1)}

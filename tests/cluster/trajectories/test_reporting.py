@@ -21,6 +21,7 @@ from milepost.learner.credit.filter import Verdict
 from milepost.learner.episode_credit import EpisodeCredit
 from milepost.learner.loop import UpdateReport
 from tests.actors.episode_rig import task
+from tests.cluster.replay.buffer_rig import encoded
 from tests.cluster.trajectories.recorded import Played, closing, recorder, rows, trained
 
 CREDIT = EpisodeCredit(
@@ -57,7 +58,7 @@ def report(groups: list[Group], verdicts: list[Verdict]) -> UpdateReport:
 
 
 def leased(*groups: Group) -> list[LeasedGroup]:
-    return [LeasedGroup("1-0", group, 10, 3, 3) for group in groups]
+    return [LeasedGroup("1-0", group, encoded(group), 3, 3) for group in groups]
 
 
 def test_an_update_tells_what_became_of_every_group_that_was_taken(
