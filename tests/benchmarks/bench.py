@@ -22,6 +22,7 @@ import msgspec
 
 from milepost.actors.engine import EngineConfig, environment
 from milepost.cluster.pools.learners import _ALLOCATOR
+from tests.benchmarks import buffer
 from tests.benchmarks.figures import Machine, Pass, Section, best, rate
 from tests.benchmarks.page import PAGE, PICTURE, page
 from tests.benchmarks.picture import picture
@@ -118,7 +119,12 @@ def _learner(progress: Callable[[str], None]) -> Section:
     return Section(machine=_machine(), learner=msgspec.json.decode(told[-1], type=dict[str, dict[str, float]]))
 
 
-PARTS: Final = {"learner": _learner}
+def _buffer(progress: Callable[[str], None]) -> Section:
+    progress("the replay buffer beside a bare Redis")
+    return Section(machine=_machine(), buffer=buffer.measure())
+
+
+PARTS: Final = {"learner": _learner, "buffer": _buffer}
 """The other sections."""
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from milepost.cluster.runlog.records import IterationRecord
+from tests.benchmarks.buffer import Row
 
 PHASES: Final = {
     "rollout": "wait_s", "train": "train_s", "commit": "commit_s", "publish": "publish_s", "check": "check_s",
@@ -89,6 +90,7 @@ class Section(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Of `engine` and `step`."""
     learner: dict[str, dict[str, float]] = {}
     """Workload -> packing -> episodes per CPU second of the learner's step."""
+    buffer: list[Row] = []
 
 
 def updates_of(

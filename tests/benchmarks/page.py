@@ -49,6 +49,7 @@ def page(sections: Mapping[str, Section], gpu_table: str = "") -> str:
         _phases(sections),
         _publishing(sections),
         "## The learner's step alone\n\n" + (_learner(sections["learner"]) if "learner" in sections else _NOT_MEASURED),
+        "## The buffer\n\n" + (_buffer(sections["buffer"]) if "buffer" in sections else _NOT_MEASURED),
         "## On a GPU\n\n" + (gpu_table or _NO_GPU),
         _AGAIN,
     ]
@@ -223,6 +224,22 @@ def _learner(section: Section) -> str:
         ratio = rates["tree"] / rates["padded"]
         lines.append(f"| {name} | {rates['padded']:.2f} episodes per CPU s | {rates['tree']:.2f} | {ratio:.2f} |")
     return "\n".join([*lines, ""])
+
+
+def _buffer(section: Section) -> str:
+    lines = [
+        "CPU milliseconds of an episode that is put and taken, by client and server together, beside those of a bare "
+        "Redis that keeps the same bytes ([tests/benchmarks/buffer.py](../tests/benchmarks/buffer.py)).",
+        "",
+        "| episode | bytes | a token of its context | buffer | of it encoding | bare Redis | bare / buffer |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in section.buffer:
+        lines.append(
+            f"| {row.workload} | {row.entry_bytes:,} | {row.entry_bytes / row.tokens:.1f} | {1000 * row.buffer:.2f} | "
+            f"{1000 * row.wire:.2f} | {1000 * row.raw:.2f} | {row.ratio:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 _NO_GPU: Final = (

@@ -1,3 +1,4 @@
+from tests.benchmarks.buffer import Row
 from tests.benchmarks.figures import Machine, Pass, Section
 from tests.benchmarks.page import TITLES, page
 from tests.benchmarks.picture import picture
@@ -23,8 +24,11 @@ SECTION = Section(
 LEARNER = Section(machine=SECTION.machine, learner={"short": {"padded": 4.0, "tree": 6.0}})
 
 
+BUFFER = Section(machine=SECTION.machine, buffer=[Row("short", 3000, 400, raw=0.001, buffer=0.004, wire=0.002)])
+
+
 def test_the_page_tells_ratios_shares_and_ceilings() -> None:
-    text = page({"short": SECTION, "learner": LEARNER}, "| way | MFU |")
+    text = page({"short": SECTION, "learner": LEARNER, "buffer": BUFFER}, "| way | MFU |")
     assert "| Short prompts | 2.00 | 4.00 | 2.00 | 2.00 |" in text
     assert "| synchronous | 4.00 | 1.00 | 40 | 800 | 0.094 | 1.0 GiB | 25 s |" in text
     assert "| asynchronous | 8.00 | 2.00 |" in text
@@ -38,13 +42,14 @@ def test_the_page_tells_ratios_shares_and_ceilings() -> None:
     assert "| Short prompts | synchronous | 25.0% | 75.0% |" in text
     assert "| Short prompts, asynchronous | 500 |" in text
     assert "| short | 4.00 episodes per CPU s | 6.00 | 1.50 |" in text
+    assert "| short | 3,000 | 7.5 | 4.00 | 2.00 | 1.00 | 0.25 |" in text
     assert "(2 cores, Abacus, 2026-11-28)" in text
     assert "| way | MFU |" in text
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
 
 
 def test_what_was_not_measured_says_so() -> None:
-    assert page({}).count("Not measured yet") == len(TITLES) + 2  # weights and the learner's step
+    assert page({}).count("Not measured yet") == len(TITLES) + 3  # weights, the learner's step, the buffer
     assert "no GPU was lent" in page({})
     without_peer = Section(machine=SECTION.machine, runs={"synchronous": SECTION.runs["synchronous"]})
     text = page({"slow": without_peer})
