@@ -174,30 +174,6 @@ def test_a_row_longer_than_a_micro_batch_is_told_where_its_pass_does_not_fit(siz
     )
 
 
-def test_adapters_alone_have_gradients_and_optimizer_state(tmp_path: Path) -> None:
-    """Rank 16 in the 8B: 16 x (2 x 8192 of q, o + 2 x 5120 of k, v + 3 x 18432 of the MLP) x 32 = 41,943,040."""
-    (tmp_path / "config.json").write_text(json.dumps(told_of("Llama-3-8B")))
-    size = size_of_folder(tmp_path, LoraConfig(rank=16))
-    assert (size.parameters, size.adapters) == (8_030_261_248, 41_943_040)
-    plain = run_on(EIGHT).model_dump()
-    config = RunConfig.model_validate(
-        plain | {"lora": {"rank": 16}, "loss": {"kl_coef": 0.1}, "buffer": RunConfig().buffer.model_dump()}
-    )
-    assert {item.what: round(item.gib, 3) for item in memory.rank_items(config, size)} == {
-        "weights, bfloat16": 3.759,  # 2 (P + A) / 4
-        "gradients, float32": 0.039,  # 4 A / 4
-        "master weights, float32": 0.039,
-        "Adam's moments, float32": 0.078,  # 8 A / 4
-        "buckets of ZeRO": 1.941,  # 2 x (A + 1e9)
-        "activations (estimate)": 3.406,
-        "log-probs (estimate)": 0.245,  # 2 x 1024 x 128256: the output layer has no gradient
-    }
-    _, accounts = dry_run.plan(config, size, hardware(EIGHT))
-    on_host = {item.what: round(item.gib, 2) for item in accounts[-1].items}
-    assert on_host["weights on their way: two files, rank 0's copy"] == 0.23  # 3 x 2 A
-    assert on_host["models while 4 ranks load them, float32"] == 119.66  # 4 x 4 P, and no reference
-
-
 def test_without_recomputation_the_activations_of_every_layer_stay(sizes: dict[str, ModelSize]) -> None:
     kept = memory.rank_items(run_on(TWO, gradient_checkpointing=False), sizes["Qwen2.5-1.5B"], on_gpu=True)
     # 2 x 8192 x 28 x (8 x 1536 + 2 x 256 + 4 x 8960)

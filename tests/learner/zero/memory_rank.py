@@ -14,6 +14,7 @@ from zero_rank import TEMPERATURE, digest, make, share, step, trajectory
 
 from milepost.learner.batch.sample import samples
 from milepost.learner.config import LearnerConfig
+from milepost.learner.lora import LoraConfig
 from milepost.learner.training import ProcessGroupMember
 from milepost.learner.zero.actor_critic import ActorCritic, Models
 from milepost.learner.zero.construction import policy_model
@@ -43,7 +44,9 @@ def run_made(job: dict[str, Any]) -> list[dict[str, Any]]:
     join(member(job), CPU, timedelta(seconds=60))
     saw = []
     for folder, dtype in product(map(Path, job["folders"]), job["dtypes"]):
-        made = policy_model(folder, base.model_copy(update={"dtype": dtype}), "padded", valued=True)
+        made = policy_model(
+            folder, base.model_copy(update={"dtype": dtype}), "padded", valued=True, adapters=LoraConfig()
+        )
         whole = load_policy(folder, dtype=getattr(torch, dtype))
         policy = made.module.policy
         saw.append(
