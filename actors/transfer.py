@@ -128,7 +128,8 @@ class WeightDigests:
 
     def weight_digests(self, turn: int, shares: int) -> dict[str, str]:
         """By name, of every `shares`-th layer, another one each `turn`; what is in no layer counts as one."""
-        parameters = dict(self.model_runner.get_model().named_parameters())
+        named = self.model_runner.get_model().named_parameters()
+        parameters = {name: held for name, held in named if held.numel()}  # empty: packed on CPU
         layers = layerwise_groups(list(parameters))
         step = min(shares, len(layers))
         return {name: digest(parameters[name]) for layer in layers[turn % step :: step] for name in layer}
