@@ -60,7 +60,7 @@ PLANS: Final = {
         (
             *_changed(_STEADY),
             *_changed(("padded rows",), warm_up=1, updates=2),  # an update of these two takes a minute
-            *_changed(("TRL",), warm_up=1, updates=1),
+            *_changed(("TRL",), warm_up=1, updates=1, threads=(2,)),
         ),
     ),
 }

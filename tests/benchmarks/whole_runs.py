@@ -146,7 +146,7 @@ def _trl(workload: Workload, policy: Path, way: Way, place: Path) -> Run:
     with (place / "errors").open("wb") as errors, _process(command, env, errors) as process:
         tree = ProcessTree(process.pid)
         for line in process.stdout or ():
-            if not line.startswith("{"):
+            if not line.startswith('{"'):  # TRL's own summary is no JSON
                 continue
             told.append(json.loads(line))
             memory.append(tree.memory_bytes())
