@@ -50,7 +50,7 @@ class Parts:
         pass
 
     async def update(self) -> None:
-        await self.recovery.train([], UpdateOptions(), [])
+        await self.recovery.train(Taken([], [], []), UpdateOptions(), [])
         await self.recovery.consume(Taken(groups=[], stale=[], undecodable=[]), [])
         await asyncio.sleep(60)  # the next wait for groups
 

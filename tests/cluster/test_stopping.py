@@ -79,7 +79,7 @@ def test_steps_longer_than_a_stop_waits_are_saved_one_by_one(
             recovery = Recovery(system, Mock(), progress, GroupHistories(None))
             await run.fill("a")
             taken = await run.take(1)
-            await recovery.train([], Mock(), [])
+            await recovery.train(taken, Mock(), [])
             await recovery.consume(taken, [Mock(keep=True)])
             assert (progress.version, progress.saved, progress.unsaved) == (
                 1,
