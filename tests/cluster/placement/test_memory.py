@@ -1,7 +1,6 @@
 """Memory of three models on four kinds of hardware, against numbers computed by hand (docs/placement.md, "By hand")."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -295,9 +294,3 @@ def test_without_gpus_everything_lies_in_the_memory_of_the_host() -> None:
     assert items["models of 1 ranks"] == pytest.approx(total(memory.rank_items(config, size, on_gpu=False)))
     assert items["KV cache of engines"] == config.engine.kv_cache_gib
     assert CONTEXT_GIB not in items.values()
-
-
-def test_a_folder_without_a_configuration_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^model\.path: the size of .* cannot be read off its config\.json") as error:
-        size_of_folder(tmp_path, LoraConfig())
-    assert "\n" not in str(error.value)

@@ -29,7 +29,7 @@ class Ledger:
 
 
 @pytest.mark.services
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_held_interpreter_and_its_process_group_end_soon_after_the_limit_of_a_call(
     tiny_policy: Path, tmp_path: Path
 ) -> None:
