@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _STEP_S = 900.0
 """A step that takes so long is no reason to end a run, also after quick ones: another batch, or a busy machine. Of
 several ranks, one that hangs is found by the others' collectives long before."""
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
 """Keeps what an update frees for its next tensors: glibc gives large blocks back to the kernel at once, which clears
 every page of the next one (up to a third of a rank's CPU time)."""
 _START_S = 120.0
@@ -89,7 +89,7 @@ class LearnerPool:
         spec, config = self._spec, self._spec.recipe.learner
         env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads or 1)}
         places = [self._place.options(rank) for rank in range(config.ranks)]
-        env |= {} if places[0]["num_gpus"] else {"DS_ACCELERATOR": "cpu", **_ALLOCATOR}
+        env |= {} if places[0]["num_gpus"] else {"DS_ACCELERATOR": "cpu", **ALLOCATOR}
         actor = ray.remote(LearnerActor)
         self._handles = [
             actor.options(runtime_env={"env_vars": env}, **place).remote(spec, rank)

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from milepost.actors.engine import EngineConfig, environment
-from milepost.cluster.pools.learners import _ALLOCATOR
+from milepost.cluster.pools.learners import ALLOCATOR
 from tests.benchmarks import buffer
 from tests.benchmarks.figures import Machine, Pass, Section, best, rate
 from tests.benchmarks.page import PAGE, PICTURE, page
@@ -103,7 +103,7 @@ def measure(name: str, rounds: int, progress: Callable[[str], None]) -> Section:
 
 def _ceilings(name: str, workload: str, policy: Path, progress: Callable[[str], None]) -> dict[str, list[Pass]]:
     config, episodes = WORKLOADS[workload].config()["engine"], PLACE / f"{workload}-episodes.json"
-    envs = {"engine": environment(EngineConfig(**config)), "step": {"OMP_NUM_THREADS": "1", **_ALLOCATOR}}
+    envs = {"engine": environment(EngineConfig(**config)), "step": {"OMP_NUM_THREADS": "1", **ALLOCATOR}}
     del envs["engine"]["MILEPOST_ENGINE"]  # that is for processes that Ray starts
     found = {}
     for part, env in envs.items():
@@ -115,7 +115,7 @@ def _ceilings(name: str, workload: str, policy: Path, progress: Callable[[str], 
 
 def _learner(progress: Callable[[str], None]) -> Section:
     progress("the learner's step, rows padded against prefix trees")
-    told = _lines(["tests.benchmarks.learner", "--steps", "2", "--json"], {"OMP_NUM_THREADS": "1", **_ALLOCATOR})
+    told = _lines(["tests.benchmarks.learner", "--steps", "2", "--json"], {"OMP_NUM_THREADS": "1", **ALLOCATOR})
     return Section(machine=_machine(), learner=msgspec.json.decode(told[-1], type=dict[str, dict[str, float]]))
 
 

@@ -78,7 +78,7 @@ answer format ([tests/benchmarks/workloads.py](../tests/benchmarks/workloads.py)
 {GROUP_SIZE} episodes of at most {TURNS} turns of 16 tokens. *Long prompts* put a handbook of about 2,000 tokens before
 the game, the same in every episode. Engine and learner have one thread each, where nothing else is said. TRL's
 GRPOTrainer plays the same game from the same token ids with the same policy and batch, vLLM in its process, float32 on
-both sides, through `rollout_func`; its updates take turns with one thread and with two, and the better one counts.
+both sides, through `rollout_func`, with two threads, for it generates and trains in turns.
 
 Runs take turns, and each section begins and ends with the synchronous one. A rate is that of all updates after the
 warm-up, of several runs the median. CPU seconds and memory are those of all processes of a run, Ray's and Redis's

@@ -66,7 +66,7 @@ WAYS: Final = {
         Way(name="asynchronous", max_staleness=2),
         Way(name="synchronous on 2 threads", threads=(2,)),
         Way(name="padded rows", packing="padded"),
-        Way(name="TRL", peer=True, threads=(2, 1), updates=2),
+        Way(name="TRL", peer=True, threads=(2,), updates=2),
     )
 }
 

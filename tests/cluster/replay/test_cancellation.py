@@ -1,16 +1,13 @@
 """What is cancelled ends, even if the answer it waits for arrives at that very moment."""
 
 import asyncio
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from milepost.actors.engine import EngineConfig, SamplingConfig
-from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineHealth, EngineSpec
-from tests.cluster.pools.hosts.pool_rig import HostPlace
+from milepost.cluster.pools.engines import EngineHealth
+from tests.cluster.pools.hosts.pool_rig import SPEC, HostPlace
 from tests.cluster.replay.buffer_rig import rig
 
 
@@ -28,18 +25,9 @@ class _Calls:
 def test_a_probe_cancelled_as_its_answer_arrives_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = SimpleNamespace(start=_Calls(), health=_Calls())
     monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec, _index: handle)
-    spec = EngineSpec(
-        model=Path("model"),
-        version=0,
-        config=EngineConfig(),
-        sampling=SamplingConfig(),
-        stop_token_ids=(),
-        seed=0,
-        restarts=RestartConfig(),
-    )
 
     async def probe() -> None:
-        pool = EnginePool(spec, HostPlace())
+        pool = EnginePool(SPEC, HostPlace())
         starting = asyncio.create_task(pool.start())
         await asyncio.sleep(0.01)
         handle.start.answers[0].set_result(0)
