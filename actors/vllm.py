@@ -17,6 +17,7 @@ from vllm import SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -71,10 +72,12 @@ class VLLMEngine:
             logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # its copies differ in numbers alone: no list of it is written to
         )
         self._stop = frozenset(stop_token_ids)
         self._version = version
         self._is_undigested = True
+        self._is_asleep = False
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(model),
@@ -122,7 +125,7 @@ class VLLMEngine:
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
                 final = None
-                async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, params, request_id):
+                async for output in self._llm.generate(tokens_input(prompt_ids), params, request_id):
                     final = output
         except TimeoutError as error:  # vLLM has aborted the request: it does so for a cancelled caller
             raise EngineError(
@@ -151,8 +154,19 @@ class VLLMEngine:
         """Return once vLLM's core has answered, which it does between two steps; a stopped one never does."""
         await self._llm.is_sleeping()
 
+    async def sleep(self) -> None:
+        """Freeze running requests and leave the GPU to others: weights to the host, the cache away, until `commit`.
+
+        vLLM's sleep mode of level 1: an engine whose next weights never come still holds its own. Where vLLM was not
+        started with `enable_sleep_mode`, as it is not on CPUs, this is a pause.
+        """
+        await self._llm.sleep(level=1, mode="keep")
+        self._is_asleep = True
+
     async def pause(self) -> None:
-        """Freeze running requests where they are; they go on after `commit`."""
+        """Freeze running requests where they are, as they are in sleep; they go on after `commit`."""
+        if self._is_asleep:
+            return
         # The cache holds keys and values of the old weights: cleared, so that running requests are prefilled anew and
         # every later token is sampled by one set of weights.
         await self._llm.pause_generation(mode="keep", clear_cache=True)
@@ -172,6 +186,8 @@ class VLLMEngine:
 
         If it raises, the engine stays paused: it is out of rotation and must be replaced.
         """
+        if self._is_asleep:
+            await self._llm.wake_up(["weights"])
         await self._llm.start_weight_update()
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path}))
         await self._llm.finish_weight_update()
@@ -198,7 +214,11 @@ class VLLMEngine:
             raise ValueError(f"version {version} is not newer than {self._version}")
         await self._llm.update_weight_version(str(version))
         self._version = version
-        await self._llm.resume_generation()
+        if self._is_asleep:  # with the cache all memory is back, and vLLM goes on by itself: hence after the version
+            await self._llm.wake_up(["kv_cache"])
+            self._is_asleep = False
+        else:
+            await self._llm.resume_generation()
 
     @property
     def version(self) -> int:

@@ -19,7 +19,7 @@ from milepost.cluster.base.deadline import unless
 from milepost.cluster.base.exits import Diverged, Stopped
 from milepost.cluster.histories import GroupHistories
 from milepost.cluster.pools.learners import LearnerLost
-from milepost.cluster.pools.weights import Asked
+from milepost.cluster.pools.weights import Asked, ask
 from milepost.cluster.preflight import check_world
 from milepost.cluster.recovery import Progress, Recovery, let_step_end
 from milepost.cluster.replay.ready import LeasedGroup
@@ -133,6 +133,7 @@ class Run:
                 )
             if taken is None:
                 return
+            await system.engines.sleep()
             with timed(clock.seconds, "check"):
                 information = await measuring
         finally:
@@ -165,7 +166,7 @@ class Run:
     def _ask(self, groups: Sequence[LeasedGroup]) -> Asked:
         """What engines sample with the current version, for parity: each answers a few first prompts of `groups`."""
         prompts = [list(leased.group.trajectories[0].turns[0].prompt_ids) for leased in groups[:_PROMPTS]]
-        return self._system.engines.ask(prompts, self.progress.version)
+        return ask(self._system.engines.handles, prompts, self.progress.version)
 
     async def _evaluate(self) -> None:
         """Evaluate weights that the engines were seen to serve. Raises Diverged if parity is broken."""
@@ -178,6 +179,7 @@ class Run:
         every = self._config.collapse.information_every
         if not every or not self._groups or (self.progress.iteration + 1) % every:
             return None
+        await self._system.engines.asleep.wait()
         with self.reporter.measuring("mutual information"):
             return await self._system.learners.mutual_information([leased.encoded for leased in self._groups])
         return None

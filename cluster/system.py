@@ -10,23 +10,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.failure_streak import FailureStreak
 from milepost.cluster.base.weight_folders import WeightFolder
+from milepost.cluster.hosts.check import require_hosts
+from milepost.cluster.hosts.places import Places, hosts
+from milepost.cluster.hosts.ray_start import RayStart
 from milepost.cluster.placement.adapters import require_adapters
 from milepost.cluster.placement.hosts import installed_build
-from milepost.cluster.placement.plan import Placement, place
+from milepost.cluster.placement.plan import Placement, engines_sleep, place
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineSpec
-from milepost.cluster.pools.hosts import require_hosts
+from milepost.cluster.pools.engine_process import EngineSpec
 from milepost.cluster.pools.learner_process import LearnerSpec
 from milepost.cluster.pools.learners import LearnerPool
-from milepost.cluster.pools.places import Places, hosts
-from milepost.cluster.pools.ray_start import RayStart
 from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.cluster.pools.worker_process import WorkerSpec
 from milepost.cluster.pools.workers import WorkerPool
@@ -98,7 +98,7 @@ class System:
         models = [model, *([learner.model] if learner else [])]
         await require_hosts(models, redis_url=url if trains else None, run=self.folder.path if trains else None)
         placement = place(self.config, hosts(), installed_build(), learns=learner is not None, is_final=ray.is_own)
-        places = await self._reserve(placement)
+        places, sleeps = await self._reserve(placement), engines_sleep(self.config, placement)
         phase("starting the engine and the learner" if learner else "starting the engine")
         spec = EngineSpec(
             model=model,
@@ -109,6 +109,7 @@ class System:
             stop_token_ids=tuple(dialogue.stop_token_ids),
             seed=self.config.run.seed,
             restarts=self.config.restarts,
+            sleeps=sleeps,
         )
         self.engines = EnginePool(spec, places.engines, self.note)
         self._ray_metrics_port = ray.metrics_port
@@ -116,7 +117,7 @@ class System:
         if learner:
             self.weights = WeightFolder(self.folder.run_id)
             self._ending.callback(self.weights.close)
-            self.learners = LearnerPool(learner, self.weights, places.ranks)
+            self.learners = LearnerPool(replace(learner, shares_gpu=sleeps), self.weights, places.ranks)
             self._ending.push_async_callback(self.learners.stop)
             self.publisher = Publisher(
                 learners=self.learners,
@@ -134,7 +135,7 @@ class System:
             await _side_by_side([self.engines.start(), rest])
         if learner and self.config.engine.transfer != "nccl":
             phase("trying an update of the weights")
-            await require_updates(self._trial(model, version, dialogue), self.engines, self.weights)
+            await require_updates(self._trial(model, version, dialogue, sleeps=sleeps), self.engines, self.weights)
         await self.workers.tend(self.engines.rotation)
 
     async def _reserve(self, placement: Placement) -> Places:
@@ -157,7 +158,7 @@ class System:
         self.workers = WorkerPool(spec, self.ledger, self.engines.rotation, self.record, places.workers)
         self._ending.push_async_callback(self.workers.stop)
 
-    def _trial(self, model: Path, version: int, dialogue: Dialogue) -> Trial:
+    def _trial(self, model: Path, version: int, dialogue: Dialogue, *, sleeps: bool) -> Trial:
         return Trial(
             model=model,
             version=version,
@@ -166,6 +167,7 @@ class System:
             limit=self.config.learner.parity_limit,
             timeout_s=self.config.engine.update_timeout_s,
             transfer=self.config.engine.transfer,
+            sleeps=sleeps,
         )
 
     async def _start_redis(self) -> str:

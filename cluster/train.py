@@ -16,10 +16,10 @@ from pathlib import Path
 from milepost.cluster.base.exits import ConfigError, Exit, NothingLearnt, Stopped
 from milepost.cluster.base.output import others_to
 from milepost.cluster.evaluate import first_policy
+from milepost.cluster.hosts.places import joined_hosts
 from milepost.cluster.placement import dry_run
 from milepost.cluster.placement.hosts import Build, Host, installed_build, memory_here, named_ray, own_host
 from milepost.cluster.placement.size import size_of_folder, size_of_warmup
-from milepost.cluster.pools.places import joined_hosts
 from milepost.cluster.run import Run
 from milepost.cluster.runlog.console import LiveView
 from milepost.cluster.runlog.metrics import Metrics

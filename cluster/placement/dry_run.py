@@ -14,13 +14,14 @@ from milepost.cluster.placement.layout import Filled, fill
 from milepost.cluster.placement.memory import (
     CONTEXT_GIB,
     Item,
+    asleep_item,
     engine_items,
     host_items,
     rank_items,
     sequence_gib,
     total,
 )
-from milepost.cluster.placement.plan import Placement, place
+from milepost.cluster.placement.plan import Placement, engines_sleep, place
 from milepost.cluster.placement.size import ModelSize
 from milepost.cluster.settings.config import RunConfig
 
@@ -88,7 +89,8 @@ def _where(config: RunConfig, placement: Placement, filled: Sequence[Filled]) ->
         f"{len(placement.bundles)} bundles"
     )
     if placement.shares_gpus:
-        yield "an engine and a learner rank share a GPU, both in memory at once"
+        together = "of which one sleeps" if engines_sleep(config, placement) else "both in memory at once"
+        yield f"an engine and a learner rank share a GPU, {together}"
     for number, host in enumerate(filled):
         kinds = {"engine": host.engines, "learner rank": host.ranks, "worker": host.workers}
         there = ", ".join(_named(kind, indices) for kind, indices in kinds.items() if indices)
@@ -107,18 +109,36 @@ def _gpus(config: RunConfig, size: ModelSize, hardware: Hardware, placement: Pla
     alone = sum(part.gpus >= 1 for part in placement.ranks)
     for_rank = _way_out_of_a_rank(config)
     if shared:
-        left = max(0.0, 1 - total(rank) / hardware.gpu_gib)
-        way_out = (
-            f"engine.gpu_memory_utilization may be {left:.2f} at most beside this rank; give engine and rank a GPU "
-            f"each, or {for_rank}"
-        )
-        yield Account(f"each of {shared} GPUs with an engine and a rank", engine + rank, hardware.gpu_gib, way_out)
+        of_both = _in_turn if engines_sleep(config, placement) else _together
+        yield from of_both(f"each of {shared} GPUs with an engine and a rank", engine, rank, hardware.gpu_gib, for_rank)
     of_engines = int(sum(part.gpus for part in placement.engines if part.gpus >= 1))
     if of_engines:
         way_out = "raise engine.tensor_parallel_size, or lower engine.gpu_memory_utilization"
         yield Account(f"each of {of_engines} GPUs of engines", engine, hardware.gpu_gib, way_out)
     if alone:
         yield Account(f"each of {alone} GPUs of learner ranks", rank, hardware.gpu_gib, for_rank)
+
+
+def _together(title: str, engine: list[Item], rank: list[Item], gpu_gib: float, for_rank: str) -> Iterator[Account]:
+    """Of a GPU where an engine samples while a rank trains."""
+    way_out = (
+        f"{_beside(rank, gpu_gib)}; set run.max_staleness = 0, with which the engine sleeps while the rank trains, "
+        f"give engine and rank a GPU each, or {for_rank}"
+    )
+    yield Account(title, engine + rank, gpu_gib, way_out)
+
+
+def _in_turn(title: str, engine: list[Item], rank: list[Item], gpu_gib: float, for_rank: str) -> Iterator[Account]:
+    """Of a GPU where an engine sleeps while a rank trains: what is awake, and what the other one keeps."""
+    kept = [item for item in rank if not item.passes]
+    way_out = f"{_beside(kept, gpu_gib)}; give engine and rank a GPU each, or {for_rank}"
+    yield Account(f"{title}, while the engine samples", engine + kept, gpu_gib, way_out)
+    yield Account(f"{title}, while the rank trains", [*rank, asleep_item()], gpu_gib, for_rank)
+
+
+def _beside(rank: list[Item], gpu_gib: float) -> str:
+    left = max(0.0, 1 - total(rank) / gpu_gib)
+    return f"engine.gpu_memory_utilization may be {left:.2f} at most beside this rank"
 
 
 def _way_out_of_a_rank(config: RunConfig) -> str:
@@ -140,6 +160,7 @@ def _host(
         "engines": len(host.engines),
         "ranks": len(host.ranks),
         "workers": len(host.workers),
+        "asleep": sum(0 < part.gpus < 1 for part in placement.engines) if engines_sleep(config, placement) else 0,
     }
     on_gpu = {"engines": placement.engines[0].gpus > 0, "ranks": placement.ranks[0].gpus > 0}
     items = list(host_items(config, size, parts=parts, on_gpu=on_gpu))

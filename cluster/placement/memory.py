@@ -38,6 +38,8 @@ class Item:
 
     what: str
     gib: float
+    passes: bool = False
+    """Whether it is there only while something passes through a model."""
 
 
 def total(items: list[Item]) -> float:
@@ -52,13 +54,13 @@ def rank_items(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> list[Item
     asked = _gib(wide * size.parameters) if has_reference(config) and stage < 3 else 0.0
     to_output_layer = 0 if size.adapters else 4 * size.hidden
     items = [
-        *([] if on_gpu and _offload_device(config) else _weights(config, size)),
-        *_of_optimizer(config, size),
+        *([] if on_gpu and _offload_device(config, "offload_param") else _weights(config, size)),
+        *([] if on_gpu and _offload_device(config, "offload_optimizer") else _of_optimizer(config, size)),
         Item("buckets of ZeRO", _gib(wide * _bucket_elements(config, size))),
-        Item("activations (estimate)", activations),
+        Item("activations (estimate)", activations, passes=True),
         # on a GPU it comes when nothing else passes, and goes again
-        Item(f"reference, {config.learner.dtype}", max(0.0, asked - activations) if on_gpu else asked),
-        Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + to_output_layer) * size.vocabulary)),
+        Item(f"reference, {config.learner.dtype}", max(0.0, asked - activations) if on_gpu else asked, passes=on_gpu),
+        Item("log-probs (estimate)", _gib((wide * CHUNK_TOKENS + to_output_layer) * size.vocabulary), passes=True),
     ]
     return [item for item in items if item.gib]
 
@@ -74,6 +76,7 @@ def _weights(config: RunConfig, size: ModelSize) -> Iterator[Item]:
 
 
 def _of_optimizer(config: RunConfig, size: ModelSize) -> Iterator[Item]:
+    """What `offload_optimizer` moves away."""
     stage, ranks, parameters = config.learner.zero_stage, config.learner.ranks, _trained(config, size)
     yield Item("gradients, float32", _gib(4 * parameters, ranks if stage >= 2 else 1))
     yield Item("master weights, float32", _gib(4 * parameters, ranks) if stage else 0.0)
@@ -91,9 +94,9 @@ def _zero_setting(config: RunConfig, key: str, default: Any) -> Any:
     return table.get(key, default)
 
 
-def _offload_device(config: RunConfig) -> str | None:
-    """`cpu` or `nvme` where DeepSpeed is told to keep weights away from the GPU."""
-    device = _zero_setting(config, "offload_param", {}).get("device", "none")
+def _offload_device(config: RunConfig, table: str) -> str | None:
+    """`cpu` or `nvme` where DeepSpeed is told by this table to keep something away from the GPU."""
+    device = _zero_setting(config, table, {}).get("device", "none")
     return None if device == "none" else str(device)
 
 
@@ -138,6 +141,11 @@ def engine_weights(config: RunConfig, size: ModelSize) -> Item:
     )
 
 
+def asleep_item() -> Item:
+    """Of an engine that sleeps, on its GPU."""
+    return Item("engine asleep: context, CUDA graphs (estimate)", ENGINE_WORK_GIB)
+
+
 def sequence_gib(config: RunConfig, size: ModelSize) -> float:
     """KV cache of one sequence of `engine.max_model_len` tokens on each GPU of an engine."""
     engine = config.engine
@@ -155,7 +163,7 @@ def engine_items(config: RunConfig, size: ModelSize, gpu_gib: float) -> list[Ite
 
 
 def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_gpu: dict[str, bool]) -> Iterator[Item]:
-    """Of one host that holds so many `driver`, `engines`, `ranks` and `workers`.
+    """Of one host that holds so many `driver`, `engines`, `ranks` and `workers`, and of the engines so many `asleep`.
 
     Args:
         on_gpu: of `engines` and `ranks`, whether their models lie on GPUs.
@@ -171,8 +179,10 @@ def host_items(config: RunConfig, size: ModelSize, *, parts: dict[str, int], on_
         yield Item(f"{processes} processes (estimate)", PROCESS_GIB * processes)
     if parts["ranks"]:
         yield from _of_ranks(config, size, parts["ranks"], on_gpu=on_gpu["ranks"])
+    weights = engine_weights(config, size)
+    if parts["asleep"]:
+        yield Item(f"weights of {parts['asleep']} engines while they sleep", parts["asleep"] * weights.gib)
     if parts["engines"] and not on_gpu["engines"]:
-        weights = engine_weights(config, size)
         yield Item(weights.what, parts["engines"] * weights.gib)
         yield Item("KV cache of engines", parts["engines"] * config.engine.kv_cache_gib)
 
@@ -186,8 +196,9 @@ def _of_ranks(config: RunConfig, size: ModelSize, ranks: int, *, on_gpu: bool) -
     if learner.zero_stage < 3:  # one model after the other; the last one, a reference, stays
         whole = _gib(_BYTES[learner.dtype] * size.parameters)
         yield Item(f"models while {ranks} ranks load them, {learner.dtype}", ranks * whole)
-    if _offload_device(config) == "cpu":
-        yield Item(f"offloaded by {ranks} ranks", ranks * total([*_weights(config, size)]))
+    for table, moved in (("offload_param", _weights), ("offload_optimizer", _of_optimizer)):
+        if _offload_device(config, table) == "cpu":
+            yield Item(f"{table} of {ranks} ranks", ranks * total([*moved(config, size)]))
 
 
 def _gib(count: float, ranks: int = 1) -> float:

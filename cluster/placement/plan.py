@@ -100,6 +100,15 @@ def place(config: RunConfig, hosts: Sequence[Host], build: Build, *, learns: boo
     return placement
 
 
+def engines_sleep(config: RunConfig, placement: Placement) -> bool:
+    """Whether engines leave the GPUs that they share to the ranks while these train.
+
+    They do where nothing is sampled then (`run.max_staleness = 0`), unless `engine.vllm.enable_sleep_mode` says no.
+    """
+    is_wanted = config.engine.vllm.get("enable_sleep_mode") is not False
+    return placement.shares_gpus and config.run.max_staleness == 0 and is_wanted
+
+
 def check_own_host(config: RunConfig) -> None:
     """Raises ConfigError for a training that a Ray of our own could never hold; one that is named is asked later."""
     if not named_ray(config.run.ray_address):

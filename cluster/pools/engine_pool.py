@@ -10,24 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
 
-from milepost.actors.engine import Completion, environment
+from milepost.actors.engine import environment
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartBudget
+from milepost.cluster.hosts.places import Place
+from milepost.cluster.hosts.ray_start import last_line
+from milepost.cluster.pools.engine_process import EngineActor, EngineSpec
 from milepost.cluster.pools.engine_slot import EngineSlot, sampling_seed
-from milepost.cluster.pools.engines import EngineActor, EngineSpec, Rotation
-from milepost.cluster.pools.places import Place
-from milepost.cluster.pools.ray_start import last_line
-from milepost.cluster.pools.weights import Asked, Delivery, Digests, Seconds, agree, lone_turn
-from milepost.envs.types import Turn
+from milepost.cluster.pools.engines import Rotation
+from milepost.cluster.pools.weights import Delivery, Digests, Seconds, agree
 from milepost.learner.timing import timed
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _MAX_CALLS = 100_000
 """Under way in an engine's actor: probes and updates must never queue behind the requests of many episodes."""
@@ -48,6 +49,11 @@ class EnginePool:
         self._digests: Digests = {}
         """Of the weights published, as an engine that holds them told them."""
         self._updating = asyncio.Lock()
+        self._awake, self.asleep = asyncio.Event(), asyncio.Event()
+        """Of GPUs that engines and ranks share: whether engines, and whether ranks, may compute there."""
+        self._awake.set()
+        if not spec.sleeps:
+            self.asleep.set()
         self._budget = RestartBudget(spec.restarts.max_per_engine, spec.restarts.window_s)
 
     @property
@@ -115,18 +121,32 @@ class EnginePool:
         """Where engines in rotation serve vLLM's own metrics, on the loopback interface of their host."""
         return {slot.index: slot.metrics_port for slot in self._slots if slot.serving and slot.metrics_port}
 
+    async def sleep(self) -> None:
+        """Have the engines leave their GPUs to the ranks until the next `publish`, where both share them.
+
+        One that does not is replaced, as is one that dies meanwhile: after that publication.
+        """
+        if self.asleep.is_set():
+            return
+        if starting := [slot.restart for slot in self._slots if slot.restart is not None]:
+            await asyncio.wait(starting, timeout=self._spec.config.start_timeout_s)
+        self._awake.clear()
+        await asyncio.gather(*(self._told(s, s.handle.sleep.remote(), "stays awake") for s in self._slots if s.serving))
+        self.asleep.set()
+
     async def publish(self, weights: Delivery, *, rollback: bool = False) -> Seconds:
         """Move every engine to `weights`: deliver, compare digests, commit, resume. Failing engines are replaced.
 
-        `rollback`: the learner went back to a checkpoint, so the version may be an older one. Returns the seconds of
-        the parts. Raises DependencyLost if no engine is left in rotation.
+        `rollback`: the version may be an older one. Returns seconds by part. Raises DependencyLost if none is left.
         """
         seconds: Seconds = {}
         async with self._updating:
             self._published = weights
+            if self._spec.sleeps:
+                self.asleep.clear()
             slots = [slot for slot in self._slots if slot.serving or slot.waits_for_weights]
-            handles = [slot.handle for slot in slots]
-            delivered = await weights.deliver(handles, self._spec.config.update_timeout_s, seconds)
+            timeout_s = self._spec.config.update_timeout_s
+            delivered = await weights.deliver([slot.handle for slot in slots], timeout_s, seconds)
             self._digests = next((digests for digests in delivered if digests is not None), {})
             verified = []
             for slot, digests in zip(slots, delivered, strict=True):
@@ -136,6 +156,7 @@ class EnginePool:
                     verified.append(slot)
             with timed(seconds, "commit"):
                 await asyncio.gather(*(self._commit(slot, weights, rollback) for slot in verified))
+            self._awake.set()
         if not self.handles and not (self.is_replacing and weights.repeatable):
             raise DependencyLost(f"no engine took the weights of version {weights.version}")
         return seconds
@@ -146,31 +167,18 @@ class EnginePool:
         return any(slot.is_expected for slot in self._slots)
 
     async def _commit(self, slot: EngineSlot, weights: Delivery, rollback: bool) -> None:
+        call = slot.handle.commit.remote(weights.version, rollback)
+        if (version := await self._told(slot, call, f"commit of version {weights.version} failed")) is not None:
+            slot.version, slot.serving, slot.waits_for_weights = version, True, False
+
+    async def _told(self, slot: EngineSlot, call: Awaitable[T], complaint: str) -> T | None:
+        """What an engine answers; one that does not is replaced, for that `complaint`."""
         try:
             async with asyncio.timeout(self._spec.config.update_timeout_s):
-                slot.version = await slot.handle.commit.remote(weights.version, rollback)
-            slot.serving, slot.waits_for_weights = True, False
+                return await call
         except (RayError, TimeoutError) as error:
-            self._quarantine(slot, f"commit of version {weights.version} failed: {last_line(error)}")
-
-    async def sample(self, prompts: Sequence[list[int]]) -> list[Turn]:
-        """Every engine in rotation answers every prompt, for no environment; an engine that is lost answers nothing."""
-        calls = [
-            (prompt, slot.handle.generate.remote(prompt)) for slot in self._slots if slot.serving for prompt in prompts
-        ]
-        answers = await asyncio.gather(*(_answer(call) for _, call in calls))
-        return [
-            lone_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None
-        ]
-
-    def ask(self, prompts: Sequence[list[int]], version: int) -> Asked:
-        """Have every engine in rotation answer every prompt in a few tokens, once it serves `version`."""
-        return [
-            (prompt, slot.handle.answer_as.remote(version, prompt))
-            for slot in self._slots
-            if slot.serving
-            for prompt in prompts
-        ]
+            self._quarantine(slot, f"{complaint}: {last_line(error)}")
+            return None
 
     async def probe(self) -> list[float]:
         """Ask every engine in rotation how it is; one that died, or answers no probe or no request, is replaced.
@@ -259,6 +267,7 @@ class EnginePool:
 
     async def _replace(self, slot: EngineSlot, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
+        await self._awake.wait()
         slot.handle, slot.waits_for_weights = self._spawn(slot), False
         await self._bring_up(slot)
         published = self._published
@@ -289,11 +298,3 @@ class EnginePool:
             except (RayError, TimeoutError) as error:
                 logger.warning("engine %d did not shut down by itself: %s", slot.index, last_line(error))
             ray.kill(slot.handle)
-
-
-async def _answer(call: Awaitable[Completion]) -> Completion | None:
-    try:
-        return await call
-    except RayError as error:
-        logger.warning("an engine did not answer a prompt: %s", last_line(error))
-        return None

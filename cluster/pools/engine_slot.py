@@ -11,8 +11,8 @@ from typing import Any
 from ray.exceptions import RayError
 
 from milepost.actors.engine import EngineConfig
-from milepost.cluster.pools.engines import EngineHealth
-from milepost.cluster.pools.ray_start import last_line
+from milepost.cluster.hosts.ray_start import last_line
+from milepost.cluster.pools.engine_process import EngineHealth
 
 _PROBE_TIMEOUT_S = 10.0
 _PROBE_SHARE_OF_REQUEST = 0.5

@@ -55,6 +55,8 @@ class LearnerSpec:
     transfer: Transfer
     workers_per_engine: int
     restarts: RestartConfig
+    shares_gpu: bool = False
+    """Whether an engine lies on a rank's GPU, which is asleep while the rank computes."""
 
 
 class LearnerActor:
@@ -103,6 +105,7 @@ class LearnerActor:
         """Continue from a verified checkpoint's `zero` folder, if any."""
         if folder is not None:
             self._models.load(folder / "zero")
+        self._make_room()
 
     def train(self, groups: Sequence[EncodedGroup], version: int, options: UpdateOptions, asked: Asked) -> UpdateReport:
         """As `LearnerRank.train`, for encoded groups and with what engines were asked as its probe."""
@@ -145,7 +148,13 @@ class LearnerActor:
         for name, tensor in self._models.full_tensors():
             if self._models.rank == 0:
                 tensors[name] = tensor.to("cpu", copy=True).contiguous()
+        self._make_room()
         return tensors if self._models.rank == 0 else None
+
+    def _make_room(self) -> None:
+        """Give back what PyTorch keeps of freed memory: an engine wakes up, or starts, in it."""
+        if self._spec.shares_gpu:
+            torch.cuda.empty_cache()
 
     def broadcast(self, engines: Sequence[Any], timeout_s: float) -> Sent | None:
         """Rank 0 sends every tensor to the engines over NCCL and says how that ended; the other ranks take part in

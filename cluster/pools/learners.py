@@ -28,9 +28,9 @@ from milepost.cluster.base.deadline import on_a_thread
 from milepost.cluster.base.exits import ConfigError, DependencyLost, Diverged, WatchdogExpired
 from milepost.cluster.base.restarts import RestartBudget
 from milepost.cluster.base.weight_folders import WeightFolder
+from milepost.cluster.hosts.places import NoRoom, Place
+from milepost.cluster.hosts.ray_start import last_line
 from milepost.cluster.pools.learner_process import LearnerActor, LearnerSpec
-from milepost.cluster.pools.places import NoRoom, Place
-from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.stored_weights import StoredWeights
 from milepost.cluster.pools.weights import Asked, Delivery, FileDelivery, NcclDelivery, StoredDelivery, chosen_way
 from milepost.cluster.replay.wire import EncodedGroup

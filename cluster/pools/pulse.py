@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from milepost.cluster.pools.ray_start import last_line
+from milepost.cluster.hosts.ray_start import last_line
 
 logger = logging.getLogger(__name__)
 _START_UP_S = 60.0

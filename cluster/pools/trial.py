@@ -11,31 +11,33 @@ Not over NCCL: what that sends is the learner's own model. Not promised: that up
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor
 
-from milepost.actors.engine import Transfer
+from milepost.actors.engine import Completion, Transfer
 from milepost.cluster.base.exits import ConfigError, DependencyLost
 from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.weight_folders import WeightFolder
+from milepost.cluster.hosts.ray_start import last_line
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.stored_weights import put
-from milepost.cluster.pools.weights import FileDelivery, StoredDelivery, chosen_way
+from milepost.cluster.pools.weights import FileDelivery, StoredDelivery, chosen_way, lone_turn
 from milepost.envs.types import Turn
 from milepost.learner.batch.pack import collate
 from milepost.learner.batch.sample import lone_samples
 from milepost.learner.zero.policy import batch_logprobs, load_policy
 
+logger = logging.getLogger(__name__)
 _NOISE = 0.1
 """Of the perturbation, relative to a tensor's root mean square."""
 _LEAST_NOISE = 0.01
@@ -54,6 +56,8 @@ class Trial:
     """Largest mean |log-prob of the engines - of the model| in nats per token."""
     timeout_s: float
     transfer: Transfer
+    sleeps: bool
+    """Whether engines sleep before an update: a GPU where that fails is better known now."""
 
 
 async def require_updates(trial: Trial, engines: EnginePool, weights: WeightFolder) -> None:
@@ -96,10 +100,19 @@ class _Publication:
         await asyncio.to_thread(self._write, perturbed)
         await self._publish(self._trial.version + 1)
         try:
-            turns = await self._engines.sample(self._trial.prompts)
+            turns = await self._answers()
         except ValueError:  # a log-prob that is not finite makes no turn
             return math.nan
         return await asyncio.to_thread(self._gap, turns)
+
+    async def _answers(self) -> list[Turn]:
+        """Every engine in rotation answers every prompt; one that is lost answers nothing."""
+        prompts = self._trial.prompts
+        calls = [(prompt, handle.generate.remote(prompt)) for handle in self._engines.handles for prompt in prompts]
+        answers = await asyncio.gather(*(_answer(call) for _, call in calls))
+        return [
+            lone_turn(prompt, answer) for (prompt, _), answer in zip(calls, answers, strict=True) if answer is not None
+        ]
 
     async def guilty(self) -> list[str]:
         """Kinds of tensors of which the engines do not get an update; none where no kind alone shows it."""
@@ -151,19 +164,27 @@ class _Publication:
             return StoredDelivery(stored=put(self._file.read_bytes(), folder=self._for_engines), version=version)
         return FileDelivery(path=self._file, sha256=file_sha256(self._file), version=version)
 
+    async def _one(self, handle: Any, version: int, path: str) -> None:
+        await (handle.sleep if self._trial.sleeps else handle.pause).remote()
+        await handle.load.remote(path)
+        await handle.commit.remote(version, True)
+
     @staticmethod
     def _lost(error: Exception) -> DependencyLost:
         return DependencyLost(f"an engine was lost in a trial update of its weights: {last_line(error)}")
-
-    async def _one(self, handle: Any, version: int, path: str) -> None:
-        await handle.pause.remote()
-        await handle.load.remote(path)
-        await handle.commit.remote(version, True)
 
     def _gap(self, turns: list[Turn]) -> float:
         batch = collate(lone_samples(turns))
         logprobs, _ = batch_logprobs(self._model, batch, self._trial.temperature)
         return float((logprobs - batch.rollout_logprobs)[batch.loss_mask].abs().mean())
+
+
+async def _answer(call: Awaitable[Completion]) -> Completion | None:
+    try:
+        return await call
+    except RayError as error:
+        logger.warning("an engine did not answer a prompt: %s", last_line(error))
+        return None
 
 
 def _kind(name: str) -> str:

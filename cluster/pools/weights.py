@@ -26,7 +26,7 @@ from ray.exceptions import RayError
 
 from milepost.actors.engine import Completion, Transfer
 from milepost.actors.nccl.waiting import Sent
-from milepost.cluster.pools.ray_start import last_line
+from milepost.cluster.hosts.ray_start import alive_hosts, last_line
 from milepost.cluster.pools.stored_weights import StoredWeights
 from milepost.envs.types import Turn
 from milepost.learner.timing import timed
@@ -167,11 +167,6 @@ def chosen_way(transfer: Transfer) -> Literal["file", "object_store", "nccl"]:
     return "object_store" if len(alive_hosts()) > 1 else "file"
 
 
-def alive_hosts() -> list[dict[str, Any]]:
-    """What Ray tells of each host that is there."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NcclDelivery:
     """Weights broadcast to all engines at once: one that is lost breaks it for all, and it is repeated without it."""
@@ -216,6 +211,11 @@ class NcclDelivery:
         except (RayError, TimeoutError) as error:
             logger.error("an engine was lost on the way to version %d: %s", self.version, error)
             return None
+
+
+def ask(engines: Sequence[Any], prompts: Sequence[list[int]], version: int) -> Asked:
+    """Have every engine answer every prompt in a few tokens, once it serves `version`."""
+    return [(prompt, engine.answer_as.remote(version, prompt)) for engine in engines for prompt in prompts]
 
 
 def answered(asked: Asked) -> list[Turn]:

@@ -23,10 +23,10 @@ from milepost.cluster.base.deadline import while_it_goes_on
 from milepost.cluster.base.exits import DependencyLost, WatchdogExpired
 from milepost.cluster.base.remains import MARK
 from milepost.cluster.base.restarts import RestartBudget
+from milepost.cluster.hosts.places import Place
+from milepost.cluster.hosts.ray_start import last_line
 from milepost.cluster.pools.engines import Rotation
-from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.pulse import Pulse
-from milepost.cluster.pools.ray_start import last_line
 from milepost.cluster.pools.worker_process import WorkerActor, WorkerSpec
 from milepost.cluster.replay.ledger import Ledger
 from milepost.cluster.replay.wire import decode

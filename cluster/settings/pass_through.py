@@ -61,7 +61,6 @@ RULES_OF_DEEPSPEED: Final = {
     "activation_checkpointing": "learner.gradient_checkpointing",
     "steps_per_print": "Milepost (which tells of each step itself)",
     "zero_optimization.stage": "learner.zero_stage",
-    "zero_optimization.offload_optimizer": "nothing (a gradient that a refused step drops would stay in it)",
     "zero_optimization.compute_grad_norm": "Milepost (which judges each step by it)",
     "pipeline": _OVER_DATA,
     "tensor_parallel": _OVER_DATA,
@@ -82,7 +81,7 @@ KEYS_OF_DEEPSPEED: Final[dict[str, tuple[str, ...]]] = {
     "zero_optimization": (
         *("allgather_bucket_size", "allgather_partitions", "contiguous_gradients"),
         *("enable_sanity_checks", "ignore_unused_parameters", "leaf_module", "load_from_fp32_weights"),
-        *("log_trace_cache_warnings", "memory_efficient_linear", "offload_param", "overlap_comm"),
+        *("log_trace_cache_warnings", "memory_efficient_linear", "offload_optimizer", "offload_param", "overlap_comm"),
         *("override_module_apply", "parameter_alignment", "pipeline_loading_checkpoint", "reduce_bucket_size"),
         *("reduce_scatter", "round_robin_gradients", "stage3_allgather_sequential", "stage3_max_live_parameters"),
         *("stage3_max_reuse_distance", "stage3_model_persistence_threshold", "stage3_module_granularity_threshold"),
@@ -94,6 +93,7 @@ KEYS_OF_DEEPSPEED: Final[dict[str, tuple[str, ...]]] = {
     "zero_optimization.offload_param": (
         *("buffer_count", "buffer_size", "device", "max_in_cpu", "nvme_path", "pin_memory"),
     ),
+    "zero_optimization.offload_optimizer": ("device", "pin_memory"),  # its other keys are for an Adam of DeepSpeed's
 }
 """Dotted table -> what may be in it; tables that are not named here are passed on as they are."""
 

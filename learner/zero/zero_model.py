@@ -112,9 +112,13 @@ class ZeroModel:
         if self._zero_stage == 0:
             self._deepspeed.zero_grad()
             return
-        _, parameter = self._trained()[0]
-        shape: Any = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
-        safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._deepspeed.device))
+        if noted := getattr(self._deepspeed.optimizer, "norm_for_param_grads", None):
+            # an optimizer on the host judges the norms that the backward pass noted
+            noted.update(dict.fromkeys(noted, torch.tensor(math.nan)))
+        else:
+            _, parameter = self._trained()[0]
+            shape: Any = parameter.ds_shape if self._zero_stage == 3 else parameter.shape
+            safe_set_full_grad(parameter, torch.full(shape, math.nan, device=self._deepspeed.device))
         self._deepspeed.step()
 
     def tensor_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
@@ -249,6 +253,7 @@ def _own_settings(config: LearnerConfig, lr: float) -> dict[str, Any]:
         "steps_per_print": None,
         "gradient_clipping": config.grad_clip,
         "zero_optimization": {"stage": config.zero_stage},
+        "zero_force_ds_cpu_optimizer": False,  # one on the host is PyTorch's, too
         # PyTorch's own: one pass over memory, on GPU and CPU alike, and nothing is compiled at first use
         "optimizer": {
             "type": "AdamW",

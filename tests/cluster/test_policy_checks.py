@@ -11,6 +11,7 @@ import pytest
 
 from milepost.cluster import run as run_module
 from milepost.cluster.base.exits import Diverged
+from milepost.cluster.pools.weights import Asked
 from milepost.cluster.recovery import Progress
 from milepost.cluster.replay.ready import LeasedGroup
 from milepost.cluster.replay.wire import EncodedGroup
@@ -46,18 +47,23 @@ class Parts:
         run: Any = Run.__new__(Run)
         run._config = RunConfig(collapse=CollapseConfig(information_every=5))
         run._groups, run.progress, run.reporter = GROUPS, Progress(folder=None), self  # type: ignore[arg-type]
-        run._system = SimpleNamespace(publisher=self, learners=self, engines=SimpleNamespace(ask=self.ask))
+        self.asleep = asyncio.Event()
+        self.asleep.set()
+        run._system = SimpleNamespace(publisher=self, learners=self, engines=self)
         self.run = run
 
-    def ask(self, prompts: list[list[int]], version: int) -> str:
-        assert prompts == [list(one.group.trajectories[0].turns[0].prompt_ids) for one in GROUPS[:4]]
-        return f"asked for {version}"
+    @property
+    def handles(self) -> list[Any]:
+        """One engine."""
+        return [SimpleNamespace(answer_as=SimpleNamespace(remote=lambda version, _: f"asked for {version}"))]
 
     async def arrived(self) -> None:
         self.told.append("arrived")
 
-    async def check_parity(self, asked: str, version: int) -> None:
-        self.told.append((asked, version))
+    async def check_parity(self, asked: Asked, version: int) -> None:
+        prompts, answers = zip(*asked, strict=True)
+        assert list(prompts) == [list(one.group.trajectories[0].turns[0].prompt_ids) for one in GROUPS[:4]]
+        self.told.append((*set(answers), version))
         if self.parity_is_broken:
             raise Diverged("learner and engine differ")
 
@@ -96,6 +102,21 @@ def test_information_is_measured_for_every_nth_iteration_once_there_was_an_updat
     assert found == [None] * 4 + [0.25] + [None] * 4 + [0.25, None], "of iterations 5 and 10"
     parts.run._groups, parts.run.progress.iteration = [], 4
     assert asyncio.run(parts.run._information()) is None
+
+
+def test_information_waits_until_engines_have_left_the_gpu_that_they_share_with_the_learner() -> None:
+    parts = Parts()
+    parts.run.progress.iteration = 4
+    parts.asleep.clear()
+
+    async def measure() -> None:
+        measuring = asyncio.create_task(parts.run._information())
+        await asyncio.sleep(0.01)
+        assert not measuring.done()
+        parts.asleep.set()
+        assert await measuring == 0.25
+
+    asyncio.run(measure())
 
 
 def test_repetition_is_measured_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

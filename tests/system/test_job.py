@@ -35,7 +35,7 @@ HEAD, ENTRY = "ray start --head", "train deploy/configs/local.toml --set run.run
 _SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On a Ray cluster")[2]
 PREPARED, _, SUBMIT = _SECTION.partition("```\n")[2].partition("```")[0].partition(f"{HEAD}\n")
 """What the README tells to type, before and after it starts the head."""
-LOCAL_RUN = "import ray; from milepost.cluster.pools.ray_start import start_ray; start_ray(''); ray.shutdown()"
+LOCAL_RUN = "import ray; from milepost.cluster.hosts.ray_start import start_ray; start_ray(''); ray.shutdown()"
 """What every local run does first, and what it leaves is in the account's home: Ray's token."""
 
 

@@ -6,7 +6,7 @@ import urllib.request
 import psutil
 import pytest
 
-from milepost.cluster.pools.engines import serve_metrics
+from milepost.cluster.pools.engine_process import serve_metrics
 from milepost.envs.dialogue import Dialogue
 from tests.actors.running_engine import RunningEngine
 

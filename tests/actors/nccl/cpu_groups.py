@@ -26,7 +26,7 @@ from vllm.v1.worker import gpu_worker
 
 from milepost.actors.nccl.receiver import NcclReceiver
 from milepost.actors.nccl.sender import GatheredSource
-from milepost.cluster.pools.engines import EngineActor
+from milepost.cluster.pools.engine_process import EngineActor
 
 Tensors = dict[str, torch.Tensor]
 

@@ -148,15 +148,19 @@ def test_a_critic_is_a_whole_model_more_and_a_reference_its_weights(sizes: dict[
 
 
 def test_what_deepspeed_offloads_lies_on_the_host(sizes: dict[str, ModelSize]) -> None:
-    """P = 7.47876 Gi parameters of the 8B, ZeRO 3 over 4 ranks."""
     size, config = sizes["Llama-3-8B"], run_on(EIGHT)
     table = {"offload_param": {"device": "cpu"}, "stage3_max_live_parameters": 100_000_000}
     cheaper = run_on(EIGHT, deepspeed={"zero_optimization": table})
     on_gpu = [total(memory.rank_items(each, size, on_gpu=True)) for each in (config, cheaper)]
     assert on_gpu[0] - on_gpu[1] == pytest.approx(3.73938 + 2 * 0.9e9 / 2**30, abs=1e-4)  # 2 P / 4
     _, accounts = dry_run.plan(cheaper, size, hardware(EIGHT))
-    offloaded = {item.what: item.gib for item in accounts[-1].items}["offloaded by 4 ranks"]
-    assert offloaded == pytest.approx(4 * 3.73938, abs=1e-3)
+    items = {item.what: item.gib for item in accounts[-1].items}
+    assert items["offload_param of 4 ranks"] == pytest.approx(4 * 3.73938, abs=1e-3)
+    smaller = run_on(EIGHT, deepspeed={"zero_optimization": {"offload_optimizer": {"device": "cpu"}}})
+    assert on_gpu[0] - total(memory.rank_items(smaller, size, on_gpu=True)) == pytest.approx(29.91504, abs=1e-4)
+    _, accounts = dry_run.plan(smaller, size, hardware(EIGHT))
+    items = {item.what: item.gib for item in accounts[-1].items}
+    assert items["offload_optimizer of 4 ranks"] == pytest.approx(4 * 29.91504, abs=1e-3)  # 16 P / 4 each
 
 
 def test_a_row_longer_than_a_micro_batch_is_told_where_its_pass_does_not_fit(sizes: dict[str, ModelSize]) -> None:

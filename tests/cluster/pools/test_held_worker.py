@@ -11,8 +11,8 @@ import pytest
 import ray
 
 from milepost.actors.worker import ActorConfig
+from milepost.cluster.hosts.ray_start import start_ray
 from milepost.cluster.pools.engines import Rotation
-from milepost.cluster.pools.ray_start import start_ray
 from milepost.cluster.pools.workers import WorkerPool
 from milepost.envs.scenarios import ScenarioConfig
 from milepost.envs.types import Failure, Trajectory

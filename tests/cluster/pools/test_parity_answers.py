@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from milepost.actors.engine import Completion
 from milepost.cluster.pools import weights
-from milepost.cluster.pools.engines import EngineActor
+from milepost.cluster.pools.engine_process import EngineActor
 from milepost.cluster.pools.weights import answered
 from milepost.envs.types import VersionSpan
 

@@ -9,7 +9,8 @@ from ray.exceptions import RayActorError
 
 from milepost.actors.engine import Completion, EngineError
 from milepost.cluster.pools import engines
-from milepost.cluster.pools.engines import EngineActor, Rotation, RoutedEngines
+from milepost.cluster.pools.engine_process import EngineActor
+from milepost.cluster.pools.engines import Rotation, RoutedEngines
 from milepost.envs.types import VersionSpan
 
 ANSWER = Completion(response_ids=[1], logprobs=[0.0], versions=[VersionSpan(version=0, start=0, end=1)], stopped=True)

@@ -19,7 +19,7 @@ from milepost.cluster.base.files import file_sha256
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.base.weight_folders import WeightFolder
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineSpec
+from milepost.cluster.pools.engine_process import EngineSpec
 from milepost.cluster.pools.trial import Trial, require_updates
 from milepost.envs.types import VersionSpan
 from milepost.learner.zero.policy import load_policy
@@ -35,14 +35,18 @@ class ServingModel:
 
     def __init__(self, model: Path, take: Take) -> None:
         self.model, self.take, self.version = load_policy(model).requires_grad_(False), take, VERSION
-        for name in ("start", "verify", "pause", "load", "commit", "generate"):
+        self.froze: list[str] = []
+        for name in ("start", "verify", "pause", "sleep", "load", "commit", "generate"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     async def _start(self) -> int:
         return self.version
 
     async def _pause(self) -> None:
-        return None
+        self.froze.append("pause")
+
+    async def _sleep(self) -> None:
+        self.froze.append("sleep")
 
     async def _verify(self, path: str, sha256: str) -> None:
         assert file_sha256(Path(path)) == sha256
@@ -65,7 +69,7 @@ class ServingModel:
         return Completion(response_ids=ids, logprobs=logprobs, versions=spans, stopped=False)
 
 
-def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> ServingModel:
+def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch, *, sleeps: bool = False) -> ServingModel:
     """One trial with one engine; it is returned as the trial leaves it."""
     serving = ServingModel(model, take)
     monkeypatch.setattr(EnginePool, "_launch", lambda _pool, _spec, _index: serving)
@@ -80,8 +84,9 @@ def attempt(model: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> Serving
     )
     prompts = [[k, 9, 10] for k in range(20, 24)]
     trial = Trial(
-        model=model, version=VERSION, prompts=prompts, temperature=1.0, limit=1e-3, timeout_s=20, transfer="file"
-    )
+        model=model, version=VERSION, prompts=prompts, temperature=1.0, limit=1e-3, timeout_s=20, transfer="file",
+        sleeps=sleeps,
+    )  # fmt: skip
 
     async def run() -> None:
         pool = EnginePool(spec, HostPlace())
@@ -110,6 +115,13 @@ def test_engines_that_take_all_tensors_are_left_with_the_true_weights_under_thei
     moved, still = seen[0], seen[len(true)]
     size = 0.1 * still.square().mean().sqrt() + 0.01
     assert (moved - still).square().mean().sqrt() == pytest.approx(float(size), rel=0.05)
+
+
+@pytest.mark.parametrize(("sleeps", "how"), [(False, "pause"), (True, "sleep")])
+def test_an_engine_that_is_to_sleep_is_tried_asleep(
+    sleeps: bool, how: str, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempt(tiny_policy, lambda _, tensor: tensor, monkeypatch, sleeps=sleeps).froze == [how, how]
 
 
 def test_the_tensors_that_do_not_arrive_are_named(tiny_policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from milepost.actors.worker import ActorConfig
 from milepost.cluster.base import restarts
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
+from milepost.cluster.hosts.places import Place
 from milepost.cluster.pools import workers
 from milepost.cluster.pools.engines import Rotation
-from milepost.cluster.pools.places import Place
 from milepost.cluster.pools.workers import WorkerPool
 from milepost.cluster.replay.wire import encode
 from milepost.cluster.trajectories.recording import Batch, Told

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineHealth
+from milepost.cluster.pools.engine_process import EngineHealth
 from tests.cluster.pools.hosts.pool_rig import SPEC, HostPlace
 from tests.cluster.replay.buffer_rig import rig
 

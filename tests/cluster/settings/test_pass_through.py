@@ -57,8 +57,9 @@ def test_keys_that_have_no_name_here_reach_the_config_by_file_and_by_override(tm
         ("learner.deepspeed.zero_optimization.stage=1", "it is ruled by learner.zero_stage"),
         ("learner.deepspeed.optimizer.params.lr=1.0", "it is ruled by learner.lr"),
         (
-            "learner.deepspeed.zero_optimization.offload_optimizer.device=cpu",
-            "it is ruled by nothing (a gradient that a refused step drops would stay in it)",
+            "learner.deepspeed.zero_optimization.offload_optimizer.ratio=0.5",
+            "no setting of DeepSpeed that is passed on; did you mean "
+            "learner.deepspeed.zero_optimization.offload_optimizer.device?",
         ),
         (
             "learner.deepspeed.zero_optimization.offload_parm.device=cpu",
@@ -101,7 +102,10 @@ def test_names_read_from_the_source_of_vllm_are_those_of_its_class() -> None:
 def test_names_of_deepspeed_are_those_that_it_asks_its_configuration_for() -> None:
     from deepspeed.runtime import config as theirs
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadParamConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
 
     asked = asked_by(theirs.DeepSpeedConfig) - theirs._REMOVED_TOP_LEVEL_CONFIG_KEYS.keys()
     ours = {key for key in RULES_OF_DEEPSPEED if "." not in key} | set(KEYS_OF_DEEPSPEED[""])
@@ -109,6 +113,7 @@ def test_names_of_deepspeed_are_those_that_it_asks_its_configuration_for() -> No
     for table, model in {
         "zero_optimization": DeepSpeedZeroConfig,
         "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+        "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
     }.items():
         assert set(KEYS_OF_DEEPSPEED[table]) <= {field.alias or name for name, field in model.model_fields.items()}
 

@@ -51,6 +51,17 @@ def test_stage_ranks_micro_batches_and_packing_do_not_change_the_losses(
     check_engine(launch("engine", tmp_path, model=model, **job), reference)
 
 
+@pytest.mark.parametrize(
+    ("what", "stage", "ranks"), [("offload_optimizer", 2, 1), ("offload_optimizer", 3, 2), ("offload_param", 3, 2)]
+)
+def test_what_deepspeed_keeps_on_the_host_makes_the_same_steps_and_forgets_refused_ones(
+    what: str, stage: int, ranks: int, reference: dict[str, Any], model: Path, tmp_path: Path
+):
+    offload = {"zero_optimization": {what: {"device": "cpu"}}}
+    job = {"config": config(ranks, stage, deepspeed=offload), "max_tokens": 40}
+    check_engine(launch("engine", tmp_path, model=model, **job), reference)
+
+
 def test_zero3_on_two_ranks_resumes_and_its_policy_is_a_plain_model(
     reference: dict[str, Any], model: Path, tmp_path: Path
 ):

@@ -16,7 +16,7 @@ from milepost.cluster.base import restarts
 from milepost.cluster.base.restarts import RestartConfig
 from milepost.cluster.pools import engine_pool
 from milepost.cluster.pools.engine_pool import EnginePool
-from milepost.cluster.pools.engines import EngineHealth, EngineSpec
+from milepost.cluster.pools.engine_process import EngineHealth, EngineSpec
 
 SPEC = EngineSpec(
     model=Path("model"),
@@ -61,6 +61,13 @@ class Handle:
         self.start = self._method(0) if self.starts_at_once else SimpleNamespace(remote=asyncio.Event().wait)
         self.commit = self._method(1)
         self.health = SimpleNamespace(remote=self._health)
+        self.is_asleep = False
+        self.sleep = SimpleNamespace(remote=self._sleep)
+
+    async def _sleep(self) -> None:
+        if self.dead:
+            raise RayActorError
+        self.is_asleep = True
 
     async def _health(self) -> EngineHealth:
         if self.dead:

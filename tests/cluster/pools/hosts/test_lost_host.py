@@ -13,12 +13,12 @@ from ray.cluster_utils import Cluster
 from milepost.actors.engine import EngineConfig
 from milepost.cluster.base.exits import DependencyLost
 from milepost.cluster.base.restarts import RestartConfig
+from milepost.cluster.hosts.places import NoRoom, Places
 from milepost.cluster.placement.plan import Part, Placement
 from milepost.cluster.pools import learners, weights
 from milepost.cluster.pools.engine_pool import EnginePool
 from milepost.cluster.pools.engines import Rotation
 from milepost.cluster.pools.learners import LearnerPool
-from milepost.cluster.pools.places import NoRoom, Places
 from milepost.cluster.pools.weights import StoredDelivery
 from tests.cluster.pools.hosts.pool_rig import SPEC, Handle, HostPlace, settled, spawned_handles
 

@@ -8,10 +8,10 @@ import pytest
 import ray
 
 from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.hosts import places
+from milepost.cluster.hosts.places import Places, hosts
 from milepost.cluster.placement.hosts import Build, Host
 from milepost.cluster.placement.plan import Placement, place
-from milepost.cluster.pools import places
-from milepost.cluster.pools.places import Places, hosts
 from milepost.cluster.settings.config import RunConfig
 
 pytestmark = pytest.mark.services

@@ -18,10 +18,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from milepost.cluster.base.exits import DependencyLost
+from milepost.cluster.hosts.ray_start import alive_hosts, start_ray
 from milepost.cluster.placement.hosts import Host
 from milepost.cluster.placement.plan import Part, Placement
-from milepost.cluster.pools.ray_start import start_ray
-from milepost.cluster.pools.weights import alive_hosts
 
 _LOOK_EVERY_S = 0.2
 _FIRST_WORD_S = 2.0

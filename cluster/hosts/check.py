@@ -19,8 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from milepost.cluster.base.exits import ConfigError, DependencyLost
-from milepost.cluster.pools.ray_start import last_line
-from milepost.cluster.pools.weights import alive_hosts
+from milepost.cluster.hosts.ray_start import alive_hosts, last_line
 from milepost.cluster.replay.own_redis import is_loopback
 
 _LOOK_S = 180.0

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from concurrent.futures import Future
+from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayTaskError
@@ -108,6 +109,11 @@ def start_ray(address: str) -> bool:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DependencyLost(f"Ray at {wanted!r} cannot be used: {reason}") from error
     return wanted == "local"
+
+
+def alive_hosts() -> list[dict[str, Any]]:
+    """What Ray tells of each host that is there."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def last_line(error: BaseException) -> str:

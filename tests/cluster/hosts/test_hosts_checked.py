@@ -8,9 +8,10 @@ import pytest
 
 from milepost.actors.engine import EngineError
 from milepost.cluster.base.exits import ConfigError
-from milepost.cluster.pools import engines, hosts
-from milepost.cluster.pools.engines import EngineActor
-from milepost.cluster.pools.hosts import require_hosts
+from milepost.cluster.hosts import check
+from milepost.cluster.hosts.check import require_hosts
+from milepost.cluster.pools import engine_process
+from milepost.cluster.pools.engine_process import EngineActor
 from tests.cluster.pools.hosts.pool_rig import SPEC
 
 OPEN = "redis://10.0.0.1:6379/0"
@@ -29,8 +30,8 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     nodes = [
         {"NodeName": name, "Resources": {kind: 1.0}} for name, kind in (("h", "memory"), ("a", "CPU"), ("b", "GPU"))
     ]
-    monkeypatch.setattr(hosts, "alive_hosts", lambda: nodes)
-    monkeypatch.setattr(hosts, "_look_at", look)
+    monkeypatch.setattr(check, "alive_hosts", lambda: nodes)
+    monkeypatch.setattr(check, "_look_at", look)
     return seen
 
 
@@ -57,27 +58,27 @@ def test_a_redis_that_only_the_drivers_host_reaches_is_refused(tmp_path: Path, l
 def test_one_host_shares_everything_with_itself(
     tmp_path: Path, looked_at: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "alive_hosts", lambda: [{}])
+    monkeypatch.setattr(check, "alive_hosts", lambda: [{}])
     require(tmp_path / "gone", "redis://localhost/0", tmp_path / "gone")
     assert not looked_at
 
 
 def test_a_host_sees_the_model_and_the_runs_folder_or_says_what_it_lacks(tmp_path: Path) -> None:
     marker = tmp_path / "run" / ".seen-1"
-    assert "does not see the model" in str(hosts._lacks([tmp_path], None))
+    assert "does not see the model" in str(check._lacks([tmp_path], None))
     (tmp_path / "config.json").touch()
-    assert hosts._lacks([tmp_path], None) is None
-    assert f"does not see {marker.parent}: run.runs_dir" in str(hosts._lacks([tmp_path], marker))
+    assert check._lacks([tmp_path], None) is None
+    assert f"does not see {marker.parent}: run.runs_dir" in str(check._lacks([tmp_path], marker))
     marker.parent.mkdir()
     marker.touch()
-    assert hosts._lacks([tmp_path], marker) is None
+    assert check._lacks([tmp_path], marker) is None
 
 
 def test_an_engine_on_a_host_without_the_package_names_the_host_before_vllm_misses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "entry_points", lambda group: [])  # noqa: ARG005
-    monkeypatch.setattr(engines.socket, "gethostname", lambda: "hostC")
+    monkeypatch.setattr(check, "entry_points", lambda group: [])  # noqa: ARG005
+    monkeypatch.setattr(engine_process.socket, "gethostname", lambda: "hostC")
     with pytest.raises(EngineError, match=r"^hostC: Milepost can be imported but is not installed, .*: install it"):
         EngineActor(SPEC)
-    assert "is not installed" in str(hosts._lacks([tmp_path], None))
+    assert "is not installed" in str(check._lacks([tmp_path], None))

@@ -9,8 +9,8 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from milepost.cluster.base.exits import DependencyLost
-from milepost.cluster.pools import ray_start
-from milepost.cluster.pools.ray_start import RayStart, start_ray
+from milepost.cluster.hosts import ray_start
+from milepost.cluster.hosts.ray_start import RayStart, start_ray
 
 
 @pytest.fixture
