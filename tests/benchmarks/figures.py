@@ -1,7 +1,7 @@
 """What a benchmark of whole runs measures of each, as it is kept in JSON, and the rates that follow. Pure.
 
-A run is a list of updates, those after the warm-up. Rates are over all of them together, and the rate of several runs
-is their median.
+A run is a list of updates: of those after the warm-up the ones that the machine's host disturbed least. Rates are over
+all of them together, and the rate of several runs is their median.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ PHASES: Final = {
 """Of an update -> where its record has it; `rollout` is what the learner waits."""
 OTHER: Final = "other"
 """The phase of all that is left of an update's time."""
+MOST_STOLEN: Final = 0.05
+"""Above it an update is measured again."""
 PAUSED: Final = ("pause", "load", "verify", "commit")
 """Parts of a publish (`IterationRecord.transfer_s`) in which engines sample nothing."""
 
@@ -39,8 +41,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     episodes: int
     sampled: int
     """Tokens."""
-    threads: int
-    """Of each library that computes."""
+    stolen: float
+    """Share of the CPU time that this machine asked for and its host gave to others."""
     phases: dict[str, float]
     """Seconds."""
 
@@ -94,11 +96,17 @@ class Section(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def updates_of(
-    records: Sequence[IterationRecord], cpu_s: Sequence[float], *, warm_up: int, threads: int
+    records: Sequence[IterationRecord], cpu_s: Sequence[float], stolen: Sequence[float], *, warm_up: int
 ) -> list[Update]:
-    """The updates after the first `warm_up` ones; `cpu_s` is what the run had taken at the end of each record."""
+    """The updates after the first `warm_up` ones.
+
+    Args:
+        cpu_s: what the run had taken at the end of each record.
+        stolen: by others, from the record before to each.
+    """
     found = []
-    for (before, record), (cpu_before, cpu) in zip(pairwise(records), pairwise(cpu_s), strict=True):
+    ends = zip(pairwise(records), pairwise(cpu_s), stolen[1:], strict=True)
+    for (before, record), (cpu_before, cpu), share in ends:
         if record.iteration <= warm_up:
             continue
         seconds = (record.time_s or 0.0) - (before.time_s or 0.0)
@@ -107,10 +115,26 @@ def updates_of(
         found.append(
             Update(
                 seconds=seconds, cpu_s=cpu - cpu_before, episodes=record.episodes, sampled=record.tokens,
-                threads=threads, phases=phases,
+                stolen=share, phases=phases,
             )
         )  # fmt: skip
     return found
+
+
+def calm(updates: Sequence[Update]) -> list[Update]:
+    """Those that the host left alone."""
+    return [update for update in updates if update.stolen <= MOST_STOLEN]
+
+
+def calmest(updates: Sequence[Update], count: int) -> list[Update]:
+    """The `count` updates that the host disturbed least, in their order."""
+    chosen = sorted(range(len(updates)), key=lambda k: updates[k].stolen)[:count]
+    return [updates[k] for k in sorted(chosen)]
+
+
+def stolen_share(updates: Sequence[Update]) -> float:
+    """Of the CPU time that was asked for, mean over updates."""
+    return fmean(update.stolen for update in updates)
 
 
 def stored_bytes(records: Sequence[IterationRecord]) -> float | None:
@@ -148,32 +172,14 @@ def phase_seconds(updates: Sequence[Update]) -> dict[str, float]:
     return {name: fmean(each.phases.get(name, 0.0) for each in updates) for name in names}
 
 
-def with_threads(runs: Sequence[Run], threads: int) -> list[list[Update]]:
-    """The updates of each run that had so many threads, of those that had any."""
-    chosen = [[each for each in run.updates if each.threads == threads] for run in runs]
-    return [updates for updates in chosen if updates]
-
-
-def rate_by_threads(runs: Sequence[Run]) -> dict[int, float]:
-    """Number of threads -> episodes per second, the median over runs."""
-    tried = sorted({each.threads for run in runs for each in run.updates})
-    return {threads: median(map(rate, with_threads(runs, threads))) for threads in tried}
-
-
-def best(runs: Sequence[Run]) -> list[list[Update]]:
-    """The updates of each run with the number of threads that plays most episodes per second."""
-    rates = rate_by_threads(runs)
-    return with_threads(runs, max(rates, key=lambda threads: rates[threads]))
-
-
 def typical(runs: Sequence[Run], measure: Callable[[Sequence[Update]], float]) -> float:
-    """Median over runs of what `measure` says of their updates, at their best number of threads."""
-    return median(measure(updates) for updates in best(runs))
+    """Median over runs of what `measure` says of their updates."""
+    return median(measure(run.updates) for run in runs)
 
 
 def spread(runs: Sequence[Run]) -> float:
     """How far the rates of runs of one kind lie apart: the largest over the smallest, less 1."""
-    rates = [rate(updates) for updates in best(runs)]
+    rates = [rate(run.updates) for run in runs]
     return max(rates) / min(rates) - 1
 
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from statistics import median
 from typing import Final
 
 from tests.benchmarks.figures import (
+    MOST_STOLEN,
     OTHER,
     PHASES,
     Run,
     Section,
-    best,
     cpu_per_episode,
     overlapped_ceiling,
     phase_seconds,
     rate,
-    rate_by_threads,
     sampled_rate,
     serial_ceiling,
     spread,
+    stolen_share,
     typical,
 )
 from tests.benchmarks.workloads import GROUP_SIZE, GROUPS, TURNS
@@ -80,9 +79,11 @@ the game, the same in every episode. Engine and learner have one thread each, wh
 GRPOTrainer plays the same game from the same token ids with the same policy and batch, vLLM in its process, float32 on
 both sides, through `rollout_func`, with two threads, for it generates and trains in turns.
 
-Runs take turns, and each section begins and ends with the synchronous one. A rate is that of all updates after the
-warm-up, of several runs the median. CPU seconds and memory are those of all processes of a run, Ray's and Redis's
-included; memory that processes share counts once.
+Runs take turns, and each section begins and ends with the synchronous one. An update during which the host of this
+virtual machine gave more than {MOST_STOLEN:.0%} of the CPU time that it asked for to others is measured again, up to
+three times; the least disturbed ones count. A rate is that of all these together, of several runs the median. CPU
+seconds and memory are those of all processes of a run, Ray's and Redis's included; memory that processes share counts
+once.
 """
 
 
@@ -132,10 +133,9 @@ def _remarks(ways: Mapping[str, Sequence[Run]]) -> Iterator[str]:
         f"The {len(ways[BASE])} synchronous runs lie {spread(ways[BASE]):.0%} apart: do not read more into differences "
         "of that size."
     )
-    if PEER in ways:
-        threads = rate_by_threads(ways[PEER]).items()
-        yield f"TRL by its threads, episodes per second: {', '.join(f'{r:.2f} with {n}' for n, r in threads)}."
-    else:
+    stolen = (f"{way} {typical(runs, stolen_share):.1%}" for way, runs in ways.items())
+    yield f"Of the CPU time that was asked for, the machine's host gave to others: {', '.join(stolen)}."
+    if PEER not in ways:
         yield "TRL was not there: `make bench-trl` installs it, then `make bench` runs it beside."
     if (stored := ways[BASE][-1].stored_bytes) is not None:
         yield f"An episode takes {stored:,.0f} bytes in the buffer, {stored / context:.1f} a token of its context."
@@ -179,7 +179,7 @@ def _phases(sections: Mapping[str, Section]) -> str:
     ]
     for name in (name for name in TITLES if name in sections):
         for way, runs in sections[name].runs.items():
-            spent = phase_seconds(list(chain(*best(runs))))
+            spent = phase_seconds([update for run in runs for update in run.updates])
             whole = sum(spent.values())
             cells = (f"{spent[phase] / whole:.1%}" if phase in spent else "" for phase in (*PHASES, OTHER))
             lines.append(f"| {TITLES[name]} | {way} | {' | '.join(cells)} |")

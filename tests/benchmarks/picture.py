@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from milepost.cluster.runlog.figures import STYLE, svg_text
-from tests.benchmarks.figures import Run, Section, best, phase_seconds
+from tests.benchmarks.figures import Run, Section, phase_seconds
 from tests.benchmarks.page import TITLES
 
 COLOURS = {
@@ -42,7 +41,7 @@ def _panel(axes: Axes, ways: Mapping[str, Sequence[Run]]) -> None:
     names = list(ways)[::-1]
     for place, name in enumerate(names):
         left = 0.0
-        for phase, seconds in phase_seconds(list(chain(*best(ways[name])))).items():
+        for phase, seconds in phase_seconds([update for run in ways[name] for update in run.updates]).items():
             axes.barh(place, seconds, left=left, color=COLOURS[phase], height=0.7)
             left += seconds
     axes.set_yticks(range(len(names)), names)

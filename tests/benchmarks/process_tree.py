@@ -1,4 +1,4 @@
-"""CPU time and memory of a process and everything it started, seen from outside."""
+"""CPU time and memory of a process and everything it started, and what others took of the machine; from outside."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ class ProcessTree:
         with contextlib.suppress(psutil.NoSuchProcess):
             yield self._root
             yield from self._root.children(recursive=True)
+
+
+class StolenTime:
+    """Of a virtual machine: the CPU time that it asked for and its host gave to others, from look to look."""
+
+    def __init__(self) -> None:
+        self._seen = _times()
+
+    def share(self) -> float:
+        """Of what was asked for since the last look; 0 where nobody takes any."""
+        (stolen_before, asked_before), self._seen = self._seen, _times()
+        stolen, asked = self._seen
+        return (stolen - stolen_before) / max(asked - asked_before, 1e-9)
+
+
+def _times() -> tuple[float, float]:
+    times = psutil.cpu_times()
+    return times.steal, times.user + times.nice + times.system + times.irq + times.softirq + times.steal

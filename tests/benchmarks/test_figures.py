@@ -1,14 +1,15 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.benchmarks import figures
+from tests.benchmarks import figures, process_tree
 from tests.benchmarks.figures import Run, Update
 from tests.cluster.runlog.example_records import iteration_record
 
 
 def update(seconds: float, **changes: Any) -> Update:
-    values: dict[str, Any] = {"cpu_s": 6.0, "episodes": 64, "sampled": 640, "threads": 1, "phases": {}}
+    values: dict[str, Any] = {"cpu_s": 6.0, "episodes": 64, "sampled": 640, "stolen": 0.0, "phases": {}}
     return Update(seconds=seconds, **(values | changes))
 
 
@@ -19,14 +20,14 @@ def run(*updates: Update, **changes: Any) -> Run:
 
 def test_updates_begin_after_the_warm_up_and_take_what_lies_between_two_records() -> None:
     records = [iteration_record(number, time_s=time_s) for number, time_s in ((1, 30.0), (2, 40.0), (3, 48.0))]
-    [only] = figures.updates_of(records, [5.0, 9.0, 16.0], warm_up=2, threads=1)
-    assert (only.seconds, only.cpu_s, only.episodes, only.sampled) == (8.0, 7.0, 64, 3200)
+    [only] = figures.updates_of(records, [5.0, 9.0, 16.0], [0.5, 0.25, 0.125], warm_up=2)
+    assert (only.seconds, only.cpu_s, only.episodes, only.sampled, only.stolen) == (8.0, 7.0, 64, 3200, 0.125)
     assert only.phases == {"rollout": 2.0, "train": 4.0, "commit": 0.0, "publish": 1.0, "check": 0.0, "other": 1.0}
 
 
 def test_phases_that_overlap_leave_nothing_for_the_rest() -> None:
     records = [iteration_record(1, time_s=8.0), iteration_record(2, time_s=14.0)]
-    [only] = figures.updates_of(records, [0.0, 1.0], warm_up=1, threads=1)
+    [only] = figures.updates_of(records, [0.0, 1.0], [0.0, 0.0], warm_up=1)
     assert only.phases["other"] == 0.0  # 2 + 4 + 1 s in 6
 
 
@@ -43,10 +44,21 @@ def test_of_several_runs_the_median_counts() -> None:
     assert figures.spread(runs) == 7.0
 
 
-def test_of_several_numbers_of_threads_the_faster_one_counts() -> None:
-    one_and_two = [update(16.0), update(8.0, threads=2), update(16.0), update(8.0, threads=2)]
-    assert figures.rate_by_threads([run(*one_and_two)]) == {1: 4.0, 2: 8.0}
-    assert figures.typical([run(*one_and_two)], figures.rate) == 8.0
+def test_the_updates_that_the_host_disturbed_least_count_in_their_order() -> None:
+    updates = [update(8.0, stolen=0.03), update(16.0, stolen=0.2), update(9.0, stolen=0.0), update(12.0, stolen=0.06)]
+    assert [each.seconds for each in figures.calm(updates)] == [8.0, 9.0]
+    assert [each.seconds for each in figures.calmest(updates, 3)] == [8.0, 9.0, 12.0]
+    assert figures.stolen_share(updates[:2]) == pytest.approx(0.115)
+
+
+def test_stolen_time_is_a_share_of_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    still = SimpleNamespace(user=10.0, nice=0.0, system=5.0, irq=0.0, softirq=0.0, steal=1.0, idle=50.0)
+    later = SimpleNamespace(user=13.0, nice=2.0, system=6.0, irq=0.0, softirq=0.0, steal=3.0, idle=90.0)
+    looks = iter([still, later, later])
+    monkeypatch.setattr(process_tree.psutil, "cpu_times", lambda: next(looks))
+    host = process_tree.StolenTime()
+    assert host.share() == 2 / 8
+    assert host.share() == 0.0
 
 
 def test_phases_are_means_over_updates() -> None:

@@ -14,7 +14,7 @@ SECTION = Section(
         ],
         "asynchronous": [run(update(8.0, phases=PHASES), publish_s={"learner waits": 0.5})],
         "padded rows": [run(update(32.0, phases=PHASES))],
-        "TRL": [run(update(64.0, phases=PHASES), update(32.0, threads=2, phases=PHASES))],
+        "TRL": [run(update(32.0, phases=PHASES, stolen=0.125))],
     },
     ceilings={
         "engine": [Pass(seconds=4.0, cpu_s=3.0, episodes=64)],
@@ -33,7 +33,7 @@ def test_the_page_tells_ratios_shares_and_ceilings() -> None:
     assert "| synchronous | 4.00 | 1.00 | 40 | 800 | 0.094 | 1.0 GiB | 25 s |" in text
     assert "| asynchronous | 8.00 | 2.00 |" in text
     prose = " ".join(text.split())
-    assert "TRL by its threads, episodes per second: 1.00 with 1, 2.00 with 2." in prose
+    assert "gave to others: synchronous 0.0%, asynchronous 0.0%, padded rows 0.0%, TRL 12.5%." in prose
     assert "500 bytes in the buffer, 2.5 a token" in prose
     # 16 episodes a second alone, a step takes 8: one after the other 5.33
     assert "| synchronous | 50% | 75% |" in text

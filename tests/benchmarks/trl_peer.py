@@ -2,8 +2,8 @@
 
 Runs in an environment of its own (`make bench-trl`). The game, the prompts' token ids, the sampling, the batch and the
 policy are those of Milepost's run; what is left to TRL is how episodes become an update. Prints one JSON object per
-update: wall and CPU seconds since the one before, those of the rollout, threads, episodes, turns, tokens that were
-sampled and those of the final contexts. Of several numbers of threads, updates take turns with each.
+update: wall and CPU seconds since the one before, those of the rollout, episodes, turns, tokens that were sampled and
+those of the final contexts.
 
 vLLM's CPU build packs linear weights once they are loaded, and cannot load single ones into packed layers, as TRL does:
 here they go in through vLLM's own layer-wise reload. And the engine computes in float32 as the trainer does, for
@@ -13,7 +13,6 @@ bfloat16, which vLLM takes where TRL says nothing, is slower on CPUs.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import time
@@ -107,11 +106,11 @@ def main() -> None:
     parser.add_argument("policy", type=Path, help="folder in Hugging Face format")
     parser.add_argument("--updates", type=int, default=6, help="(default: %(default)s)")
     parser.add_argument("--delay-s", type=float, default=0.0, help="seconds that a step of the game takes")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of torch and of vLLM (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and of vLLM (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=16, help="of a micro-batch (default: %(default)s)")
     asked = parser.parse_args()
     os.environ |= {
-        "OMP_NUM_THREADS": str(max(asked.threads)), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(asked.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
     }  # fmt: skip
@@ -137,23 +136,17 @@ def _train(asked: argparse.Namespace) -> None:
 
     class Told(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self._at, self._threads = (time.monotonic(), _cpu_s()), itertools.cycle(asked.threads)
-            self._set_threads()
+            self._at = (time.monotonic(), _cpu_s())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             before, self._at = self._at, (time.monotonic(), _cpu_s())
             played = rollout.played
             told = {
                 "wall_s": self._at[0] - before[0], "cpu_s": self._at[1] - before[1], "rollout_s": rollout.seconds,
-                "threads": torch.get_num_threads(), "episodes": len(played),
-                "turns": sum(one.turns for one in played), "sampled": sum(sum(one.sampled) for one in played),
-                "tokens": sum(len(one.ids) for one in played),
+                "episodes": len(played), "turns": sum(one.turns for one in played),
+                "sampled": sum(sum(one.sampled) for one in played), "tokens": sum(len(one.ids) for one in played),
             }  # fmt: skip
             print(json.dumps(told), flush=True)
-            self._set_threads()
-
-        def _set_threads(self) -> None:
-            torch.set_num_threads(next(self._threads))  # vLLM computes in this process, and with these
 
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(asked.policy, dtype=torch.float32),

@@ -26,13 +26,16 @@ import tomli_w
 from milepost.cluster.evaluate import first_policy
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.cluster.settings.config import load
-from tests.benchmarks.figures import Run, Update, publish_parts, stored_bytes, updates_of
-from tests.benchmarks.process_tree import ProcessTree
+from tests.benchmarks.figures import Run, Update, calm, calmest, publish_parts, stored_bytes, updates_of
+from tests.benchmarks.process_tree import ProcessTree, StolenTime
 from tests.benchmarks.workloads import WORKLOADS, Workload
-from tests.system.driving import ROOT, start
+from tests.system.driving import ROOT, Driver, start
 
 TRL_PYTHON: Final = ROOT / ".venv-trl" / "bin" / "python"
-_POLL_S = 0.25
+_POLL_S = 0.5
+_REPEATED = 3
+_STOPPED = 3
+"""Exit code of a run that was asked to stop."""
 _UPDATE_S, _RUN_S = 600.0, 3600.0
 """No update of a workload takes that long, nor does a start; and no run."""
 
@@ -49,14 +52,15 @@ class Way:
     peer: bool = False
     """By TRL."""
     max_staleness: int = 0
-    threads: tuple[int, ...] = (1,)
-    """Of each library that computes; TRL's updates take turns with several numbers."""
+    threads: int = 1
+    """Of each library that computes."""
     packing: Literal["auto", "padded"] = "auto"
     delay_s: float = 0.0
     """Of a step of the game."""
     warm_up: int = 2
     updates: int = 5
-    """With each number of threads. Every fifth one of Milepost estimates information, which takes time."""
+    """That count, of up to three times as many: as many as it takes until so many were left alone by the host. Every
+    fifth one of Milepost estimates information, which takes time."""
 
 
 WAYS: Final = {
@@ -64,9 +68,9 @@ WAYS: Final = {
     for way in (
         Way(name="synchronous"),
         Way(name="asynchronous", max_staleness=2),
-        Way(name="synchronous on 2 threads", threads=(2,)),
+        Way(name="synchronous on 2 threads", threads=2),
         Way(name="padded rows", packing="padded"),
-        Way(name="TRL", peer=True, threads=(2,), updates=2),
+        Way(name="TRL", peer=True, threads=2, updates=2),
     )
 }
 
@@ -88,39 +92,48 @@ def run(workload: Workload, policy: Path, way: Way) -> Run:
 
 def _milepost(workload: Workload, policy: Path, way: Way, place: Path) -> Run:
     values = workload.config(delay_s=way.delay_s)
-    count, (threads,) = way.warm_up + way.updates, way.threads
-    values["run"] |= {"iterations": count, "max_staleness": way.max_staleness, "runs_dir": str(place / "runs")}
+    most = way.warm_up + _REPEATED * way.updates
+    values["run"] |= {"iterations": most, "max_staleness": way.max_staleness, "runs_dir": str(place / "runs")}
     values["model"] = {"source": "folder", "path": str(policy)}
-    values["engine"]["num_threads"] = values["learner"]["threads"] = threads
+    values["engine"]["num_threads"] = values["learner"]["threads"] = way.threads
     values["learner"]["packing"] = way.packing
     config = place / "run.toml"
     config.write_text(tomli_w.dumps(values))
     began = time.monotonic()
     driver = start(["train", str(config)], place / "runs", place / "output")
     tree, records, cpu_s, memory, start_s = ProcessTree(driver.process.pid), list[IterationRecord](), [], [], 0.0
+    host, stolen, updates = StolenTime(), list[float](), list[Update]()
     try:
-        while len(records) < count:
-            deadline, seen = time.monotonic() + _UPDATE_S, len(records)
-            while len(records) == seen:
-                if driver.process.poll() is not None or time.monotonic() > deadline:
-                    raise BenchmarkError(f"{way.name}: the run ended or hung after update {seen}:\n{driver.said()}")
-                time.sleep(_POLL_S)
-                records = driver.records()
+        while len(records) < most and len(calm(updates)) < way.updates:
+            seen = len(records)
+            records = _next_records(driver, seen, way)
             cpu_s += [tree.cpu_s()] * (len(records) - seen)
+            stolen += [host.share()] * (len(records) - seen)
             memory.append(tree.memory_bytes())
             if not seen:
                 start_s = time.monotonic() - began - (records[-1].time_s or 0.0)
-        if driver.process.wait(_UPDATE_S) != 0:
+            updates = updates_of(records, cpu_s, stolen, warm_up=way.warm_up)
+        driver.process.terminate()
+        if driver.process.wait(_UPDATE_S) not in (0, _STOPPED):
             raise BenchmarkError(f"{way.name}: the run ended with code {driver.process.returncode}:\n{driver.said()}")
         context_tokens, turns = _context(driver.folder.trajectories)
     finally:
         driver.kill()
     measured = records[way.warm_up :]
     return Run(
-        updates=updates_of(records, cpu_s, warm_up=way.warm_up, threads=threads), start_s=start_s,
-        memory_bytes=max(memory), turns=turns, context_tokens=context_tokens, stored_bytes=stored_bytes(measured),
-        publish_s=publish_parts(measured),
+        updates=calmest(updates, way.updates), start_s=start_s, memory_bytes=max(memory), turns=turns,
+        context_tokens=context_tokens, stored_bytes=stored_bytes(measured), publish_s=publish_parts(measured),
     )  # fmt: skip
+
+
+def _next_records(driver: Driver, seen: int, way: Way) -> list[IterationRecord]:
+    """All records, once there are more than `seen`."""
+    deadline = time.monotonic() + _UPDATE_S
+    while len(records := driver.records()) == seen:
+        if driver.process.poll() is not None or time.monotonic() > deadline:
+            raise BenchmarkError(f"{way.name}: the run ended or hung after update {seen}:\n{driver.said()}")
+        time.sleep(_POLL_S)
+    return records
 
 
 def _context(trajectories: Path) -> tuple[float, float]:
@@ -137,12 +150,12 @@ def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
 
 
 def _trl(workload: Workload, policy: Path, way: Way, place: Path) -> Run:
-    count = way.warm_up + way.updates * len(way.threads)
-    threads = [str(number) for number in way.threads]
+    most = way.warm_up + _REPEATED * way.updates
     command = [str(TRL_PYTHON), "-m", "tests.benchmarks.trl_peer", workload.name, str(policy)]
-    command += ["--updates", str(count), "--delay-s", str(way.delay_s), "--threads", *threads]
+    command += ["--updates", str(most), "--delay-s", str(way.delay_s), "--threads", str(way.threads)]
     env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(place)}
     began, told, memory, start_s = time.monotonic(), list[dict[str, Any]](), list[int](), 0.0
+    host, updates = StolenTime(), list[Update]()
     with (place / "errors").open("wb") as errors, _process(command, env, errors) as process:
         tree = ProcessTree(process.pid)
         for line in process.stdout or ():
@@ -152,11 +165,16 @@ def _trl(workload: Workload, policy: Path, way: Way, place: Path) -> Run:
             memory.append(tree.memory_bytes())
             if len(told) == 1:
                 start_s = time.monotonic() - began - told[0]["wall_s"]
-        code = process.wait(_UPDATE_S)
-    if code or len(told) < count:
-        raise BenchmarkError(f"{way.name}: TRL ended with code {code}:\n{(place / 'errors').read_text()[-4000:]}")
+            stolen = host.share()
+            updates += [_update(told[-1], stolen)] if len(told) > way.warm_up else []
+            if len(calm(updates)) == way.updates:
+                break
+    if len(updates) < way.updates:
+        raise BenchmarkError(
+            f"{way.name}: TRL ended after update {len(told)}:\n{(place / 'errors').read_text()[-4000:]}"
+        )
     return Run(
-        updates=[_update(each) for each in told[way.warm_up :]], start_s=start_s, memory_bytes=max(memory),
+        updates=calmest(updates, way.updates), start_s=start_s, memory_bytes=max(memory),
         turns=sum(each["turns"] for each in told) / sum(each["episodes"] for each in told),
         context_tokens=sum(each["tokens"] for each in told) / sum(each["episodes"] for each in told),
     )  # fmt: skip
@@ -176,11 +194,11 @@ def _process(command: list[str], env: dict[str, str], errors: IO[bytes]) -> Iter
         process.wait()
 
 
-def _update(told: dict[str, Any]) -> Update:
+def _update(told: dict[str, Any], stolen: float) -> Update:
     phases = {"rollout": told["rollout_s"], "train": told["wall_s"] - told["rollout_s"]}
     return Update(
         seconds=told["wall_s"], cpu_s=told["cpu_s"], episodes=told["episodes"], sampled=told["sampled"],
-        threads=told["threads"], phases=phases,
+        stolen=stolen, phases=phases,
     )  # fmt: skip
 
 
