@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -102,7 +103,8 @@ class Stepper:
 
         In the first step the proximal policy is the current one of the same pass. For further steps it is computed
         before the first, unless credit had it measured, or approximated in each; then parity is that of the first
-        step's minibatch. The turns of `probe` count for parity, too; they are asked for as late as that allows.
+        step's minibatch. The turns of `probe` count for parity, too; they are asked for as late as that allows: when
+        the first step has its gradient.
         """
         recompute = len(minibatches) > 1 and self._objective.offpolicy.proximal == "recompute"
         parity: dict[str, float] = {}
@@ -114,15 +116,21 @@ class Stepper:
                         add(parity, parity_sums_of(minibatch.micro_batches, minibatch.proximal, version))
                 parity = self._backend.all_sum(parity)
                 self._check_parity(parity, version)
-        with timed(seconds, "parity"):
-            probed = self.probed(probe(), version)
+
+        @cache
+        def judge() -> dict[str, float]:
+            with timed(seconds, "parity"):
+                return self.probed(probe(), version)
+            return {}
+
         steps: list[StepMetrics] = []
         for minibatch in minibatches:
             with timed(seconds, "update"):
                 progress = sum(step.applied for step in steps) / len(minibatches)
                 self._backend.scale_rate(lr_factor)
-                steps.append(self._step(minibatch, version, progress))
+                steps.append(self._step(minibatch, version, progress, judge))
             self._count_skipped("policy", steps[-1])
+        probed = judge()
         self._usual.learn(applied_sums(steps))
         if steps and minibatches[0].proximal is None:
             add(parity, steps[0].sums)
@@ -181,8 +189,11 @@ class Stepper:
     def _logprobs(self, minibatch: Minibatch) -> list[Tensor]:
         return self._backend.token_logprobs(minibatch.micro_batches, temperature=self._temperature)
 
-    def _step(self, minibatch: Minibatch, version: int, progress: float) -> StepMetrics:
-        """One optimizer step; `progress` is the share of the update's steps made before it."""
+    def _step(self, minibatch: Minibatch, version: int, progress: float, judge: Callable[[], Any]) -> StepMetrics:
+        """One optimizer step; `progress` is the share of the update's steps made before it.
+
+        `judge` is called before the weights change, and may raise.
+        """
         objective, references = self._objective, None
         if objective.loss.kl_coef > 0:
             references = self._backend.reference_logprobs(minibatch.micro_batches, temperature=self._temperature)
@@ -205,6 +216,7 @@ class Stepper:
         def approve(sums: Mapping[str, float]) -> None:
             if minibatch.proximal is None and progress == 0:
                 self._check_parity(sums, version)
+            judge()
 
         shared = self._critic is not None and self._critic.trunk == "shared"
         return self._backend.update(

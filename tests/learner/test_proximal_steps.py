@@ -192,12 +192,15 @@ def probe(engine: BigramEngine, *, version: int, shift: float) -> list[Turn]:
 
 
 @pytest.mark.parametrize("proximal", ["recompute", "approximate"])
-def test_where_groups_are_older_only_the_probe_tells_of_parity_and_it_is_asked_after_the_proximal_pass(proximal: str):
+def test_where_groups_are_older_only_the_probe_tells_of_parity_and_it_is_asked_once_the_first_gradient_is_there(
+    proximal: str,
+):
     engine, passes_before = BigramEngine(), []
     made = stepper(engine, offpolicy=OffPolicyConfig(proximal=proximal))
     minibatches = made.minibatches(pool(engine, version=VERSION - 1, shift=0.1), steps=2, statistics=None)
 
     def asked() -> list[Turn]:
+        assert engine.table.grad is not None
         passes_before.append(engine.extra_passes)
         return probe(engine, version=VERSION, shift=2e-4)
 

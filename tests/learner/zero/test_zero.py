@@ -13,9 +13,9 @@ pytestmark = [pytest.mark.services, pytest.mark.usefixtures("rank_environment")]
 
 @pytest.fixture(scope="module")
 def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """ZeRO-1 on one rank, all samples in one micro-batch of padded rows."""
-    padded = config(1, 1, packing="padded")
-    return launch("engine", tmp_path_factory.mktemp("ref"), model=model, config=padded, max_tokens=1000)[0]
+    """ZeRO-1 on one rank, all samples in one micro-batch of padded rows, and nothing between gradient and step."""
+    job = {"config": config(1, 1, packing="padded"), "max_tokens": 1000, "looks": False}
+    return launch("engine", tmp_path_factory.mktemp("ref"), model=model, **job)[0]
 
 
 def check_engine(reports: list[dict[str, Any]], reference: dict[str, Any], tolerance: float = 1e-5) -> None:

@@ -102,15 +102,19 @@ def step(engine: ActorCritic, number: int, max_tokens: int, **spoil: Any) -> Any
             return LossTerms(spoil["loss"](terms.loss), terms.sums)
         return terms
 
-    approve = spoil.get("approve", lambda _: None)
-    return engine.update(mine, loss_fn, temperature=TEMPERATURE, approve=approve)
+    def look(_: Any) -> None:
+        """As for parity: a pass between the gradient and the step."""
+        engine.token_logprobs(mine, temperature=TEMPERATURE)
+
+    return engine.update(mine, loss_fn, temperature=TEMPERATURE, approve=spoil.get("approve", look))
 
 
 def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     """Three good steps, three that must leave the weights alone, a fourth good one."""
     engine = make(job)
     saw: dict[str, Any] = {"names": [name for name, _ in engine.full_tensors()]}
-    good = [step(engine, number, job["max_tokens"]) for number in range(3)]
+    how = {} if job.get("looks", True) else {"approve": lambda _: None}
+    good = [step(engine, number, job["max_tokens"], **how) for number in range(3)]
     before = digest(engine)
     spoiled = {
         "nan_loss": step(engine, 7, job["max_tokens"], loss=lambda loss: loss * float("nan")),
@@ -123,7 +127,7 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
         saw["refused"] = True
     saw["unchanged"] = digest(engine) == before
     saw["local_after_gather"] = sum(p.numel() for p in engine._policy.module.parameters())
-    good.append(step(engine, 3, job["max_tokens"]))
+    good.append(step(engine, 3, job["max_tokens"], **how))
     saw["steps"] = [[s.loss, s.grad_norm, s.sums["entropy"], s.lr] for s in good]
     saw["applied"] = all(s.applied for s in good)
     if "save" in job:
