@@ -131,7 +131,10 @@ def _together(title: str, engine: list[Item], rank: list[Item], gpu_gib: float, 
 def _in_turn(title: str, engine: list[Item], rank: list[Item], gpu_gib: float, for_rank: str) -> Iterator[Account]:
     """Of a GPU where an engine sleeps while a rank trains: what is awake, and what the other one keeps."""
     kept = [item for item in rank if not item.passes]
-    way_out = f"{_beside(kept, gpu_gib)}; give engine and rank a GPU each, or {for_rank}"
+    way_out = (
+        f"{_beside(kept, gpu_gib)}; give engine and rank a GPU each, or set "
+        'learner.deepspeed.zero_optimization.offload_optimizer.device = "cpu"'
+    )
     yield Account(f"{title}, while the engine samples", engine + kept, gpu_gib, way_out)
     yield Account(f"{title}, while the rank trains", [*rank, asleep_item()], gpu_gib, for_rank)
 

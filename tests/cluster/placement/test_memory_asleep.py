@@ -30,6 +30,10 @@ def test_an_engine_that_sleeps_leaves_its_gpu_to_the_rank_and_keeps_its_weights_
         f"{shared}, while the rank trains": 30.867 + 3,
     }
     assert sums == pytest.approx(expected, abs=2e-3)
+    # 1 - 28.310 / 80; what only a pass takes is no way out of what lies there between them
+    assert accounts[0].way_out.startswith("engine.gpu_memory_utilization may be 0.65 at most beside this rank; ")
+    assert "offload_optimizer" in accounts[0].way_out
+    assert "max_tokens_per_micro_batch" in accounts[1].way_out
     host = {item.what: item.gib for item in accounts[2].items}
     assert host["weights of 1 engines while they sleep"] == pytest.approx(2 * 1.437696, abs=1e-5)
     kept_awake = in_turn.model_copy(
