@@ -15,7 +15,7 @@ from milepost.cluster.runlog.records import iterations, read_records
 from milepost.cluster.runlog.runs import list_runs
 from tests.system.driving import START_S, Driver, write_config
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.sweep]  # two minutes; its parts have tests of their own
 Start = Callable[..., Driver]
 
 
