@@ -72,7 +72,7 @@ class VLLMEngine:
             logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,  # its copies differ in numbers alone: no list of it is written to
+            skip_clone=True,  # its copies differ in numbers alone, and what vLLM adds to them is the same for all
         )
         self._stop = frozenset(stop_token_ids)
         self._version = version

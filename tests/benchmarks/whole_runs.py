@@ -23,6 +23,7 @@ import msgspec
 import pyarrow.parquet as pq
 import tomli_w
 
+from milepost.cluster.base.exits import Stopped
 from milepost.cluster.evaluate import first_policy
 from milepost.cluster.runlog.records import IterationRecord
 from milepost.cluster.settings.config import load
@@ -34,8 +35,6 @@ from tests.system.driving import ROOT, Driver, start
 TRL_PYTHON: Final = ROOT / ".venv-trl" / "bin" / "python"
 _POLL_S = 0.5
 _REPEATED = 3
-_STOPPED = 3
-"""Exit code of a run that was asked to stop."""
 _UPDATE_S, _RUN_S = 600.0, 3600.0
 """No update of a workload takes that long, nor does a start; and no run."""
 
@@ -114,7 +113,7 @@ def _milepost(workload: Workload, policy: Path, way: Way, place: Path) -> Run:
                 start_s = time.monotonic() - began - (records[-1].time_s or 0.0)
             updates = updates_of(records, cpu_s, stolen, warm_up=way.warm_up)
         driver.process.terminate()
-        if driver.process.wait(_UPDATE_S) not in (0, _STOPPED):
+        if driver.process.wait(_UPDATE_S) not in (0, Stopped.code):
             raise BenchmarkError(f"{way.name}: the run ended with code {driver.process.returncode}:\n{driver.said()}")
         context_tokens, turns = _context(driver.folder.trajectories)
     finally:

@@ -52,7 +52,8 @@ def test_stage_ranks_micro_batches_and_packing_do_not_change_the_losses(
 
 
 @pytest.mark.parametrize(
-    ("what", "stage", "ranks"), [("offload_optimizer", 2, 1), ("offload_optimizer", 3, 2), ("offload_param", 3, 2)]
+    ("what", "stage", "ranks"),
+    [("offload_optimizer", 1, 2), ("offload_optimizer", 2, 1), ("offload_optimizer", 3, 2), ("offload_param", 3, 2)],
 )
 def test_what_deepspeed_keeps_on_the_host_makes_the_same_steps_and_forgets_refused_ones(
     what: str, stage: int, ranks: int, reference: dict[str, Any], model: Path, tmp_path: Path
